@@ -1,0 +1,359 @@
+//! What Slurm says about a placeholder, and what we ask of it, in Slurm's own words.
+//!
+//! Facts only: no HTTP, no JSON (that is `crates/slurm`), no Kubernetes.
+//! Parsing never fails: a state this version does not know is kept by name and waits (rule 5).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A Slurm job id. Slurm re-uses ids after state loss, so an id alone never proves identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub u32);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Slurm's base job states (`enum job_states` in slurm.h), one at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BaseState {
+    /// Waiting in the queue.
+    Pending,
+    /// Holds its allocation.
+    Running,
+    /// Holds its allocation, stopped by Slurm.
+    Suspended,
+    /// Ended with exit code 0.
+    Completed,
+    /// Ended by a person or by us.
+    Cancelled,
+    /// Ended with a failure.
+    Failed,
+    /// Ended by its time limit.
+    Timeout,
+    /// Ended because a node failed.
+    NodeFail,
+    /// Ended for a job of higher priority.
+    Preempted,
+    /// Ended because nodes did not boot.
+    BootFail,
+    /// Ended by its deadline.
+    Deadline,
+    /// Ended for lack of memory.
+    OutOfMemory,
+    /// A state this version does not know: logged, and waits.
+    Unknown(String),
+}
+
+impl BaseState {
+    /// Reads one of slurmrestd's state names; flags (`COMPLETING` …) give `None`.
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "PENDING" => Self::Pending,
+            "RUNNING" => Self::Running,
+            "SUSPENDED" => Self::Suspended,
+            "COMPLETED" => Self::Completed,
+            "CANCELLED" => Self::Cancelled,
+            "FAILED" => Self::Failed,
+            "TIMEOUT" => Self::Timeout,
+            "NODE_FAIL" => Self::NodeFail,
+            "PREEMPTED" => Self::Preempted,
+            "BOOT_FAIL" => Self::BootFail,
+            "DEADLINE" => Self::Deadline,
+            "OUT_OF_MEMORY" => Self::OutOfMemory,
+            _ => return None,
+        })
+    }
+
+    /// Slurm's own name of the state.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Suspended => "SUSPENDED",
+            Self::Completed => "COMPLETED",
+            Self::Cancelled => "CANCELLED",
+            Self::Failed => "FAILED",
+            Self::Timeout => "TIMEOUT",
+            Self::NodeFail => "NODE_FAIL",
+            Self::Preempted => "PREEMPTED",
+            Self::BootFail => "BOOT_FAIL",
+            Self::Deadline => "DEADLINE",
+            Self::OutOfMemory => "OUT_OF_MEMORY",
+            Self::Unknown(name) => name,
+        }
+    }
+}
+
+/// Slurm's job state: one base state and any number of flags.
+///
+/// slurmrestd sends both in one list, `["RUNNING", "COMPLETING"]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JobState {
+    /// What the job is.
+    pub base: BaseState,
+    /// Flags beside it by Slurm's name (`COMPLETING`, `CONFIGURING`, `REQUEUED` …), sorted.
+    pub flags: Vec<String>,
+}
+
+/// What a state means for the pods of the gang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In the queue: nothing may be bound.
+    Waiting,
+    /// Holds its allocation: pods may be bound and may run.
+    Holding,
+    /// Over for good: positive evidence that the allocation is gone.
+    Over,
+    /// Neither: wait for Slurm to say more, do nothing.
+    Unclear,
+}
+
+impl JobState {
+    /// Reads slurmrestd's list of state names; it never fails.
+    pub fn parse<S: AsRef<str>>(names: &[S]) -> Self {
+        let mut base = None;
+        let mut flags = Vec::new();
+        for name in names.iter().map(AsRef::as_ref) {
+            match BaseState::parse(name) {
+                Some(state) if base.is_none() => base = Some(state),
+                _ => flags.push(name.to_owned()),
+            }
+        }
+        flags.sort();
+        let base = base.unwrap_or_else(|| BaseState::Unknown(flags.join(",")));
+        Self { base, flags }
+    }
+
+    /// What this state means for the gang's pods (rule 5: every state has a written answer).
+    pub fn standing(&self) -> Standing {
+        match self.base {
+            BaseState::Pending => Standing::Waiting,
+            // A PrologSlurmctld still runs: the nodes are ours but not ready.
+            BaseState::Running if self.has("CONFIGURING") => Standing::Waiting,
+            // COMPLETING beside RUNNING: on its way out, its terminal state comes next.
+            BaseState::Running if self.has("COMPLETING") => Standing::Unclear,
+            BaseState::Running => Standing::Holding,
+            // Suspended jobs keep their record of nodes but not the right to use them; evicting
+            // pods for it would lose work, starting new ones would double-book. Wait.
+            BaseState::Suspended | BaseState::Unknown(_) => Standing::Unclear,
+            BaseState::Completed
+            | BaseState::Cancelled
+            | BaseState::Failed
+            | BaseState::Timeout
+            | BaseState::NodeFail
+            | BaseState::Preempted
+            | BaseState::BootFail
+            | BaseState::Deadline
+            | BaseState::OutOfMemory => Standing::Over,
+        }
+    }
+
+    /// Whether Slurm set this flag.
+    pub fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|f| f == flag)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.base.name())
+    }
+}
+
+/// One job as slurmctld describes it; every field it may leave out is empty or `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Slurm's own unique id of the submission (`step_id.sluid`); empty where not sent.
+    pub sluid: String,
+    /// Its name.
+    pub name: String,
+    /// State and flags.
+    pub state: JobState,
+    /// Slurm's reason for waiting or ending (`Resources`, `Priority` …); `None` in Slurm is empty.
+    pub reason: String,
+    /// Slurm's free text beside the reason.
+    pub description: String,
+    /// Hostlist of the nodes it holds or held; empty while pending.
+    pub nodes: String,
+    /// Partition(s).
+    pub partition: String,
+    /// Owner's name.
+    pub user: String,
+    /// Account.
+    pub account: String,
+    /// Submit time, seconds since the epoch; 0 where unknown.
+    pub submit_time: i64,
+    /// Start time (an estimate while pending), seconds since the epoch; 0 where unknown.
+    pub start_time: i64,
+    /// End time (expected while running), seconds since the epoch; 0 where unknown.
+    pub end_time: i64,
+    /// Priority, where Slurm has computed one.
+    pub priority: Option<u32>,
+    /// Only SlurmUser and operators may write it: where our key is trusted.
+    pub admin_comment: String,
+    /// The owner may write it: where our key rides on the immediate path.
+    pub comment: String,
+    /// Whether it is an EXTERNAL job (a placeholder), as far as Slurm says.
+    pub external: bool,
+}
+
+impl Job {
+    /// The identity of this start (rule 2): after a roll-back of slurmctld the same id and SLUID
+    /// may start elsewhere.
+    pub fn start(&self) -> Start {
+        Start { sluid: self.sluid.clone(), time: self.start_time, nodes: self.nodes.clone() }
+    }
+}
+
+/// The identity of one start of a placeholder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Start {
+    /// Slurm's unique id of the submission.
+    pub sluid: String,
+    /// Start time, seconds since the epoch.
+    pub time: i64,
+    /// Hostlist of the nodes.
+    pub nodes: String,
+}
+
+/// What Slurm granted a RUNNING placeholder (`GET resources/{id}`), nodes in Slurm's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocation {
+    /// One entry per node.
+    pub nodes: Vec<NodeAllocation>,
+}
+
+/// What Slurm granted on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeAllocation {
+    /// Slurm's name of the node, which may differ from the Kubernetes name.
+    pub name: String,
+    /// CPUs granted.
+    pub cpus: u32,
+    /// Memory granted, MiB.
+    pub memory_mib: u64,
+    /// Generic resources granted.
+    pub gres: Vec<GresAllocation>,
+}
+
+/// One generic resource on one node of an allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GresAllocation {
+    /// `gpu`, `efa` …
+    pub name: String,
+    /// `h100` …; empty where the node declares none.
+    pub kind: String,
+    /// How many.
+    pub count: u32,
+    /// Which ones, ascending; empty where Slurm only counts them.
+    pub indexes: Vec<u32>,
+}
+
+/// What is asked of Slurm for one gang: the placeholder, before it is a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceholderRequest {
+    /// The gang's key as it rides inside the job.
+    pub key: String,
+    /// Job name people see in squeue.
+    pub name: String,
+    /// Slurm user the job runs as, a name or a number.
+    pub user: String,
+    /// Group of that user, a name or a number; without it the job gets SlurmUser's group.
+    pub group: String,
+    /// Account, or the user's default.
+    pub account: Option<String>,
+    /// Partition.
+    pub partition: String,
+    /// Quality of service, or the default.
+    pub qos: Option<String>,
+    /// Number of nodes, exactly.
+    pub nodes: u32,
+    /// Tasks (members) on each node.
+    pub tasks_per_node: u32,
+    /// CPUs for each task.
+    pub cpus_per_task: u32,
+    /// Memory on each node, MiB.
+    pub memory_per_node_mib: u64,
+    /// Generic resources on each node.
+    pub gres_per_node: Vec<GresRequest>,
+    /// Time limit in minutes, or the partition's default.
+    pub time_limit_minutes: Option<u32>,
+    /// Hostlist of nodes that must not be used; empty for none. Never its opposite (rule 12).
+    pub excluded_nodes: String,
+}
+
+/// How many of a generic resource each node must give.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GresRequest {
+    /// `gpu`, `efa` …
+    pub name: String,
+    /// `h100` …, or any.
+    pub kind: Option<String>,
+    /// How many on each node.
+    pub count: u32,
+}
+
+impl GresRequest {
+    /// As in `tres_per_node`: `gres/gpu:h100=8`.
+    pub fn to_tres(&self) -> String {
+        match &self.kind {
+            Some(kind) => format!("gres/{}:{kind}={}", self.name, self.count),
+            None => format!("gres/{}={}", self.name, self.count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_one_base_and_its_flags() {
+        let state = JobState::parse(&["COMPLETING", "CANCELLED"]);
+        assert_eq!(state.base, BaseState::Cancelled);
+        assert!(state.has("COMPLETING"));
+        assert_eq!(state.standing(), Standing::Over);
+    }
+
+    #[test]
+    fn an_unknown_state_waits() {
+        for names in [vec!["TELEPORTED"], vec![], vec!["COMPLETING"]] {
+            assert_eq!(JobState::parse(&names).standing(), Standing::Unclear, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_settled_running_job_holds() {
+        assert_eq!(JobState::parse(&["RUNNING"]).standing(), Standing::Holding);
+        assert_eq!(JobState::parse(&["RUNNING", "CONFIGURING"]).standing(), Standing::Waiting);
+        assert_eq!(JobState::parse(&["RUNNING", "COMPLETING"]).standing(), Standing::Unclear);
+        assert_eq!(JobState::parse(&["SUSPENDED"]).standing(), Standing::Unclear);
+        assert_eq!(JobState::parse(&["PENDING", "REQUEUED"]).standing(), Standing::Waiting);
+    }
+
+    #[test]
+    fn every_terminal_state_is_over() {
+        for name in [
+            "COMPLETED",
+            "CANCELLED",
+            "FAILED",
+            "TIMEOUT",
+            "NODE_FAIL",
+            "PREEMPTED",
+            "BOOT_FAIL",
+            "DEADLINE",
+            "OUT_OF_MEMORY",
+        ] {
+            let state = JobState::parse(&[name]);
+            assert_eq!(state.standing(), Standing::Over, "{name}");
+            assert_eq!(state.base.name(), name);
+        }
+    }
+}
