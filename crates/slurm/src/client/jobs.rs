@@ -1,0 +1,247 @@
+//! Jobs: asking for placeholders, looking at them, ending them.
+//!
+//! It must never signal with anything but KILL, never cancel as another user (rule 12), never wait
+//! for an allocation, and never let "could not ask" look like "gone" (rule 6).
+
+use gangway_core::job::{Allocation, Job, JobId, JobState, PlaceholderRequest};
+use serde_json::json;
+
+use super::{Call, Client, Plugin, Reply, about_job};
+use crate::code::SlurmCode;
+use crate::error::Error;
+use crate::placeholder;
+use crate::wire::job::{
+    WireFinished, WireFinishedJob, WireJob, WireJobs, WireKill, WireResources, WireState,
+    WireStates,
+};
+
+/// An accepted job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Submitted {
+    /// Its id.
+    pub job_id: JobId,
+    /// What slurmctld thinks of it: "not available now" for a job larger than its partition.
+    pub warnings: Vec<String>,
+    /// Accepted although answered with an error (a busy block topology does it, with HTTP 500):
+    /// the job is in the queue and will run.
+    pub error: Option<SlurmCode>,
+}
+
+/// What became of a cancel; each of them means that the job holds nothing or soon will not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// Slurm ends it now.
+    Ending,
+    /// It had ended already (error 2021).
+    AlreadyOver,
+    /// slurmctld does not know it (error 2017): purged, or never was.
+    Unknown,
+}
+
+/// All jobs as of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Jobs {
+    /// Every job slurmctld has in memory, ended ones too until they are purged.
+    pub jobs: Vec<Job>,
+    /// Seconds since the epoch; what to give to [`Client::jobs_since`].
+    pub last_update: i64,
+}
+
+/// A job as the accounting database remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FinishedJob {
+    /// Its id, which Slurm may have given to several jobs.
+    pub id: JobId,
+    /// Slurm's unique id of the submission; empty where not sent.
+    pub sluid: String,
+    /// State; the database may lag behind slurmctld and still say RUNNING.
+    pub state: JobState,
+    /// Reason; `None` in Slurm is empty.
+    pub reason: String,
+    /// Hostlist of its nodes.
+    pub nodes: String,
+    /// Our key, where the database keeps it (`AccountingStoreFlags=job_comment` and SlurmUser's).
+    pub admin_comment: String,
+    /// The owner's comment, where the database keeps it.
+    pub comment: String,
+    /// Seconds since the epoch.
+    pub submit_time: i64,
+    /// Seconds since the epoch; 0 where it never started.
+    pub start_time: i64,
+    /// Seconds since the epoch; 0 where it has not ended.
+    pub end_time: i64,
+}
+
+impl Client {
+    /// Puts a placeholder into the queue (`POST job/submit`), as its owner, key in `admin_comment`.
+    ///
+    /// With a `job_id` a repeated submit is refused with [`SlurmCode::DUPLICATE_JOB_ID`] instead of
+    /// making a second job; keep it below 0x03FF_FFFF and above Slurm's `MaxJobId`.
+    pub async fn submit(
+        &self,
+        request: &PlaceholderRequest,
+        job_id: Option<JobId>,
+    ) -> Result<Submitted, Error> {
+        let body = placeholder::queued(request, job_id);
+        let call = Call::post("job/submit", "job/submit".to_owned(), &body)?;
+        self.call(&call).await?.submitted()
+    }
+
+    /// Allocates at once or not at all (`POST job/allocate`, immediate), asked as the owner, key in
+    /// `comment`. Never waits: [`Error::Refused`] means that the queue may take it.
+    ///
+    /// The owner is whoever slurmctld makes of `request.user`: without an accounting database an
+    /// unknown name runs as nobody (seen). Each refusal leaves a FAILED job until it is purged.
+    pub async fn allocate(&self, request: &PlaceholderRequest) -> Result<JobId, Error> {
+        let body = placeholder::immediate(request);
+        let call = Call::post("job/allocate", "job/allocate".to_owned(), &body)?
+            .on_behalf_of(&request.user);
+        match self.call(&call).await?.submitted() {
+            Ok(submitted) => Ok(submitted.job_id),
+            Err(Error::Rejected { code, message, .. }) if code.is_not_now() => {
+                Err(Error::Refused { code, message })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a job's `admin_comment`, which only SlurmUser and operators may.
+    pub async fn set_admin_comment(&self, job: JobId, text: &str) -> Result<(), Error> {
+        let call = Call::post("job", format!("job/{job}"), &json!({ "admin_comment": text }))?;
+        self.order(&call).await.map_err(about_job(job))
+    }
+
+    /// One job; `None` only where slurmctld says that it has no such job. Without the per-core
+    /// detail, which is nine tenths of the default answer.
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
+        let reply = self.call(&Call::get("job", format!("job/{id}?flags=ALL"))).await?;
+        let reply = match reply.accepted().map_err(about_job(id)) {
+            Ok(reply) => reply,
+            Err(Error::NoSuchJob { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // A leader comes with the other components of its heterogeneous job.
+        let answer: WireJobs = reply.read()?;
+        let mut found = answer.jobs.into_iter().filter_map(WireJob::into_job);
+        let job = found.find(|job| job.id == id);
+        job.map(Some).ok_or_else(|| reply.malformed("the job is not in its own answer"))
+    }
+
+    /// Id and state of every job in slurmctld's memory (`GET jobs/state/`, 80 bytes each): the one
+    /// to poll. A component of a heterogeneous job comes under its own id. A job that is missing
+    /// here is not proven gone: ask for it by id.
+    pub async fn job_states(&self) -> Result<Vec<(JobId, JobState)>, Error> {
+        let call = Call::get("jobs/state", "jobs/state/".to_owned());
+        let reply = self.call(&call).await?.accepted()?;
+        let answer: WireStates = reply.read()?;
+        let jobs = answer.jobs.ok_or_else(|| reply.malformed("no list of jobs"))?;
+        Ok(jobs.into_iter().filter_map(WireState::into_state).collect())
+    }
+
+    /// Every job in slurmctld's memory (`GET jobs/?flags=ALL`, about 9 KB each): for a slow
+    /// reconcile.
+    pub async fn jobs(&self) -> Result<Vec<Job>, Error> {
+        let reply = self.call(&Call::get("jobs", "jobs/?flags=ALL".to_owned())).await?;
+        let reply = reply.accepted()?;
+        let jobs = all_jobs(&reply)?;
+        // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
+        jobs.map(|jobs| jobs.jobs).ok_or_else(|| reply.malformed("jobs without last_update"))
+    }
+
+    /// As [`Client::jobs`], or `None` where nothing has changed since `since` (a
+    /// [`Jobs::last_update`]). On any change it is all jobs again, not the difference.
+    pub async fn jobs_since(&self, since: i64) -> Result<Option<Jobs>, Error> {
+        let path = format!("jobs/?flags=ALL&update_time={since}");
+        all_jobs(&self.call(&Call::get("jobs", path)).await?.accepted()?)
+    }
+
+    /// What a RUNNING job was granted (`GET resources/{id}`), to its owner and operators.
+    ///
+    /// A job that does not run is [`SlurmCode::JOB_NOT_RUNNING`]. `cpus` counts the cores of the
+    /// bitmap slurmctld sends: nodes with several threads per core have as many times more.
+    pub async fn resources(&self, id: JobId) -> Result<Allocation, Error> {
+        let call = Call::get("resources", format!("resources/{id}"));
+        let reply = self.call(&call).await?.accepted().map_err(about_job(id))?;
+        let answer: WireResources = reply.read()?;
+        if answer.nodes.is_empty() {
+            return Err(reply.malformed("an allocation without nodes"));
+        }
+        answer.into_allocation().map_err(|what| reply.malformed(what))
+    }
+
+    /// Ends a job with KILL (`DELETE job/{id}`), as the configured user.
+    pub async fn cancel(&self, id: JobId) -> Result<Cancelled, Error> {
+        let reply = self.call(&Call::delete("job", format!("job/{id}"))).await?;
+        let (endpoint, status) = (reply.endpoint, reply.answer.status);
+        let answer: WireKill = match reply.accepted().map_err(about_job(id)) {
+            Ok(reply) => reply.read()?,
+            Err(Error::NoSuchJob { .. }) => return Ok(Cancelled::Unknown),
+            Err(error) => return Err(error),
+        };
+        let mut outcome = Cancelled::Ending;
+        for one in answer.status {
+            match SlurmCode(one.error.code.count().unwrap_or(0)) {
+                SlurmCode(0) => {}
+                SlurmCode::ALREADY_DONE => outcome = Cancelled::AlreadyOver,
+                SlurmCode::INVALID_JOB_ID => outcome = Cancelled::Unknown,
+                code => {
+                    let message = one.error.message;
+                    return Err(Error::Rejected { endpoint, status, code, message });
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// What the accounting database knows of a job that slurmctld may have purged
+    /// (`GET /slurmdb/{v}/job/{id}`), newest submission first; empty where it knows nothing.
+    ///
+    /// Ids are re-used: compare SLUID, key or submit time before believing one of them. Without a
+    /// database it is [`Error::NoSuchEndpoint`] or [`Error::Rejected`].
+    pub async fn finished_job(&self, id: JobId) -> Result<Vec<FinishedJob>, Error> {
+        let call = Call::get("slurmdb/job", format!("job/{id}"));
+        let call = Call { plugin: Plugin::Slurmdb, ..call };
+        let reply = match self.call(&call).await?.accepted().map_err(about_job(id)) {
+            Ok(reply) => reply,
+            Err(Error::NoSuchJob { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let answer: WireFinished = reply.read()?;
+        let jobs = answer.jobs.into_iter().filter_map(WireFinishedJob::into_finished);
+        let mut found: Vec<_> = jobs.filter(|job| job.id == id).collect();
+        found.sort_by_key(|job| std::cmp::Reverse(job.submit_time));
+        Ok(found)
+    }
+}
+
+/// All jobs, or `None` for "unchanged": an empty list at time 0.
+fn all_jobs(reply: &Reply) -> Result<Option<Jobs>, Error> {
+    let answer: WireJobs = reply.read()?;
+    let last_update = answer.last_update.seconds();
+    if answer.jobs.is_empty() && last_update == 0 {
+        return Ok(None);
+    }
+    let jobs = answer.jobs.into_iter().filter_map(WireJob::into_job).collect();
+    Ok(Some(Jobs { jobs, last_update }))
+}
+
+impl Reply {
+    /// A job id above 0 is an accepted job, whatever the HTTP status and the errors beside it.
+    fn submitted(self) -> Result<Submitted, Error> {
+        let envelope = if self.answer.is_json { self.envelope().ok() } else { None };
+        let id = envelope.as_ref().and_then(|envelope| envelope.job_id.count());
+        let Some((envelope, id)) = envelope.zip(id).filter(|&(_, id)| id > 0) else {
+            let reply = self.accepted()?;
+            return Err(reply.malformed("neither a job id nor an error"));
+        };
+        let code = |error: Error| error.code().unwrap_or(SlurmCode::UNSPECIFIED);
+        let error = self.accepted().err().map(code);
+        let warnings = envelope.warnings.into_iter().map(|warning| warning.description);
+        let complaints = envelope.errors.iter().map(crate::wire::Complaint::message);
+        let said = complaints.chain(warnings).filter(|text| !text.is_empty());
+        Ok(Submitted { job_id: JobId(id), warnings: said.collect(), error })
+    }
+}

@@ -1,0 +1,28 @@
+//! The hook for metrics: one call per exchange, with labels that are bounded by construction.
+//!
+//! It must never carry a job id, a node name or any text of an answer.
+
+use std::time::Duration;
+
+/// Told about every exchange with slurmrestd, also the failed ones.
+pub trait Observer: Send + Sync {
+    /// Called once an exchange is over, on the task that asked: it must not block.
+    fn request(&self, exchange: &Exchange);
+}
+
+/// One exchange with slurmrestd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exchange {
+    /// What was asked, without ids: `job/submit`, `jobs/state` …
+    pub endpoint: &'static str,
+    /// HTTP status, where an answer came.
+    pub status: Option<u16>,
+    /// `answered`, or the [category](crate::Error::category) of what broke on the way. An answer
+    /// that says no is `answered`; its status tells.
+    pub outcome: &'static str,
+    /// From taking a connection to the last byte; waiting for a free connection included.
+    pub elapsed: Duration,
+    /// Size of the answer's body.
+    pub bytes: u64,
+}

@@ -1,0 +1,215 @@
+//! One exchange with slurmrestd: a connection, a token, a deadline, a bounded body.
+//!
+//! It knows HTTP and nothing of jobs. It must never repeat a request that may have had an effect,
+//! and never use a connection again that carried an error: slurmrestd writes a second answer behind
+//! every error and closes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use tokio::sync::Semaphore;
+
+use crate::client::Config;
+use crate::error::Error;
+use crate::observe::{Exchange, Observer};
+use crate::token::Token;
+
+/// slurmrestd closes idle connections by itself; ours go first, so that a request never meets a
+/// connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What to ask.
+pub(crate) struct Question<'a> {
+    /// Its name in errors and metrics, without ids.
+    pub(crate) endpoint: &'static str,
+    pub(crate) method: Method,
+    /// From the root of the server: `/slurm/v0.0.45/ping/`.
+    pub(crate) path: &'a str,
+    pub(crate) body: Option<&'a [u8]>,
+    /// On whose behalf, if not the configured user's.
+    pub(crate) user: Option<&'a str>,
+}
+
+/// What came back: any status, any body.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) is_json: bool,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The connections to one slurmrestd.
+pub(crate) struct Transport {
+    /// Connections at rest. Each is an HTTP client of its own that keeps one connection, because
+    /// that is how a connection can be thrown away for certain: by not putting it back.
+    resting: Mutex<Vec<reqwest::Client>>,
+    connect_timeout: Duration,
+    base: String,
+    user: HeaderValue,
+    token: Token,
+    timeout: Duration,
+    max_body: u64,
+    permits: Semaphore,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Transport {
+    pub(crate) fn new(config: Config) -> Result<Self, Error> {
+        let base = config.url.trim_end_matches('/').to_owned();
+        reqwest::Url::parse(&base)
+            .map_err(|source| misconfigured(format!("url {base:?}"), source))?;
+        Ok(Self {
+            resting: Mutex::new(Vec::new()),
+            connect_timeout: config.connect_timeout.min(config.timeout),
+            base,
+            user: header("user", &config.user)?,
+            token: Token::new(config.token),
+            timeout: config.timeout,
+            max_body: config.max_body,
+            permits: Semaphore::new(config.max_connections.max(1)),
+            observer: config.observer,
+        })
+    }
+
+    /// Asks once; a second time only where the token was refused and the file now holds another
+    /// one, for a refused token had no effect.
+    pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, Error> {
+        let token = self.token.current()?;
+        let answer = self.observed(question, &token).await?;
+        if !matches!(answer.status, 401 | 511) {
+            return Ok(answer);
+        }
+        match self.token.newer_than(&token)? {
+            Some(token) => self.observed(question, &token).await,
+            None => Ok(answer),
+        }
+    }
+
+    async fn observed(&self, question: &Question<'_>, token: &str) -> Result<Answer, Error> {
+        let began = Instant::now();
+        let result = self.timed(question, token).await;
+        let (status, outcome, bytes) = match &result {
+            Ok(answer) => (Some(answer.status), "answered", answer.body.len() as u64),
+            Err(error) => (None, error.category(), 0),
+        };
+        let elapsed = began.elapsed();
+        let endpoint = question.endpoint;
+        tracing::trace!(endpoint, ?status, outcome, ?elapsed, bytes, "slurmrestd");
+        if let Some(observer) = &self.observer {
+            observer.request(&Exchange { endpoint, status, outcome, elapsed, bytes });
+        }
+        result
+    }
+
+    /// The deadline covers everything: waiting for a free connection, connecting, the last byte.
+    async fn timed(&self, question: &Question<'_>, token: &str) -> Result<Answer, Error> {
+        let endpoint = question.endpoint;
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        let late = |sent| Error::TimedOut { endpoint, after: self.timeout, sent };
+        let permit = tokio::time::timeout_at(deadline, self.permits.acquire())
+            .await
+            .map_err(|_elapsed| late(false))?;
+        // Those before us may have given up at this very moment.
+        if tokio::time::Instant::now() >= deadline {
+            return Err(late(false));
+        }
+        let connection = self.take()?;
+        let exchange = self.exchange(&connection, question, token);
+        let answer =
+            tokio::time::timeout_at(deadline, exchange).await.map_err(|_elapsed| late(true))??;
+        // Only a whole answer that is no error leaves a connection fit for the next question.
+        if (200..300).contains(&answer.status) {
+            self.put_back(connection);
+        }
+        drop(permit);
+        Ok(answer)
+    }
+
+    /// The connection used last, or a new one.
+    fn take(&self) -> Result<reqwest::Client, Error> {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        resting.map_or_else(|| self.connect(), Ok)
+    }
+
+    fn put_back(&self, connection: reqwest::Client) {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    fn connect(&self) -> Result<reqwest::Client, Error> {
+        reqwest::Client::builder()
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(1)
+            .tcp_nodelay(true)
+            .http1_only()
+            // A redirect would carry the token elsewhere, a proxy from the environment too.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            // One request, one question: what to repeat is the asker's decision.
+            .retry(reqwest::retry::never())
+            .build()
+            .map_err(|source| misconfigured("HTTP client".to_owned(), source))
+    }
+
+    async fn exchange(
+        &self,
+        connection: &reqwest::Client,
+        question: &Question<'_>,
+        token: &str,
+    ) -> Result<Answer, Error> {
+        let endpoint = question.endpoint;
+        let broke = |source: reqwest::Error| {
+            let source = source.without_url();
+            if source.is_connect() {
+                Error::Unreachable { endpoint, source }
+            } else {
+                Error::Cut { endpoint, source }
+            }
+        };
+        let mut secret = header("token", token)?;
+        secret.set_sensitive(true);
+        let user = match question.user {
+            Some(user) => header("user", user)?,
+            None => self.user.clone(),
+        };
+        let url = format!("{}{}", self.base, question.path);
+        let mut request = connection
+            .request(question.method.clone(), url)
+            .header("X-SLURM-USER-TOKEN", secret)
+            .header("X-SLURM-USER-NAME", user);
+        if let Some(body) = question.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.to_vec());
+        }
+        let mut response = request.send().await.map_err(broke)?;
+        let status = response.status().as_u16();
+        let is_json = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let too_large = Error::TooLarge { endpoint, limit: self.max_body };
+        let announced = response.content_length().unwrap_or(0);
+        if announced > self.max_body {
+            return Err(too_large);
+        }
+        let mut body = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
+        while let Some(chunk) = response.chunk().await.map_err(broke)? {
+            if (body.len() + chunk.len()) as u64 > self.max_body {
+                return Err(too_large);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, is_json, body })
+    }
+}
+
+fn header(what: &'static str, value: &str) -> Result<HeaderValue, Error> {
+    // The value may be the token: the message names it without showing it.
+    HeaderValue::from_str(value)
+        .map_err(|source| misconfigured(format!("{what} is not a header value"), source))
+}
+
+fn misconfigured(what: String, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Config { what, source: Some(Box::new(source)) }
+}

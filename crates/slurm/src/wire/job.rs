@@ -1,0 +1,334 @@
+//! Jobs on the wire, and how they become `gangway-core`'s facts.
+//!
+//! It must never guess a device index: what it cannot read is an error.
+
+use gangway_core::job::{Allocation, GresAllocation, Job, JobId, JobState, NodeAllocation};
+use serde::Deserialize;
+
+use super::number::Number;
+use super::or_default;
+use crate::client::FinishedJob;
+
+/// `GET jobs/` and `GET job/{id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireJobs {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) jobs: Vec<WireJob>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) last_update: Number,
+}
+
+/// One job of slurmctld.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireJob {
+    #[serde(deserialize_with = "or_default")]
+    job_id: Number,
+    #[serde(deserialize_with = "or_default")]
+    step_id: StepId,
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    job_state: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    state_reason: String,
+    #[serde(deserialize_with = "or_default")]
+    state_description: String,
+    #[serde(deserialize_with = "or_default")]
+    nodes: String,
+    #[serde(deserialize_with = "or_default")]
+    partition: String,
+    #[serde(deserialize_with = "or_default")]
+    user_name: String,
+    #[serde(deserialize_with = "or_default")]
+    account: String,
+    #[serde(deserialize_with = "or_default")]
+    submit_time: Number,
+    #[serde(deserialize_with = "or_default")]
+    start_time: Number,
+    #[serde(deserialize_with = "or_default")]
+    end_time: Number,
+    #[serde(deserialize_with = "or_default")]
+    priority: Number,
+    #[serde(deserialize_with = "or_default")]
+    admin_comment: String,
+    #[serde(deserialize_with = "or_default")]
+    comment: String,
+    #[serde(deserialize_with = "or_default")]
+    flags: Vec<String>,
+}
+
+/// `step_id` of a job record, where Slurm's unique id rides.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StepId {
+    #[serde(deserialize_with = "or_default")]
+    sluid: String,
+}
+
+impl WireJob {
+    /// The job as a fact; `None` where it has no id.
+    pub(crate) fn into_job(self) -> Option<Job> {
+        Some(Job {
+            id: JobId(self.job_id.count().filter(|&id| id > 0)?),
+            sluid: self.step_id.sluid,
+            name: self.name,
+            state: JobState::parse(&self.job_state),
+            reason: if self.state_reason == "None" { String::new() } else { self.state_reason },
+            description: self.state_description,
+            nodes: self.nodes,
+            partition: self.partition,
+            user: self.user_name,
+            account: self.account,
+            submit_time: self.submit_time.seconds(),
+            start_time: self.start_time.seconds(),
+            end_time: self.end_time.seconds(),
+            priority: self.priority.count(),
+            admin_comment: self.admin_comment,
+            comment: self.comment,
+            external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
+        })
+    }
+}
+
+/// `GET jobs/state/`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireStates {
+    /// `None` where the answer has no list at all: then nothing is known.
+    pub(crate) jobs: Option<Vec<WireState>>,
+}
+
+/// One job's state.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireState {
+    #[serde(deserialize_with = "or_default")]
+    job_id: StateId,
+    #[serde(deserialize_with = "or_default")]
+    state: Vec<String>,
+}
+
+/// The job id in `jobs/state`: a string, `"18"`, or `"18+1"` for component 1 of a heterogeneous job
+/// whose own job id is 18. Array tasks (`"5_1"`) are no placeholders and are left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(from = "IdForm")]
+struct StateId(Option<u32>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum IdForm {
+    Text(String),
+    Number(Number),
+}
+
+impl From<IdForm> for StateId {
+    fn from(form: IdForm) -> Self {
+        let id = match form {
+            IdForm::Text(text) => {
+                let own = text.split_once('+').map_or(text.as_str(), |(own, _offset)| own);
+                own.parse().ok()
+            }
+            IdForm::Number(number) => number.count(),
+        };
+        Self(id.filter(|&id| id > 0))
+    }
+}
+
+impl WireState {
+    /// Id and state; `None` for what has no job id of its own.
+    pub(crate) fn into_state(self) -> Option<(JobId, JobState)> {
+        Some((JobId(self.job_id.0?), JobState::parse(&self.state)))
+    }
+}
+
+/// `GET resources/{id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireResources {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) nodes: Vec<WireNodeResources>,
+}
+
+/// What was granted on one node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireNodeResources {
+    #[serde(deserialize_with = "or_default")]
+    node: String,
+    #[serde(deserialize_with = "or_default")]
+    mem_alloc: Number,
+    #[serde(deserialize_with = "or_default")]
+    core_bitmap: String,
+    #[serde(deserialize_with = "or_default")]
+    gres: Vec<WireGres>,
+}
+
+/// One generic resource of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireGres {
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    kind: String,
+    #[serde(deserialize_with = "or_default")]
+    count: Number,
+    #[serde(deserialize_with = "or_default")]
+    index: String,
+}
+
+impl WireResources {
+    /// The allocation as a fact, or what of it makes no sense.
+    pub(crate) fn into_allocation(self) -> Result<Allocation, String> {
+        let nodes = self.nodes.into_iter().map(WireNodeResources::into_node);
+        Ok(Allocation { nodes: nodes.collect::<Result<_, _>>()? })
+    }
+}
+
+impl WireNodeResources {
+    fn into_node(self) -> Result<NodeAllocation, String> {
+        if self.node.is_empty() {
+            return Err("a node without a name".to_owned());
+        }
+        let cpus = bits(&self.core_bitmap)
+            .ok_or_else(|| format!("core_bitmap {:?} of {}", self.core_bitmap, self.node))?;
+        let mut gres = Vec::with_capacity(self.gres.len());
+        for one in self.gres {
+            let indexes = indexes(&one.index)
+                .ok_or_else(|| format!("index {:?} of {} on {}", one.index, one.name, self.node))?;
+            let count = one.count.count().unwrap_or_else(|| indexes.len().try_into().unwrap_or(0));
+            gres.push(GresAllocation { name: one.name, kind: one.kind, count, indexes });
+        }
+        let memory_mib = self.mem_alloc.count().unwrap_or(0);
+        Ok(NodeAllocation { name: self.node, cpus, memory_mib, gres })
+    }
+}
+
+/// Bits set in `0x…`.
+fn bits(bitmap: &str) -> Option<u32> {
+    let digits = bitmap.strip_prefix("0x").unwrap_or(bitmap);
+    digits.chars().map(|digit| digit.to_digit(16).map(u32::count_ones)).sum()
+}
+
+/// `0-3,5` as numbers, ascending; empty for a resource that is only counted.
+fn indexes(text: &str) -> Option<Vec<u32>> {
+    /// More devices than any node has: a range beyond it is nonsense, not a list to build.
+    const MOST: u32 = 65_536;
+    let mut found = Vec::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last >= MOST {
+            return None;
+        }
+        found.extend(first..=last);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Some(found)
+}
+
+/// `DELETE job/{id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireKill {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) status: Vec<WireKillStatus>,
+}
+
+/// What became of one job that was to be ended.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireKillStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) error: WireKillError,
+}
+
+/// Its error: shaped unlike every other error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireKillError {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) code: Number,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) message: String,
+}
+
+/// `GET /slurmdb/{v}/job/{id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireFinished {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) jobs: Vec<WireFinishedJob>,
+}
+
+/// One job of the accounting database.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireFinishedJob {
+    #[serde(deserialize_with = "or_default")]
+    job_id: Number,
+    #[serde(deserialize_with = "or_default")]
+    sluid: String,
+    #[serde(deserialize_with = "or_default")]
+    nodes: String,
+    #[serde(deserialize_with = "or_default")]
+    state: WireFinishedState,
+    #[serde(deserialize_with = "or_default")]
+    comment: WireComments,
+    #[serde(deserialize_with = "or_default")]
+    time: WireTimes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireFinishedState {
+    #[serde(deserialize_with = "or_default")]
+    current: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireComments {
+    #[serde(deserialize_with = "or_default")]
+    administrator: String,
+    #[serde(deserialize_with = "or_default")]
+    job: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireTimes {
+    #[serde(deserialize_with = "or_default")]
+    submission: Number,
+    #[serde(deserialize_with = "or_default")]
+    start: Number,
+    #[serde(deserialize_with = "or_default")]
+    end: Number,
+}
+
+impl WireFinishedJob {
+    /// The job as a fact; `None` where it has no id.
+    pub(crate) fn into_finished(self) -> Option<FinishedJob> {
+        let reason = self.state.reason;
+        Some(FinishedJob {
+            id: JobId(self.job_id.count().filter(|&id| id > 0)?),
+            sluid: self.sluid,
+            state: JobState::parse(&self.state.current),
+            reason: if reason == "None" { String::new() } else { reason },
+            nodes: self.nodes,
+            admin_comment: self.comment.administrator,
+            comment: self.comment.job,
+            submit_time: self.time.submission.seconds(),
+            start_time: self.time.start.seconds(),
+            end_time: self.time.end.seconds(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

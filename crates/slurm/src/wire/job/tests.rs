@@ -1,0 +1,81 @@
+use gangway_core::job::{BaseState, Standing};
+
+use super::*;
+
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_job_is_read_and_what_is_missing_is_empty() {
+    let wire: WireJobs = read(
+        r#"{"jobs":[{"job_id":7,"name":"gang","job_state":["RUNNING","CONFIGURING"],
+        "step_id":{"sluid":"sBXHM82PYXKD00","step_id":"entire"},"state_reason":"None",
+        "start_time":{"set":true,"infinite":false,"number":1795387520},"end_time":null,
+        "priority":{"set":false,"infinite":false,"number":0},"user_name":"alice",
+        "flags":["USING_DEFAULT_QOS","EXTERNAL_JOB"],"nodes":"p5-[1-2]","hold":false,
+        "job_resources":{"nodes":{"list":"p5-[1-2]"}}},{"name":"no id"}],
+        "last_update":{"set":true,"infinite":false,"number":5}}"#,
+    );
+    assert_eq!(wire.last_update.seconds(), 5);
+    let jobs: Vec<_> = wire.jobs.into_iter().filter_map(WireJob::into_job).collect();
+    assert_eq!(jobs.len(), 1);
+    let job = &jobs[0];
+    assert_eq!((job.id, job.sluid.as_str()), (JobId(7), "sBXHM82PYXKD00"));
+    assert_eq!(job.state.standing(), Standing::Waiting);
+    assert_eq!((job.start_time, job.end_time, job.priority), (1_795_387_520, 0, None));
+    assert!(job.external && job.reason.is_empty() && job.admin_comment.is_empty());
+}
+
+#[test]
+fn states_carry_ids_as_text_number_and_component() {
+    let wire: WireStates = read(
+        r#"{"jobs":[{"job_id":"1","state":["RUNNING"]},{"job_id":2,"state":["PENDING"]},
+        {"job_id":"17+0","state":["PENDING"]},{"job_id":"18+1","state":["CANCELLED","COMPLETING"]},
+        {"job_id":"5_1","state":["RUNNING"]},{"job_id":{"set":true,"number":9},"state":[]}]}"#,
+    );
+    let states: Vec<_> = wire.jobs.unwrap().into_iter().filter_map(WireState::into_state).collect();
+    let ids: Vec<_> = states.iter().map(|(id, _)| id.0).collect();
+    assert_eq!(ids, [1, 2, 17, 18, 9]);
+    assert_eq!(states[3].1.base, BaseState::Cancelled);
+    assert!(read::<WireStates>("{}").jobs.is_none());
+}
+
+#[test]
+fn an_allocation_has_devices_by_index() {
+    let wire: WireResources = read(
+        r#"{"nodes":[{"node":"p5-1","sockets_per_node":2,"cores_per_socket":96,"mem_alloc":10000,
+        "core_bitmap":"0x00000000000000000000003F00000000000000000000003F","channel":{"set":false},
+        "gres":[{"name":"gpu","type":"h100","count":4,"index":"0-1,4-5"},
+                {"name":"efa","type":"","count":2,"index":null}]}]}"#,
+    );
+    let allocation = wire.into_allocation().unwrap();
+    let node = &allocation.nodes[0];
+    assert_eq!((node.cpus, node.memory_mib), (12, 10_000));
+    assert_eq!(node.gres[0].indexes, [0, 1, 4, 5]);
+    assert_eq!((node.gres[1].count, node.gres[1].indexes.len()), (2, 0));
+}
+
+#[test]
+fn an_index_that_cannot_be_read_is_an_error_not_a_guess() {
+    for index in ["0-", "3-1", "a", "0-9999999", "0x3"] {
+        let text = format!(
+            r#"{{"nodes":[{{"node":"a","core_bitmap":"0x1","gres":[{{"name":"gpu","index":"{index}"}}]}}]}}"#
+        );
+        assert!(read::<WireResources>(&text).into_allocation().is_err(), "{index}");
+    }
+    assert_eq!(indexes("7,0-2,2"), Some(vec![0, 1, 2, 7]));
+    assert_eq!(indexes(""), Some(vec![]));
+}
+
+#[test]
+fn a_finished_job_tells_its_end() {
+    let wire: WireFinished = read(
+        r#"{"jobs":[{"job_id":7,"state":{"current":["TIMEOUT"],"reason":"None"},"nodes":"p5-1",
+        "comment":{"administrator":"key","job":"","system":null},
+        "time":{"submission":1,"start":2,"end":3,"limit":{"set":true,"number":1}}}]}"#,
+    );
+    let job = wire.jobs.into_iter().find_map(WireFinishedJob::into_finished).unwrap();
+    assert_eq!((job.submit_time, job.start_time, job.end_time), (1, 2, 3));
+    assert_eq!((job.state.standing(), job.admin_comment.as_str()), (Standing::Over, "key"));
+}

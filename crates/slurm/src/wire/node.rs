@@ -1,0 +1,204 @@
+//! Nodes and partitions on the wire, and how they become facts.
+//!
+//! It must never drop a node state it does not know: names are kept as Slurm sends them.
+
+use serde::Deserialize;
+
+use super::number::Number;
+use super::or_default;
+use crate::client::{Node, Partition};
+
+/// `GET nodes/` and `GET node/{name}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireNodes {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) nodes: Vec<WireNode>,
+}
+
+/// One node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WireNode {
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    address: String,
+    #[serde(deserialize_with = "or_default")]
+    hostname: String,
+    #[serde(deserialize_with = "or_default")]
+    port: Number,
+    #[serde(deserialize_with = "or_default")]
+    state: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
+    #[serde(deserialize_with = "or_default")]
+    comment: String,
+    #[serde(deserialize_with = "or_default")]
+    extra: String,
+    #[serde(deserialize_with = "or_default")]
+    cpus: Number,
+    #[serde(deserialize_with = "or_default")]
+    alloc_cpus: Number,
+    #[serde(deserialize_with = "or_default")]
+    sockets: Number,
+    #[serde(deserialize_with = "or_default")]
+    cores: Number,
+    #[serde(deserialize_with = "or_default")]
+    threads: Number,
+    #[serde(deserialize_with = "or_default")]
+    real_memory: Number,
+    #[serde(deserialize_with = "or_default")]
+    alloc_memory: Number,
+    #[serde(deserialize_with = "or_default")]
+    gres: String,
+    #[serde(deserialize_with = "or_default")]
+    features: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    active_features: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    partitions: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    topology: String,
+}
+
+impl WireNode {
+    /// The node as a fact; `None` where it has no name.
+    pub(crate) fn into_node(self) -> Option<Node> {
+        if self.name.is_empty() {
+            return None;
+        }
+        Some(Node {
+            name: self.name,
+            address: self.address,
+            hostname: self.hostname,
+            port: self.port.count().unwrap_or(0),
+            state: self.state,
+            reason: self.reason,
+            comment: self.comment,
+            extra: self.extra,
+            cpus: self.cpus.count().unwrap_or(0),
+            allocated_cpus: self.alloc_cpus.count().unwrap_or(0),
+            sockets: self.sockets.count().unwrap_or(0),
+            cores_per_socket: self.cores.count().unwrap_or(0),
+            threads_per_core: self.threads.count().unwrap_or(0),
+            memory_mib: self.real_memory.count().unwrap_or(0),
+            allocated_memory_mib: self.alloc_memory.count().unwrap_or(0),
+            gres: self.gres,
+            features: self.features,
+            active_features: self.active_features,
+            partitions: self.partitions,
+            topology: self.topology,
+        })
+    }
+}
+
+/// `GET partitions/` and `GET partition/{name}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WirePartitions {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) partitions: Vec<WirePartition>,
+}
+
+/// One partition.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct WirePartition {
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    node_sets: String,
+    #[serde(deserialize_with = "or_default")]
+    nodes: WirePartitionNodes,
+    #[serde(deserialize_with = "or_default")]
+    partition: WirePartitionState,
+    #[serde(deserialize_with = "or_default")]
+    maximums: WireMaximums,
+    #[serde(deserialize_with = "or_default")]
+    priority: WirePriority,
+    #[serde(deserialize_with = "or_default")]
+    grace_time: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WirePartitionNodes {
+    #[serde(deserialize_with = "or_default")]
+    configured: String,
+    #[serde(deserialize_with = "or_default")]
+    total: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WirePartitionState {
+    #[serde(deserialize_with = "or_default")]
+    state: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireMaximums {
+    #[serde(deserialize_with = "or_default")]
+    time: Number,
+    #[serde(deserialize_with = "or_default")]
+    nodes: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WirePriority {
+    #[serde(deserialize_with = "or_default")]
+    tier: Number,
+}
+
+impl WirePartition {
+    /// The partition as a fact; `None` where it has no name.
+    pub(crate) fn into_partition(self) -> Option<Partition> {
+        if self.name.is_empty() {
+            return None;
+        }
+        Some(Partition {
+            name: self.name,
+            state: self.partition.state,
+            nodes: self.nodes.configured,
+            node_sets: self.node_sets,
+            node_count: self.nodes.total.count().unwrap_or(0),
+            max_time_minutes: self.maximums.time.count(),
+            max_nodes: self.maximums.nodes.count(),
+            priority_tier: self.priority.tier.count().unwrap_or(0),
+            grace_seconds: self.grace_time.count().unwrap_or(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_states_this_version_does_not_know() {
+        let text = r#"{"nodes":[{"name":"p5-1","state":["IDLE","EXTERNAL","SPARKLING"],
+            "cpus":192,"real_memory":2000000,"gres":"gpu:h100:8,efa:32","new_field":{"a":1},
+            "comment":null,"cores":96,"sockets":2,"threads":1},{"state":["IDLE"]}]}"#;
+        let wire: WireNodes = serde_json::from_str(text).unwrap();
+        let nodes: Vec<_> = wire.nodes.into_iter().filter_map(WireNode::into_node).collect();
+        assert_eq!(nodes.len(), 1);
+        assert!(nodes[0].is("SPARKLING") && nodes[0].is("EXTERNAL") && !nodes[0].is("DOWN"));
+        assert_eq!((nodes[0].cpus, nodes[0].memory_mib), (192, 2_000_000));
+    }
+
+    #[test]
+    fn a_partition_without_limits_has_none() {
+        let text = r#"{"partitions":[{"name":"gangway","nodes":{"configured":"p5-[1-4]","total":4},
+            "partition":{"state":["UP"]},"priority":{"tier":1},
+            "maximums":{"time":{"set":false,"infinite":true,"number":0},
+                        "nodes":{"set":true,"infinite":false,"number":9}}}]}"#;
+        let mut wire: WirePartitions = serde_json::from_str(text).unwrap();
+        let partition = wire.partitions.remove(0).into_partition().unwrap();
+        assert_eq!(partition.max_time_minutes, None);
+        assert_eq!(partition.max_nodes, Some(9));
+        assert_eq!((partition.node_count, partition.is_up()), (4, true));
+    }
+}
