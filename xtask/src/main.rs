@@ -1,1 +1,124 @@
-fn main() {}
+//! Chores of this repository: worlds to test in, everything CI does, and the rules of the house as code.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program talks to a person"
+)]
+
+mod cache;
+mod process;
+mod progress;
+mod tidy;
+mod trial;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::world::Wish;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  world up [--dir DIR] [--nodes N] [--bridge]
+                 Bring up a real Slurm and a real Kubernetes on loopback. The first time this fetches and builds
+                 them into ${XDG_CACHE_HOME:-~/.cache}/gangway/world; later it takes seconds. N is the number of
+                 p5 nodes (16). --bridge also builds and starts Gangway in it.
+  world down [--dir DIR]
+                 Stop it: every process and mount of that world, and no other. Its logs stay.
+  world status [--dir DIR]
+                 What runs, with pid and address. Exits with 1 when a part is dead.
+  test           Everything CI does: format, tidy, clippy, docs, all tests in a world of their own.
+  tidy           The rules of the house that are checked by code.
+
+DIR is target/world unless given. Worlds in different directories live side by side.
+After `up`, `source DIR/env` gives KUBECONFIG, SLURM_REST_URL, SLURM_TOKEN_FILE, and kubectl, squeue, sbatch, scontrol
+and others on the PATH. SLURM_AS=alice sbatch ... runs a Slurm command as that user.
+";
+
+fn main() -> ExitCode {
+    match command(std::env::args().skip(1).collect()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(mut words: Vec<String>) -> Result<bool> {
+    if words.is_empty() || words.iter().any(|word| word == "--help" || word == "-h") {
+        print!("{HELP}");
+        return Ok(!words.is_empty());
+    }
+    let mut next = || if words.is_empty() { String::new() } else { words.remove(0) };
+    let name = match next() {
+        name if name == "world" => format!("world {}", next()),
+        name => name,
+    };
+    match name.as_str() {
+        "world up" => {
+            let options = Options::parse(&words, &["--dir", "--nodes", "--bridge"])?;
+            world::up(&Wish {
+                dir: options.dir()?,
+                nodes: options.nodes.unwrap_or(16),
+                bridge: options.bridge,
+            })?;
+            Ok(true)
+        }
+        "world down" => {
+            world::down(&Options::parse(&words, &["--dir"])?.dir()?)?;
+            Ok(true)
+        }
+        "world status" => world::status(&Options::parse(&words, &["--dir"])?.dir()?),
+        "test" => {
+            Options::parse(&words, &[])?;
+            trial::run()
+        }
+        "tidy" => {
+            Options::parse(&words, &[])?;
+            tidy::run()
+        }
+        other => bail!("there is no command `{}`; see cargo xtask --help", other.trim()),
+    }
+}
+
+/// The options of all commands; each command says which of them it takes.
+#[derive(Default)]
+struct Options {
+    dir: Option<PathBuf>,
+    nodes: Option<usize>,
+    bridge: bool,
+}
+
+impl Options {
+    fn parse(words: &[String], taken: &[&str]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            if !taken.contains(&word.as_str()) {
+                bail!("this command does not take `{word}`; see cargo xtask --help");
+            }
+            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--dir" => options.dir = Some(PathBuf::from(value()?)),
+                "--nodes" => {
+                    let count = value()?.parse().ok().filter(|count| (2..=4000).contains(count));
+                    options.nodes = Some(count.context("--nodes takes a number from 2 to 4000")?);
+                }
+                _ => options.bridge = true,
+            }
+        }
+        Ok(options)
+    }
+
+    fn dir(&self) -> Result<PathBuf> {
+        match &self.dir {
+            Some(dir) => Ok(std::path::absolute(dir)?),
+            None => Ok(world::repo()?.join("target/world")),
+        }
+    }
+}

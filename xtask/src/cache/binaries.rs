@@ -1,0 +1,141 @@
+//! The Kubernetes binaries, built from their Go modules.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::{golang, log};
+use crate::process::{ask, leashed, run};
+use crate::progress::step;
+
+/// One Go module and the programs we take from it.
+struct Module {
+    name: &'static str,
+    path: &'static str,
+    version: &'static str,
+    programs: &'static [&'static str],
+    /// The version of the `k8s.io` modules that this module's own go.mod takes from its source tree.
+    staging: Option<&'static str>,
+    ldflags: &'static str,
+}
+
+const MODULES: [Module; 3] = [
+    Module {
+        name: "kubernetes",
+        path: "k8s.io/kubernetes",
+        version: "v1.36.3",
+        programs: &["cmd/kube-apiserver", "cmd/kube-controller-manager", "cmd/kubectl"],
+        staging: Some("v0.36.3"),
+        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+            -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+    },
+    Module {
+        name: "kwok",
+        path: "sigs.k8s.io/kwok",
+        version: "v0.8.0",
+        programs: &["cmd/kwok"],
+        staging: None,
+        ldflags: "-s -w",
+    },
+    Module {
+        name: "training-operator",
+        path: "github.com/kubeflow/training-operator",
+        version: "v1.8.1",
+        programs: &["cmd/training-operator.v1"],
+        staging: None,
+        ldflags: "-s -w",
+    },
+];
+
+/// The CRD that the training-operator needs, beside its binary.
+const CRD: &str = "manifests/base/crds/kubeflow.org_pytorchjobs.yaml";
+
+/// Raise it when the way of building changes.
+const RECIPE: u32 = 1;
+
+/// The directory of the binaries, built if this machine does not have them yet.
+pub(crate) fn ensure() -> Result<PathBuf> {
+    let modules = MODULES.iter().map(|module| {
+        let Module { path, version, programs, staging, ldflags, .. } = module;
+        format!("{path}@{version} {programs:?} {staging:?} {ldflags}")
+    });
+    let recipe = format!("{RECIPE} {CRD} {}", modules.collect::<Vec<_>>().join("\n"));
+    super::ensure("bin", &recipe, "building the Kubernetes binaries into the cache", build)
+}
+
+fn build(place: &Path) -> Result<()> {
+    let go = golang::ensure()?;
+    for module in &MODULES {
+        let what = format!("building {}", module.name);
+        step(&what, || build_module(&go, module, place))?;
+    }
+    fs::remove_dir_all(place.join("modules"))?;
+    Ok(())
+}
+
+fn build_module(go: &Path, module: &Module, place: &Path) -> Result<()> {
+    let Module { name, path, version, programs, ldflags, .. } = module;
+    let log = log(name)?;
+    let _ = fs::remove_file(&log);
+    let directory = place.join("modules").join(name);
+    fs::create_dir_all(&directory)?;
+    let go_command = || {
+        let mut command = leashed(go);
+        command.current_dir(&directory).env("GOFLAGS", "-mod=mod").env("GOWORK", "off");
+        command
+    };
+
+    // The module's own go.mod says which staging modules it needs; only then can ours be written.
+    fs::write(directory.join("go.mod"), format!("module world/{name}\n\ngo 1.26\n"))?;
+    run(go_command().args(["mod", "download"]).arg(format!("{path}@{version}")), &log)?;
+    let cache = ask(Command::new(go).args(["env", "GOMODCACHE"]), "")?;
+    let cache = Path::new(cache.trim());
+    let theirs = cache.join("cache/download").join(path).join(format!("@v/{version}.mod"));
+    let theirs =
+        fs::read_to_string(&theirs).with_context(|| format!("cannot read {}", theirs.display()))?;
+    fs::write(directory.join("go.mod"), go_mod(module, &theirs))?;
+
+    let mut build = go_command();
+    build.args(["build", "-p", "2", "-ldflags", ldflags, "-o"]).arg(place);
+    build.args(programs.iter().map(|program| format!("{path}/{program}")));
+    run(&mut build, &log)?;
+
+    if *name == "training-operator" {
+        let crd = cache.join(format!("{path}@{version}")).join(CRD);
+        fs::copy(&crd, place.join("pytorchjobs.yaml"))
+            .with_context(|| format!("cannot copy {}", crd.display()))?;
+    }
+    Ok(())
+}
+
+/// A main module that only requires theirs, with its in-tree `k8s.io` modules taken from their releases.
+fn go_mod(module: &Module, theirs: &str) -> String {
+    let Module { name, path, version, staging, .. } = module;
+    let mut text = format!("module world/{name}\n\ngo 1.26\n\nrequire {path} {version}\n");
+    let Some(staging) = staging else { return text };
+    let mut seen = Vec::new();
+    for line in theirs.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(path), Some("v0.0.0")) = (words.next(), words.next()) else { continue };
+        if path.starts_with("k8s.io/") && !seen.contains(&path) {
+            seen.push(path);
+            text.push_str(&format!("replace {path} => {path} {staging}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_in_tree_modules_are_replaced() {
+        let theirs =
+            "require (\n\tk8s.io/api v0.0.0\n\tk8s.io/utils v0.0.0-2025\n\tk8s.io/api v0.0.0\n)";
+        let text = go_mod(&MODULES[0], theirs);
+        assert!(text.ends_with("v1.36.3\nreplace k8s.io/api => k8s.io/api v0.36.3\n"), "{text}");
+    }
+}

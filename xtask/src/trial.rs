@@ -1,0 +1,124 @@
+//! `cargo xtask test`: everything CI does, in one go, and how long each part took.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::progress::{minutes, say};
+use crate::world::repo;
+
+/// A step, how long it took, and whether it went well.
+type Outcome = (String, Duration, bool);
+
+/// Runs every check; false when one failed.
+pub(crate) fn run() -> Result<bool> {
+    let began = Instant::now();
+    let top = repo()?;
+    let world = World::of(&top)?;
+    let mut outcomes = Vec::new();
+
+    outcomes.push(cargo(&top, "format", &["fmt", "--all", "--check"], &[]));
+    outcomes.push(timed("tidy", || crate::tidy::run().unwrap_or_else(|error| complain(&error))));
+
+    // The world comes up while the compiler works: one waits for daemons, the other for the CPU.
+    let guard = world.guard()?;
+    let mut rising = world.command("up").spawn().context("cannot start world up")?;
+    let up_since = Instant::now();
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    outcomes.push(cargo(&top, "clippy", &clippy, &[]));
+    let docs = ["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"];
+    outcomes.push(cargo(&top, "docs", &docs, &[("RUSTDOCFLAGS", "-D warnings")]));
+    outcomes.push(cargo(&top, "build", &["build", "--quiet", "-p", "gangway"], &[]));
+    let tests = ["test", "--workspace", "--quiet"];
+    let compile = [&tests[..], &["--no-run"]].concat();
+    outcomes.push(cargo(&top, "build tests", &compile, &[]));
+    let up = rising.wait()?.success();
+    outcomes.push(("world up (beside the above)".to_owned(), up_since.elapsed(), up));
+
+    if up {
+        let env = world.dir.join("env");
+        let env = env.to_string_lossy();
+        outcomes.push(cargo(&top, "tests", &tests, &[("GANGWAY_WORLD_ENV", &env)]));
+    } else {
+        say("tests: not run, there is no world for them");
+        outcomes.push(("tests".to_owned(), Duration::ZERO, false));
+    }
+    outcomes.push(timed("world down", || {
+        world.command("down").status().is_ok_and(|status| status.success())
+    }));
+    stand_down(guard)?;
+    Ok(summary(&outcomes, began.elapsed()))
+}
+
+/// The world that the tests get: apart from the one that a person may have open.
+struct World {
+    dir: std::path::PathBuf,
+    xtask: std::path::PathBuf,
+}
+
+impl World {
+    fn of(top: &Path) -> Result<Self> {
+        Ok(Self { dir: top.join("target/test-world"), xtask: std::env::current_exe()? })
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.xtask);
+        command.args(["world", verb, "--dir"]).arg(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    /// A process that takes the world down when we are gone without having done so: Ctrl-C, a kill, a crash. It reads
+    /// from a pipe that only we hold open, so even SIGKILL is noticed.
+    fn guard(&self) -> Result<Child> {
+        Command::new("setsid")
+            .args(["sh", "-c", "cat >/dev/null; exec \"$0\" world down --dir \"$1\""])
+            .args([&self.xtask, &self.dir])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start the guard of the test world")
+    }
+}
+
+/// The world is down: the guard must not take down the next one.
+fn stand_down(mut guard: Child) -> Result<()> {
+    guard.kill()?;
+    guard.wait()?;
+    Ok(())
+}
+
+fn cargo(top: &Path, name: &str, words: &[&str], env: &[(&str, &str)]) -> Outcome {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    timed(name, || {
+        let mut command = Command::new(cargo);
+        command.args(words).current_dir(top).envs(env.iter().copied());
+        command.status().is_ok_and(|status| status.success())
+    })
+}
+
+fn timed(name: &str, work: impl FnOnce() -> bool) -> Outcome {
+    say(name);
+    let began = Instant::now();
+    let well = work();
+    if !well {
+        say(&format!("{name}: FAILED"));
+    }
+    (name.to_owned(), began.elapsed(), well)
+}
+
+fn complain(error: &anyhow::Error) -> bool {
+    eprintln!("error: {error:#}");
+    false
+}
+
+fn summary(outcomes: &[Outcome], total: Duration) -> bool {
+    println!("\n{:<30}{:>8}", "step", "time");
+    for (name, time, well) in outcomes {
+        let end = if *well { "" } else { "  FAILED" };
+        println!("{name:<30}{:>8}{end}", minutes(*time));
+    }
+    println!("{:<30}{:>8}", "all", minutes(total));
+    outcomes.iter().all(|(_, _, well)| *well)
+}

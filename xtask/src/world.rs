@@ -1,0 +1,231 @@
+//! A world: a real Slurm and a real Kubernetes on loopback, in one directory, as many side by side as fit.
+
+pub(crate) mod bridge;
+pub(crate) mod daemons;
+pub(crate) mod doors;
+pub(crate) mod host;
+pub(crate) mod kubernetes;
+pub(crate) mod ports;
+pub(crate) mod slurm;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::daemons::Daemons;
+use self::host::Host;
+use self::kubernetes::Kubernetes;
+use self::ports::Ports;
+use crate::cache::{self, Parts, remove_tree};
+use crate::process::wait_for;
+use crate::progress::{minutes, say, step};
+
+/// The environment variable that says whose daemon a process is.
+pub(crate) const MARKER: &str = "GANGWAY_WORLD_DAEMON";
+
+/// Data that a stopped world does not need any more; logs and configuration stay to be read.
+const DATA: [&str; 3] = ["slurm", "kubernetes", "bin"];
+
+/// What `world up` is asked for.
+pub(crate) struct Wish {
+    pub(crate) dir: PathBuf,
+    pub(crate) nodes: usize,
+    pub(crate) bridge: bool,
+}
+
+/// The root of this repository.
+pub(crate) fn repo() -> Result<PathBuf> {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let top = here.parent().context("xtask is not in a repository")?;
+    top.canonicalize().with_context(|| format!("cannot find {}", top.display()))
+}
+
+/// Brings a world up; one that is up and whole already is left as it is.
+pub(crate) fn up(wish: &Wish) -> Result<()> {
+    cache::root::need_root()?;
+    let began = Instant::now();
+    fs::create_dir_all(&wish.dir)?;
+    let dir = wish.dir.canonicalize()?;
+    let _lock = lock(&dir)?;
+    if dir.join("env").exists() && whole(&dir) {
+        say(&format!("this world is up already; source {}", dir.join("env").display()));
+        return Ok(());
+    }
+    clear(&dir, true)?;
+    let parts = cache::parts()?;
+    let raised = step("bringing the world up", || raise(&dir, &parts, wish));
+    if let Err(error) = raised {
+        // Nothing half-alive stays behind, but the logs do.
+        clear(&dir, false)?;
+        return Err(error);
+    }
+    say(&format!("the world is up after {}", minutes(began.elapsed())));
+    println!("\n    source {}\n", dir.join("env").display());
+    Ok(())
+}
+
+fn raise(dir: &Path, parts: &Parts, wish: &Wish) -> Result<()> {
+    fs::create_dir_all(dir.join("logs"))?;
+    let ports = Ports::claim(dir)?;
+    let daemons = Daemons::of(dir);
+    let nodes: Vec<String> = (1..=wish.nodes).map(|i| format!("p5-{i:04}")).collect();
+    let kubernetes = Kubernetes { world: dir, parts, ports, daemons: &daemons };
+    let token = std::thread::scope(|scope| -> Result<String> {
+        let kubernetes = scope.spawn(|| timed("Kubernetes", || kubernetes.up(&nodes)));
+        let slurm = timed("Slurm", || raise_slurm(dir, parts, ports, &daemons, &nodes));
+        let kubernetes = kubernetes.join();
+        let token = slurm?;
+        kubernetes.map_err(|_| anyhow::anyhow!("bringing up Kubernetes panicked"))??;
+        Ok(token)
+    })?;
+    doors::write(dir, parts, ports, &token)?;
+    if wish.bridge {
+        timed("Gangway", || bridge::start(dir, &daemons, ports))?;
+    }
+    Ok(())
+}
+
+fn raise_slurm(
+    dir: &Path,
+    parts: &Parts,
+    ports: Ports,
+    daemons: &Daemons,
+    nodes: &[String],
+) -> Result<String> {
+    let mut host = Host::prepare(dir, &parts.root)?;
+    slurm::configure(&host, ports)?;
+    slurm::plant_database(&host, &parts.seed)?;
+    let unshare = host.boot((MARKER, &dir.to_string_lossy()), &repo()?)?;
+    daemons.record("slurm-host", unshare)?;
+    slurm::start_accounting(&host, ports)?;
+    slurm::start(&host, ports)?;
+    slurm::register(&host, ports, nodes)?;
+    slurm::wait_for_nodes(&host)?;
+    slurm::token(&host)
+}
+
+/// Stops everything of a world and takes its data away. Right for a world that is up, half up, or not there.
+pub(crate) fn down(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        say(&format!("no world in {}", dir.display()));
+        return Ok(());
+    }
+    let dir = dir.canonicalize()?;
+    let _lock = lock(&dir)?;
+    clear(&dir, false)?;
+    say(&format!("the world in {} is down", dir.display()));
+    Ok(())
+}
+
+fn clear(dir: &Path, logs_too: bool) -> Result<()> {
+    let daemons = Daemons::of(dir);
+    daemons.stop_all()?;
+    // The kernel ends the Slurm host's processes when its first one is gone; their marks tell when they are.
+    if !wait_for(Duration::from_secs(20), || Ok(daemons.marked().is_empty()))? {
+        bail!("processes of {} do not end: {:?}", dir.display(), daemons.marked());
+    }
+    ports::release(dir)?;
+    for file in ["env", "slurm.token", "gangway.pid"] {
+        let _ = fs::remove_file(dir.join(file));
+    }
+    keep_logs(dir)?;
+    for data in DATA {
+        remove_tree(&dir.join(data))?;
+    }
+    if logs_too {
+        remove_tree(&dir.join("logs"))?;
+        for file in ["audit.log", "gangway.log"] {
+            let _ = fs::remove_file(dir.join(file));
+        }
+    }
+    Ok(())
+}
+
+/// Moves the logs of the Slurm host out of the data that is removed.
+fn keep_logs(dir: &Path) -> Result<()> {
+    let logs = dir.join("logs");
+    for kind in ["slurm", "world"] {
+        let Ok(entries) = fs::read_dir(dir.join("slurm/var/log").join(kind)) else { continue };
+        for entry in entries.flatten() {
+            let name = format!("{kind}-{}", entry.file_name().to_string_lossy());
+            fs::create_dir_all(&logs)?;
+            fs::rename(entry.path(), logs.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints a table of the world's parts; false when one of them is dead.
+pub(crate) fn status(dir: &Path) -> Result<bool> {
+    if !dir.join("ports").exists() {
+        bail!("no world in {}; `cargo xtask world up` makes one", dir.display());
+    }
+    let dir = dir.canonicalize()?;
+    let ports = Ports::of(&dir)?;
+    println!("{:<26}{:>9}  {:<6}  url", "part", "pid", "state");
+    let mut well = true;
+    for (name, pid, alive) in table(&dir) {
+        well &= alive;
+        let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let state = if alive { "up" } else { "dead" };
+        println!("{name:<26}{pid:>9}  {state:<6}  {}", url(ports, &name));
+    }
+    Ok(well)
+}
+
+fn whole(dir: &Path) -> bool {
+    table(dir).iter().all(|(_, _, alive)| *alive)
+}
+
+/// Every part of the world: name, pid, alive.
+fn table(dir: &Path) -> Vec<(String, Option<u32>, bool)> {
+    let bridge = fs::read_to_string(dir.join("gangway.pid"));
+    let bridge: Option<u32> = bridge.ok().and_then(|pid| pid.trim().parse().ok());
+    let outside = Daemons::of(dir).recorded().into_iter().map(|(name, process)| {
+        // The bridge may have been started again by hand: its pid file knows.
+        let again = bridge.and_then(crate::process::Process::now).filter(|_| name == "gangway");
+        let process = again.unwrap_or(process);
+        (name, Some(process.pid), process.alive())
+    });
+    let base = dir.join("slurm");
+    let inside = fs::read_dir(base.join("daemons")).into_iter().flatten().flatten();
+    let mut inside: Vec<String> =
+        inside.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    inside.sort();
+    let inside = inside.into_iter().map(|name| {
+        let pid = host::daemon(&base, &name);
+        (name, pid, pid.is_some())
+    });
+    outside.chain(inside).collect()
+}
+
+fn url(ports: Ports, name: &str) -> String {
+    let at = |scheme: &str, name: &str| format!("{scheme}://127.0.0.1:{}", ports.port(name));
+    match name {
+        "kube-apiserver" => at("https", "apiserver"),
+        "kube-controller-manager" => at("https", "controller-manager"),
+        "training-operator.v1" => at("http", "operator-metrics"),
+        "gangway" => format!("{}/readyz", at("http", "health")),
+        "etcd" | "kwok" | "slurmrestd" => at("http", name),
+        "slurmctld" | "slurmdbd" | "mariadb" => at("tcp", name),
+        "mariadbd" => at("tcp", "mariadb"),
+        _ => name.strip_prefix("slurmd-").map_or_else(String::new, |node| at("tcp", node)),
+    }
+}
+
+fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    let result = work()?;
+    say(&format!("{what} is up, {}", minutes(began.elapsed())));
+    Ok(result)
+}
+
+/// Two commands on one world wait for each other. The lock lies beside the directory, which may come and go.
+fn lock(dir: &Path) -> Result<File> {
+    let lock = File::create(dir.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}

@@ -1,0 +1,321 @@
+//! The Kubernetes side of a world: etcd, the API server, its controllers, KWOK and the training-operator.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::daemons::Daemons;
+use super::ports::Ports;
+use super::{repo, slurm};
+use crate::cache::Parts;
+use crate::process::{Process, ask, tail, wait_for};
+
+const AUDIT: &str = include_str!("../../../manifests/world/audit-policy.yaml");
+const STAGES: &str = include_str!("../../../manifests/world/kwok-stages.yaml");
+
+/// The user that the bridge is, as RBAC sees it.
+const BRIDGE: &str = "system:serviceaccount:gangway:gangway-scheduler";
+
+/// The Kubernetes side of the world in `world`.
+pub(crate) struct Kubernetes<'a> {
+    pub(crate) world: &'a Path,
+    pub(crate) parts: &'a Parts,
+    pub(crate) ports: Ports,
+    pub(crate) daemons: &'a Daemons,
+}
+
+impl Kubernetes<'_> {
+    /// Brings everything up and waits until it serves; the nodes are there and ready then.
+    pub(crate) fn up(&self, nodes: &[String]) -> Result<()> {
+        self.configure()?;
+        let etcd = self.start("etcd", &self.parts.root.join("usr/bin/etcd"), &self.etcd())?;
+        self.wait("etcd", etcd, 30, || slurm::open(self.ports.port("etcd")))?;
+        let api = self.binary("kube-apiserver", &self.apiserver())?;
+        self.wait("kube-apiserver", api, 60, || slurm::open(self.ports.port("apiserver")))?;
+        self.wait("kube-apiserver", api, 60, || {
+            self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
+        })?;
+
+        let manager = self.binary("kube-controller-manager", &self.manager())?;
+        let kwok = self.binary("kwok", &self.kwok())?;
+        let operator = self.operator()?;
+        self.create(&nodes_json(nodes))?;
+        self.apply_manifests()?;
+        self.wait("kube-controller-manager", manager, 60, || {
+            self.kubectl(&["get", "serviceaccount", "default"]).is_ok()
+        })?;
+        let want = nodes.len() + 4;
+        self.wait("kwok", kwok, 120, || self.schedulable().is_ok_and(|count| count == want))?;
+        self.trust_operator(operator)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.world.join("kubernetes")
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory().join(name).to_string_lossy().into_owned()
+    }
+
+    /// Files of the control plane: keys, tokens, and a kubeconfig for each token.
+    fn configure(&self) -> Result<()> {
+        let directory = self.directory();
+        fs::create_dir_all(directory.join("tmp"))?;
+        fs::create_dir_all(directory.join("pki"))?;
+        fs::copy(self.parts.seed.join("sa.key"), directory.join("sa.key"))?;
+        fs::write(directory.join("audit-policy.yaml"), AUDIT)?;
+        fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
+        let (admin, bridge) = (token()?, token()?);
+        let groups = "system:serviceaccounts,system:serviceaccounts:gangway,system:authenticated";
+        self.secret(
+            "tokens.csv",
+            &format!("{admin},admin,admin,system:masters\n{bridge},{BRIDGE},bridge,\"{groups}\"\n"),
+        )?;
+        self.secret("kubeconfig", &self.kubeconfig("admin", &admin))?;
+        self.secret("gangway.kubeconfig", &self.kubeconfig("gangway-scheduler", &bridge))
+    }
+
+    fn secret(&self, name: &str, content: &str) -> Result<()> {
+        let path = self.directory().join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(())
+    }
+
+    fn kubeconfig(&self, user: &str, token: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: world\n\
+             clusters:\n- name: world\n  cluster:\n    server: https://127.0.0.1:{}\n    certificate-authority: {}\n\
+             users:\n- name: {user}\n  user:\n    token: {token}\n\
+             contexts:\n- name: world\n  context: {{cluster: world, user: {user}}}\n",
+            self.ports.port("apiserver"),
+            self.file("pki/apiserver.crt"),
+        )
+    }
+
+    fn etcd(&self) -> Vec<String> {
+        let client = format!("http://127.0.0.1:{}", self.ports.port("etcd"));
+        let peer = format!("http://127.0.0.1:{}", self.ports.port("etcd-peer"));
+        vec![
+            format!("--data-dir={}", self.file("etcd")),
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=warn".to_owned(),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+        ]
+    }
+
+    fn apiserver(&self) -> Vec<String> {
+        let key = self.file("sa.key");
+        vec![
+            format!("--etcd-servers=http://127.0.0.1:{}", self.ports.port("etcd")),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", self.ports.port("apiserver")),
+            format!("--cert-dir={}", self.file("pki")),
+            format!("--token-auth-file={}", self.file("tokens.csv")),
+            "--authorization-mode=RBAC".to_owned(),
+            format!("--service-account-key-file={key}"),
+            format!("--service-account-signing-key-file={key}"),
+            "--service-account-issuer=https://kubernetes.default".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            "--feature-gates=GenericWorkload=true,GangScheduling=true".to_owned(),
+            "--runtime-config=scheduling.k8s.io/v1alpha2=true".to_owned(),
+            "--max-requests-inflight=2000".to_owned(),
+            "--max-mutating-requests-inflight=1000".to_owned(),
+            format!("--audit-policy-file={}", self.file("audit-policy.yaml")),
+            format!("--audit-log-path={}", self.world.join("audit.log").display()),
+        ]
+    }
+
+    fn manager(&self) -> Vec<String> {
+        let controllers =
+            "*,-ttl,-node-ipam-controller,-service-lb-controller,-cloud-node-lifecycle-controller";
+        vec![
+            format!("--kubeconfig={}", self.file("kubeconfig")),
+            format!("--service-account-private-key-file={}", self.file("sa.key")),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", self.ports.port("controller-manager")),
+            format!("--cert-dir={}", self.file("pki-manager")),
+            // Without the gate here, deleted PodGroups hang on their finalizer.
+            "--feature-gates=GenericWorkload=true".to_owned(),
+            format!("--controllers={controllers}"),
+            // KWOK's nodes send no heartbeats.
+            "--node-monitor-grace-period=100000s".to_owned(),
+            "--kube-api-qps=500".to_owned(),
+            "--kube-api-burst=1000".to_owned(),
+            "--concurrent-job-syncs=20".to_owned(),
+            "--leader-elect=false".to_owned(),
+        ]
+    }
+
+    fn kwok(&self) -> Vec<String> {
+        vec![
+            format!("--kubeconfig={}", self.file("kubeconfig")),
+            format!("--config={}", self.file("kwok-stages.yaml")),
+            "--manage-all-nodes=false".to_owned(),
+            "--manage-nodes-with-label-selector=type=kwok".to_owned(),
+            "--node-lease-duration-seconds=0".to_owned(),
+            "--cidr=10.1.0.0/16".to_owned(),
+            format!("--server-address=127.0.0.1:{}", self.ports.port("kwok")),
+        ]
+    }
+
+    /// Installs the PyTorchJob CRD and starts the operator, which then makes its certificates.
+    fn operator(&self) -> Result<Process> {
+        let crd = self.parts.bin.join("pytorchjobs.yaml");
+        self.kubectl(&["apply", "--server-side", "-f", &crd.to_string_lossy()])?;
+        let namespaces = ["kubeflow", "gangway"].map(|name| {
+            format!("{{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{{\"name\":\"{name}\"}}}}")
+        });
+        let secret = "{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\
+            \"metadata\":{\"name\":\"training-operator-webhook-cert\",\"namespace\":\"kubeflow\"}}";
+        self.create(&list(&[&namespaces[0], &namespaces[1], secret]))?;
+        let port = |name| self.ports.port(name);
+        self.binary(
+            "training-operator.v1",
+            &[
+                format!("--kubeconfig={}", self.file("kubeconfig")),
+                "--enable-scheme=pytorchjob".to_owned(),
+                format!("--metrics-bind-address=127.0.0.1:{}", port("operator-metrics")),
+                format!("--health-probe-bind-address=127.0.0.1:{}", port("operator-health")),
+                format!("--webhook-server-port={}", port("operator-webhook")),
+            ],
+        )
+    }
+
+    /// Puts the operator's certificates where it waits for them: in a pod a Secret volume would do that.
+    fn trust_operator(&self, operator: Process) -> Result<()> {
+        let name = "training-operator.v1";
+        let certificates = self.directory().join("tmp/k8s-webhook-server/serving-certs");
+        fs::create_dir_all(&certificates)?;
+        for key in ["ca.crt", "ca.key", "tls.crt", "tls.key"] {
+            let template = format!("{{{{index .data \"{key}\" | base64decode}}}}");
+            let get = ["-n", "kubeflow", "get", "secret", "training-operator-webhook-cert"];
+            self.wait(name, operator, 60, || {
+                let mut words = get.to_vec();
+                words.extend(["-o", "go-template", "--template", &template]);
+                let said = self.kubectl(&words).unwrap_or_default();
+                said.contains("-----END") && fs::write(certificates.join(key), said).is_ok()
+            })?;
+        }
+        let log = self.daemons.log(name);
+        self.wait(name, operator, 60, || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("Starting workers"))
+        })
+    }
+
+    /// The manifests that a real cluster would get too: roles, service accounts, CRDs.
+    fn apply_manifests(&self) -> Result<()> {
+        let directory = repo()?.join("manifests");
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+        files.sort();
+        for file in files {
+            self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])?;
+        }
+        Ok(())
+    }
+
+    /// How many nodes a scheduler could use: ready, and without a taint.
+    fn schedulable(&self) -> Result<usize> {
+        let template = "{{range .items}}{{if not .spec.taints}}{{range .status.conditions}}\
+            {{if and (eq .type \"Ready\") (eq .status \"True\")}}x{{end}}{{end}}{{end}}{{end}}";
+        Ok(self.kubectl(&["get", "nodes", "-o", "go-template", "--template", template])?.len())
+    }
+
+    fn create(&self, json: &str) -> Result<()> {
+        let mut command = self.kubectl_command();
+        ask(command.args(["create", "--validate=false", "-f", "-"]), json).map(drop)
+    }
+
+    fn kubectl(&self, words: &[&str]) -> Result<String> {
+        ask(self.kubectl_command().args(words), "")
+    }
+
+    fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(self.parts.bin.join("kubectl"));
+        command.env("KUBECONFIG", self.file("kubeconfig"));
+        command
+    }
+
+    fn binary(&self, name: &str, words: &[String]) -> Result<Process> {
+        self.start(name, &self.parts.bin.join(name), words)
+    }
+
+    fn start(&self, name: &str, program: &Path, words: &[String]) -> Result<Process> {
+        let mut command = Command::new(program);
+        command
+            .args(words)
+            // Where the operator looks for its certificates; a world of its own for everything temporary.
+            .env("TMPDIR", self.file("tmp"))
+            .env("MY_POD_NAMESPACE", "kubeflow")
+            .env_remove("KUBECONFIG");
+        self.daemons.start(name, &mut command)
+    }
+
+    fn wait(
+        &self,
+        name: &str,
+        process: Process,
+        seconds: u64,
+        mut condition: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let log = self.daemons.log(name);
+        let ok = wait_for(Duration::from_secs(seconds), || {
+            if condition() {
+                return Ok(true);
+            }
+            if !process.alive() {
+                bail!("{name} ended; {}", tail(&log));
+            }
+            Ok(false)
+        })?;
+        if !ok {
+            bail!("{name} is not ready after {seconds} s; {}", tail(&log));
+        }
+        Ok(())
+    }
+}
+
+/// All nodes as one List: those that only KWOK plays, and the four that have a slurmd too.
+fn nodes_json(names: &[String]) -> String {
+    let node = |name: &str, labels: &str, cpu: &str, memory: &str| {
+        let resources = format!(
+            "{{\"cpu\":\"{cpu}\",\"memory\":\"{memory}\",\"pods\":\"110\",\
+             \"nvidia.com/gpu\":\"8\",\"vpc.amazonaws.com/efa\":\"32\"}}"
+        );
+        format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{{\"name\":\"{name}\",\"labels\":{{\
+             \"type\":\"kwok\",\"kubernetes.io/hostname\":\"{name}\",\"kubernetes.io/os\":\"linux\",\
+             \"kubernetes.io/arch\":\"amd64\"{labels}}}}},\
+             \"status\":{{\"capacity\":{resources},\"allocatable\":{resources}}}}}"
+        )
+    };
+    let p5 = ",\"node.kubernetes.io/instance-type\":\"p5.48xlarge\"";
+    let external = names.iter().map(|name| node(name, p5, "192", "2Ti"));
+    let hybrid = (1..=4).map(|i| node(&format!("h{i}"), "", "8", "4000Mi"));
+    let items: Vec<String> = external.chain(hybrid).collect();
+    list(&items.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn list(items: &[&str]) -> String {
+    format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{}]}}", items.join(","))
+}
+
+fn token() -> Result<String> {
+    let mut text = String::new();
+    for byte in slurm::random(16)? {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(text)
+}
