@@ -207,7 +207,7 @@ fn url(ports: Ports, name: &str) -> String {
     match name {
         "kube-apiserver" => at("https", "apiserver"),
         "kube-controller-manager" => at("https", "controller-manager"),
-        "training-operator.v1" => at("http", "operator-metrics"),
+        "training-operator" => at("http", "operator-metrics"),
         "gangway" => format!("{}/readyz", at("http", "health")),
         "etcd" | "kwok" | "slurmrestd" => at("http", name),
         "slurmctld" | "slurmdbd" | "mariadb" => at("tcp", name),

@@ -3,19 +3,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::remove_tree;
-use crate::process::ask;
 use crate::world::host::Host;
 use crate::world::ports::{self, Ports};
 use crate::world::{MARKER, repo, slurm};
 
 /// Raise it when the content changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
+
+/// The key that service account tokens are signed with, and a certificate for the operator's webhook server, which
+/// wants one before it does anything.
+const KEYS: [&str; 3] = ["sa.key", "tls.key", "tls.crt"];
 
 /// The seed, grown in a small world of its own if this machine does not have it yet.
 pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
@@ -40,11 +42,9 @@ fn build(place: &Path, root: &Path) -> Result<()> {
 
     let mysql = host.base().join("var/lib/mysql");
     fs::rename(&mysql, place.join("mysql"))?;
-    let mut keys = Command::new("chroot");
-    // The keys are made in the root but not kept there: they go through openssl's standard output.
-    keys.arg(root).args(["openssl", "genrsa", "2048"]);
-    let key = ask(&mut keys, "").context("cannot make a key")?;
-    fs::write(place.join("sa.key"), key)?;
+    for key in KEYS {
+        fs::rename(world.join(key), place.join(key))?;
+    }
     remove_tree(&world)
 }
 
@@ -52,6 +52,11 @@ fn grow(host: &Host, ports: Ports) -> Result<()> {
     slurm::create_database(host, ports)?;
     slurm::start_accounting(host, ports)?;
     slurm::create_accounts(host)?;
+    // /mnt/world is this world's directory, seen from inside.
+    host.ask(&["openssl", "genrsa", "-out", "/mnt/world/sa.key", "2048"])?;
+    let certificate = "req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=training-operator \
+        -keyout /mnt/world/tls.key -out /mnt/world/tls.crt";
+    host.ask(&["openssl"].into_iter().chain(certificate.split_whitespace()).collect::<Vec<_>>())?;
     for daemon in ["slurmdbd", "mariadbd"] {
         host.stop(daemon)?;
     }

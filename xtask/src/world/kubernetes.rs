@@ -18,6 +18,9 @@ use crate::process::{Process, ask, tail, wait_for};
 const AUDIT: &str = include_str!("../../../manifests/world/audit-policy.yaml");
 const STAGES: &str = include_str!("../../../manifests/world/kwok-stages.yaml");
 
+/// Where the operator's webhook server looks for its certificate; not to be changed by a flag.
+const SERVING_CERTS: &str = "/tmp/k8s-webhook-server/serving-certs";
+
 /// The user that the bridge is, as RBAC sees it.
 const BRIDGE: &str = "system:serviceaccount:gangway:gangway-scheduler";
 
@@ -51,7 +54,7 @@ impl Kubernetes<'_> {
         })?;
         let want = nodes.len() + 4;
         self.wait("kwok", kwok, 120, || self.schedulable().is_ok_and(|count| count == want))?;
-        self.trust_operator(operator)
+        self.wait_for_operator(operator)
     }
 
     fn directory(&self) -> PathBuf {
@@ -169,7 +172,7 @@ impl Kubernetes<'_> {
         ]
     }
 
-    /// Installs the PyTorchJob CRD and starts the operator, which then makes its certificates.
+    /// Installs the PyTorchJob CRD and starts the operator.
     fn operator(&self) -> Result<Process> {
         let crd = self.parts.bin.join("pytorchjobs.yaml");
         self.kubectl(&["apply", "--server-side", "-f", &crd.to_string_lossy()])?;
@@ -179,37 +182,38 @@ impl Kubernetes<'_> {
         let secret = "{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\
             \"metadata\":{\"name\":\"training-operator-webhook-cert\",\"namespace\":\"kubeflow\"}}";
         self.create(&list(&[&namespaces[0], &namespaces[1], secret]))?;
+        // It reads its certificate from a fixed place under /tmp, where in a pod a Secret is mounted. Each world mounts
+        // its own there, in a mount namespace that only the operator sees.
+        let certificates = self.directory().join("serving-certs");
+        fs::create_dir_all(&certificates)?;
+        for name in ["tls.crt", "tls.key"] {
+            fs::copy(self.parts.seed.join(name), certificates.join(name))?;
+        }
+        fs::create_dir_all(SERVING_CERTS)?;
         let port = |name| self.ports.port(name);
-        self.binary(
-            "training-operator.v1",
-            &[
-                format!("--kubeconfig={}", self.file("kubeconfig")),
-                "--enable-scheme=pytorchjob".to_owned(),
-                format!("--metrics-bind-address=127.0.0.1:{}", port("operator-metrics")),
-                format!("--health-probe-bind-address=127.0.0.1:{}", port("operator-health")),
-                format!("--webhook-server-port={}", port("operator-webhook")),
-            ],
-        )
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-c"])
+            .arg("mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"")
+            .arg("sh")
+            .args([&certificates, Path::new(SERVING_CERTS)])
+            .arg(self.parts.bin.join("training-operator.v1"))
+            .arg(format!("--kubeconfig={}", self.file("kubeconfig")))
+            .arg("--enable-scheme=pytorchjob")
+            .arg(format!("--metrics-bind-address=127.0.0.1:{}", port("operator-metrics")))
+            .arg(format!("--health-probe-bind-address=127.0.0.1:{}", port("operator-health")))
+            .arg(format!("--webhook-server-port={}", port("operator-webhook")))
+            .env("MY_POD_NAMESPACE", "kubeflow")
+            .env_remove("KUBECONFIG");
+        self.daemons.start("training-operator", &mut command)
     }
 
-    /// Puts the operator's certificates where it waits for them: in a pod a Secret volume would do that.
-    fn trust_operator(&self, operator: Process) -> Result<()> {
-        let name = "training-operator.v1";
-        let certificates = self.directory().join("tmp/k8s-webhook-server/serving-certs");
-        fs::create_dir_all(&certificates)?;
-        for key in ["ca.crt", "ca.key", "tls.crt", "tls.key"] {
-            let template = format!("{{{{index .data \"{key}\" | base64decode}}}}");
-            let get = ["-n", "kubeflow", "get", "secret", "training-operator-webhook-cert"];
-            self.wait(name, operator, 60, || {
-                let mut words = get.to_vec();
-                words.extend(["-o", "go-template", "--template", &template]);
-                let said = self.kubectl(&words).unwrap_or_default();
-                said.contains("-----END") && fs::write(certificates.join(key), said).is_ok()
-            })?;
-        }
-        let log = self.daemons.log(name);
-        self.wait(name, operator, 60, || {
-            fs::read_to_string(&log).is_ok_and(|text| text.contains("Starting workers"))
+    /// Waits until the operator looks after PyTorchJobs.
+    fn wait_for_operator(&self, operator: Process) -> Result<()> {
+        let log = self.daemons.log("training-operator");
+        let works = |line: &str| line.contains("Starting workers") && line.contains("pytorchjob");
+        self.wait("training-operator", operator, 60, || {
+            fs::read_to_string(&log).is_ok_and(|text| text.lines().any(works))
         })
     }
 
@@ -254,12 +258,7 @@ impl Kubernetes<'_> {
 
     fn start(&self, name: &str, program: &Path, words: &[String]) -> Result<Process> {
         let mut command = Command::new(program);
-        command
-            .args(words)
-            // Where the operator looks for its certificates; a world of its own for everything temporary.
-            .env("TMPDIR", self.file("tmp"))
-            .env("MY_POD_NAMESPACE", "kubeflow")
-            .env_remove("KUBECONFIG");
+        command.args(words).env("TMPDIR", self.file("tmp")).env_remove("KUBECONFIG");
         self.daemons.start(name, &mut command)
     }
 
