@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn sees_a_mount_inside_a_tree_and_none_beside_it() {
-        let info = "22 27 0:21 / /proc rw - proc proc rw\n30 27 0:5 / /c/root/dev rw - x y rw\n";
-        assert_eq!(mount_below(Path::new("/c/root"), info), Some("/c/root/dev"));
-        assert_eq!(mount_below(Path::new("/c/roo"), info), None);
+        let info = "22 27 0:21 / /proc rw - proc proc rw\n30 27 0:5 / /c/tree/dev rw - x y rw\n";
+        assert_eq!(mount_below(Path::new("/c/tree"), info), Some("/c/tree/dev"));
+        assert_eq!(mount_below(Path::new("/c/tre"), info), None);
     }
 }

@@ -8,7 +8,9 @@ pub(crate) mod kubernetes;
 pub(crate) mod ports;
 pub(crate) mod slurm;
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -165,14 +167,16 @@ pub(crate) fn status(dir: &Path) -> Result<bool> {
     }
     let dir = dir.canonicalize()?;
     let ports = Ports::of(&dir)?;
-    println!("{:<26}{:>9}  {:<6}  url", "part", "pid", "state");
+    let mut text = format!("{:<26}{:>9}  {:<6}  url\n", "part", "pid", "state");
     let mut well = true;
     for (name, pid, alive) in table(&dir) {
         well &= alive;
         let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let state = if alive { "up" } else { "dead" };
-        println!("{name:<26}{pid:>9}  {state:<6}  {}", url(ports, &name));
+        let _ = writeln!(text, "{name:<26}{pid:>9}  {state:<6}  {}", url(ports, &name));
     }
+    // A reader that has seen enough (`| head`) is no reason to fail.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(well)
 }
 

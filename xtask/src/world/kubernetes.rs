@@ -44,11 +44,12 @@ impl Kubernetes<'_> {
             self.kubectl(&["get", "--raw", "/readyz"]).is_ok()
         })?;
 
+        // Kinds come before the controllers: the garbage collector looks for new ones only every 30 s.
+        self.create_kinds(api)?;
         let manager = self.binary("kube-controller-manager", &self.manager())?;
         let kwok = self.binary("kwok", &self.kwok())?;
         let operator = self.operator()?;
         self.create(&nodes_json(nodes))?;
-        self.apply_manifests()?;
         self.wait("kube-controller-manager", manager, 60, || {
             self.kubectl(&["get", "serviceaccount", "default"]).is_ok()
         })?;
@@ -172,16 +173,30 @@ impl Kubernetes<'_> {
         ]
     }
 
-    /// Installs the PyTorchJob CRD and starts the operator.
-    fn operator(&self) -> Result<Process> {
-        let crd = self.parts.bin.join("pytorchjobs.yaml");
-        self.kubectl(&["apply", "--server-side", "-f", &crd.to_string_lossy()])?;
+    /// Installs the namespaces, the PyTorchJob CRD and the manifests that a real cluster would get from us too.
+    fn create_kinds(&self, api: Process) -> Result<()> {
         let namespaces = ["kubeflow", "gangway"].map(|name| {
             format!("{{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{{\"name\":\"{name}\"}}}}")
         });
         let secret = "{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\
             \"metadata\":{\"name\":\"training-operator-webhook-cert\",\"namespace\":\"kubeflow\"}}";
         self.create(&list(&[&namespaces[0], &namespaces[1], secret]))?;
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(repo()?.join("manifests"))?.flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+        files.sort();
+        files.insert(0, self.parts.bin.join("pytorchjobs.yaml"));
+        for file in files {
+            self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])?;
+        }
+        // A kind that was applied a moment ago has no condition yet, and `wait` takes that for an error.
+        self.wait("kube-apiserver", api, 30, || {
+            self.kubectl(&["wait", "--for=condition=Established", "crd", "--all"]).is_ok()
+        })
+    }
+
+    /// Starts the training-operator.
+    fn operator(&self) -> Result<Process> {
         // It reads its certificate from a fixed place under /tmp, where in a pod a Secret is mounted. Each world mounts
         // its own there, in a mount namespace that only the operator sees.
         let certificates = self.directory().join("serving-certs");
@@ -215,19 +230,6 @@ impl Kubernetes<'_> {
         self.wait("training-operator", operator, 60, || {
             fs::read_to_string(&log).is_ok_and(|text| text.lines().any(works))
         })
-    }
-
-    /// The manifests that a real cluster would get too: roles, service accounts, CRDs.
-    fn apply_manifests(&self) -> Result<()> {
-        let directory = repo()?.join("manifests");
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-        files.sort();
-        for file in files {
-            self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])?;
-        }
-        Ok(())
     }
 
     /// How many nodes a scheduler could use: ready, and without a taint.
