@@ -12,8 +12,8 @@ pub struct SlurmCode(pub i32);
 impl SlurmCode {
     /// `SLURM_ERROR`: slurmctld is down, or a node line it cannot parse (both seen).
     pub const UNSPECIFIED: Self = Self(-1);
-    /// Unexpected message: a cancel while slurmctld is down (seen, with HTTP 403).
-    pub const UNEXPECTED_MESSAGE: Self = Self(1);
+    /// `EPERM`, which is what a cancel is told while slurmctld is down (seen, with HTTP 403).
+    pub const NOT_PERMITTED: Self = Self(1);
     /// The token is not accepted (seen, with HTTP 511).
     pub const AUTHENTICATION: Self = Self(1007);
     /// No answer from slurmctld (seen, with HTTP 502).
@@ -67,7 +67,7 @@ impl SlurmCode {
 
     /// Whether it says "slurmctld could not be asked", not "slurmctld refused".
     pub(crate) fn is_communication(self) -> bool {
-        matches!(self, Self::CONTROLLER_STALLED | Self::UNEXPECTED_MESSAGE)
+        matches!(self, Self::CONTROLLER_STALLED | Self::NOT_PERMITTED)
             || (1800..1900).contains(&self.0)
             || (5000..5100).contains(&self.0)
     }

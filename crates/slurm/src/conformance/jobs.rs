@@ -1,0 +1,195 @@
+//! Facts about placeholders that run.
+//!
+//! It must never take more than two nodes.
+
+use gangway_core::job::{
+    Allocation, BaseState, GresRequest, Job, JobId, PlaceholderRequest, Standing,
+};
+
+use super::{Outcome, Report, Stage, answered, eventually, hold};
+use crate::{Cancelled, Error, SlurmCode};
+
+pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
+    report.add("a queued placeholder gets what it asks, until cancelled", queued(stage).await);
+    report.add("a chosen job id that is taken is 2011", chosen_id(stage).await);
+    report.add("an immediate placeholder runs on return", immediate(stage).await);
+    report.add("an immediate placeholder on a busy node is refused", busy(stage).await);
+    report.add("the job list tells unchanged from empty", unchanged(stage).await);
+}
+
+/// Two nodes, two tasks on each, and everything that can be asked about them.
+async fn queued(stage: &Stage<'_>) -> Outcome {
+    let client = &stage.client;
+    let request = PlaceholderRequest {
+        nodes: 2,
+        tasks_per_node: 2,
+        cpus_per_task: 3,
+        memory_per_node_mib: 2000,
+        gres_per_node: vec![
+            GresRequest { name: "gpu".into(), kind: None, count: 2 },
+            GresRequest { name: "efa".into(), kind: None, count: 8 },
+        ],
+        ..stage.request("queued")
+    };
+    let id = stage.submit(&request, None).await?.job_id;
+    let job = running(stage, id).await?;
+    let right = job.admin_comment == request.key
+        && job.name == request.name
+        && job.user == request.user
+        && job.partition == request.partition
+        && job.external
+        && !job.sluid.is_empty()
+        && !job.nodes.is_empty()
+        && job.start_time > 0
+        && (!stage.world.accounting || Some(&job.account) == request.account.as_ref());
+    hold(right, &job)?;
+    let sluid = job.sluid;
+    let allocation = client.resources(id).await?;
+    hold(grants(&allocation, &request), &allocation)?;
+
+    client.set_admin_comment(id, "another").await?;
+    let jobs = client.jobs().await?;
+    let listed = jobs.iter().find(|one| one.id == id);
+    hold(listed.is_some_and(|one| one.admin_comment == "another"), listed)?;
+    let states = client.job_states().await?;
+    hold(states.iter().any(|(one, state)| *one == id && state.base == BaseState::Running), states)?;
+
+    let first = client.cancel(id).await?;
+    hold(first == Cancelled::Ending, first)?;
+    let job = over(stage, id).await?;
+    hold(job.state.base == BaseState::Cancelled, job)?;
+    let second = client.cancel(id).await?;
+    hold(second == Cancelled::AlreadyOver, second)?;
+    answered(client.resources(id).await, SlurmCode::JOB_NOT_RUNNING)?;
+    remembered(stage, &sluid, id).await
+}
+
+/// Whether every node gives exactly what was asked of it, devices by index.
+fn grants(allocation: &Allocation, request: &PlaceholderRequest) -> bool {
+    allocation.nodes.len() == request.nodes as usize
+        && allocation.nodes.iter().all(|node| {
+            node.cpus == request.tasks_per_node * request.cpus_per_task
+                && node.memory_mib == request.memory_per_node_mib
+                && node.gres.len() == request.gres_per_node.len()
+                && request.gres_per_node.iter().all(|asked| {
+                    node.gres.iter().any(|gres| {
+                        gres.name == asked.name
+                            && gres.count == asked.count
+                            && gres.indexes.len() == asked.count as usize
+                    })
+                })
+        })
+}
+
+/// The accounting database knows the end of a job, and which submission it was.
+async fn remembered(stage: &Stage<'_>, sluid: &str, id: JobId) -> Outcome {
+    if !stage.world.accounting {
+        return Ok(());
+    }
+    let job = eventually("the job's end in the accounting database", async || {
+        let found = stage.client.finished_job(id).await?;
+        Ok(found.into_iter().find(|job| job.state.standing() == Standing::Over))
+    })
+    .await?;
+    let right = job.state.base == BaseState::Cancelled
+        && job.sluid == sluid
+        && job.start_time > 0
+        && job.end_time > 0;
+    hold(right, job)
+}
+
+async fn chosen_id(stage: &Stage<'_>) -> Outcome {
+    // Above every id Slurm hands out by itself, below its limit.
+    let id = JobId(60_000_000 + std::process::id() % 7_000_000);
+    let request = stage.request("chosen");
+    let first = stage.submit(&request, Some(id)).await?;
+    hold(first.job_id == id, first)?;
+    answered(stage.submit(&request, Some(id)).await, SlurmCode::DUPLICATE_JOB_ID)?;
+    stage.client.cancel(id).await?;
+    over(stage, id).await?;
+    answered(stage.submit(&request, Some(id)).await, SlurmCode::DUPLICATE_JOB_ID)
+}
+
+async fn immediate(stage: &Stage<'_>) -> Outcome {
+    let request = stage.request("immediate");
+    // Somebody else's pending job may be in the way for a while.
+    let id = eventually("an immediate allocation", async || match stage.allocate(&request).await {
+        Ok(id) => Ok(Some(id)),
+        Err(Error::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    })
+    .await?;
+    let job = stage.client.job(id).await?.ok_or("the job is gone")?;
+    let right = job.state.standing() == Standing::Holding
+        && job.user == request.user
+        && job.comment == request.key
+        && job.external;
+    hold(right, &job)?;
+    stage.client.set_admin_comment(id, &request.key).await?;
+    let job = stage.client.job(id).await?.ok_or("the job is gone")?;
+    hold(job.admin_comment == request.key, &job)?;
+    hold(grants(&stage.client.resources(id).await?, &request), "other resources")?;
+    stage.client.cancel(id).await?;
+    over(stage, id).await.map(drop)
+}
+
+/// All GPUs of one node, twice.
+async fn busy(stage: &Stage<'_>) -> Outcome {
+    let everywhere = stage.client.nodes().await?;
+    for node in stage.idle_nodes().await? {
+        let others = everywhere.iter().filter(|other| {
+            other.name != node.name && other.partitions.contains(&stage.world.partition)
+        });
+        let others: Vec<_> = others.map(|other| other.name.as_str()).collect();
+        let request = PlaceholderRequest {
+            gres_per_node: vec![GresRequest { name: "gpu".into(), kind: None, count: 8 }],
+            excluded_nodes: others.join(","),
+            ..stage.request("busy")
+        };
+        let id = match stage.allocate(&request).await {
+            Ok(id) => id,
+            // Another's job came first: try the next node.
+            Err(Error::Refused { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let job = stage.client.job(id).await?.ok_or("the job is gone")?;
+        hold(job.nodes == node.name, &job)?;
+        let second = stage.allocate(&request).await;
+        stage.client.cancel(id).await?;
+        return super::refused(second, "refused");
+    }
+    Err("no node was idle".into())
+}
+
+async fn unchanged(stage: &Stage<'_>) -> Outcome {
+    let ahead = stage.client.diag().await?.now + 1000;
+    let none = stage.client.jobs_since(ahead).await?;
+    hold(none.is_none(), none)?;
+    let all = stage.client.jobs_since(1).await?.ok_or("unchanged since 1970")?;
+    hold(all.last_update > 0 && !all.jobs.is_empty(), all.last_update)
+}
+
+async fn running(
+    stage: &Stage<'_>,
+    id: JobId,
+) -> Result<Job, Box<dyn std::error::Error + Send + Sync>> {
+    standing(stage, id, Standing::Holding).await
+}
+
+async fn over(
+    stage: &Stage<'_>,
+    id: JobId,
+) -> Result<Job, Box<dyn std::error::Error + Send + Sync>> {
+    standing(stage, id, Standing::Over).await
+}
+
+async fn standing(
+    stage: &Stage<'_>,
+    id: JobId,
+    standing: Standing,
+) -> Result<Job, Box<dyn std::error::Error + Send + Sync>> {
+    eventually(&format!("job {id} is {standing:?}"), async || {
+        Ok(stage.client.job(id).await?.filter(|job| job.state.standing() == standing))
+    })
+    .await
+}
