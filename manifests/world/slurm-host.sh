@@ -9,12 +9,14 @@ mount --bind "$root" "$top"
 mount -o remount,bind,ro "$top"
 
 # What the host writes is the world's; the cached root stays as it is.
-for place in etc/slurm etc/munge run var/spool var/log var/lib/mysql var/lib/munge home tmp var/tmp root; do
+for place in etc/slurm etc/munge run var/spool var/lib/mysql var/lib/munge home tmp var/tmp root; do
     mount --bind "$host/$place" "$top/$place"
 done
 for file in passwd group hosts nsswitch.conf; do
     mount --bind "$host/etc/$file" "$top/etc/$file"
 done
+# Logs lie with the world's other logs, where they outlive the host.
+mount --bind "$world/logs/slurm-host" "$top/var/log"
 mount --bind "$world" "$top/mnt/world"
 mount --bind "$repo" "$top/mnt/repo"
 mount -t proc proc "$top/proc"

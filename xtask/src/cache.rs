@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::progress::{say, step};
+use crate::progress::say;
 
 /// The finished parts that a world is made from.
 pub(crate) struct Parts {
@@ -53,7 +53,7 @@ fn log(name: &str) -> Result<PathBuf> {
     Ok(home()?.join("logs").join(format!("{name}.log")))
 }
 
-/// The finished directory of a part; `build` fills it when it is not there yet.
+/// The finished directory of a part; `build` fills it when it is not there yet, and says what it does meanwhile.
 fn ensure(
     part: &str,
     recipe: &str,
@@ -87,8 +87,7 @@ fn ensure(
     }
     let place = home.join(format!("{unfinished}-{}", std::process::id()));
     fs::create_dir(&place)?;
-    let built = step(what, || build(&place));
-    if let Err(error) = built {
+    if let Err(error) = build(&place) {
         remove_tree(&place)?;
         return Err(error);
     }

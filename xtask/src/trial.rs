@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<bool> {
     let up_since = Instant::now();
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     outcomes.push(cargo(&top, "clippy", &clippy, &[]));
-    let docs = ["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"];
+    let docs = ["doc", "--workspace", "--no-deps", "--quiet"];
     outcomes.push(cargo(&top, "docs", &docs, &[("RUSTDOCFLAGS", "-D warnings")]));
     outcomes.push(cargo(&top, "build", &["build", "--quiet", "-p", "gangway"], &[]));
     let tests = ["test", "--workspace", "--quiet"];

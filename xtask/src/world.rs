@@ -133,7 +133,6 @@ fn clear(dir: &Path, logs_too: bool) -> Result<()> {
     for file in ["env", "slurm.token", "gangway.pid"] {
         let _ = fs::remove_file(dir.join(file));
     }
-    keep_logs(dir)?;
     for data in DATA {
         remove_tree(&dir.join(data))?;
     }
@@ -141,20 +140,6 @@ fn clear(dir: &Path, logs_too: bool) -> Result<()> {
         remove_tree(&dir.join("logs"))?;
         for file in ["audit.log", "gangway.log"] {
             let _ = fs::remove_file(dir.join(file));
-        }
-    }
-    Ok(())
-}
-
-/// Moves the logs of the Slurm host out of the data that is removed.
-fn keep_logs(dir: &Path) -> Result<()> {
-    let logs = dir.join("logs");
-    for kind in ["slurm", "world"] {
-        let Ok(entries) = fs::read_dir(dir.join("slurm/var/log").join(kind)) else { continue };
-        for entry in entries.flatten() {
-            let name = format!("{kind}-{}", entry.file_name().to_string_lossy());
-            fs::create_dir_all(&logs)?;
-            fs::rename(entry.path(), logs.join(name))?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{log, root};
 use crate::process::{ask, leashed, run, which};
+use crate::progress::step;
 
 /// The oldest Go that builds Kubernetes 1.36.
 const OLDEST: (u32, u32) = (1, 26);
@@ -41,7 +42,7 @@ pub(super) fn ensure() -> Result<PathBuf> {
     }
     let recipe = format!("{} {} {FETCH}", root::SUITE, root::MIRROR);
     let what = "fetching Go from Debian forky into the cache";
-    Ok(super::ensure("go", &recipe, what, fetch)?.join("go"))
+    Ok(super::ensure("go", &recipe, what, |place| step(what, || fetch(place)))?.join("go"))
 }
 
 fn fetch(place: &Path) -> Result<()> {

@@ -8,9 +8,12 @@ use anyhow::{Context, Result, bail};
 
 use super::log;
 use crate::process::{leashed, run, which};
+use crate::progress::step;
 
 pub(super) const SUITE: &str = "forky";
 pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
+
+const WHAT: &str = "fetching Debian forky with Slurm into the cache";
 
 const PACKAGES: &str = "slurmctld slurmd slurmrestd slurmdbd slurm-client slurm-wlm-jwt-plugin munge \
     mariadb-server etcd-server openssl iproute2 procps python3 python3-grpcio python3-grpc-tools";
@@ -48,7 +51,7 @@ done
 /// The root, debootstrapped if this machine does not have it yet.
 pub(crate) fn ensure() -> Result<PathBuf> {
     let recipe = format!("{SUITE} {MIRROR} {PACKAGES} {BUILD}");
-    super::ensure("root", &recipe, "fetching Debian forky with Slurm into the cache", build)
+    super::ensure("root", &recipe, WHAT, |place| step(WHAT, || build(place)))
 }
 
 fn build(place: &Path) -> Result<()> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::remove_tree;
+use crate::progress::step;
 use crate::world::host::Host;
 use crate::world::ports::{self, Ports};
 use crate::world::{MARKER, repo, slurm};
@@ -23,7 +24,7 @@ const KEYS: [&str; 3] = ["sa.key", "tls.key", "tls.crt"];
 pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
     let recipe = format!("{RECIPE} {}", root.display());
     let what = "preparing Slurm's database in the cache";
-    super::ensure("seed", &recipe, what, |place| build(place, root))
+    super::ensure("seed", &recipe, what, |place| step(what, || build(place, root)))
 }
 
 fn build(place: &Path, root: &Path) -> Result<()> {

@@ -82,7 +82,7 @@ impl Host {
     /// Starts the host itself, without daemons.
     pub(crate) fn boot(&mut self, marker: (&str, &str), repo: &Path) -> Result<Process> {
         let base = self.base();
-        let log = base.join("init.log");
+        let log = self.logs().join("init.log");
         let mut command = Command::new("unshare");
         command
             .args(["--pid", "--fork", "--kill-child", "--mount", "--uts"])
@@ -110,6 +110,11 @@ impl Host {
 
     pub(crate) fn base(&self) -> PathBuf {
         self.world.join("slurm")
+    }
+
+    /// The host's /var/log, which stays when the rest of the host is removed.
+    fn logs(&self) -> PathBuf {
+        self.world.join("logs/slurm-host")
     }
 
     /// A command inside the host, as root, with a clean environment.
@@ -174,7 +179,7 @@ impl Host {
 
     /// What a daemon printed, and what it logged in its own file.
     fn tails(&self, name: &str) -> String {
-        let logs = self.base().join("var/log");
+        let logs = self.logs();
         let own = match name.strip_prefix("slurmd-") {
             Some(node) => format!("slurm/slurmd.{node}.log"),
             None => format!("slurm/{name}.log"),
@@ -198,7 +203,10 @@ impl Host {
     }
 
     fn directory(&self, place: &str, id: u32, mode: u32) -> Result<()> {
-        let path = self.base().join(place);
+        let path = match place.strip_prefix("var/log") {
+            Some(log) => self.logs().join(log.trim_start_matches('/')),
+            None => self.base().join(place),
+        };
         fs::create_dir_all(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
         chown(&path, Some(id), Some(id))?;
