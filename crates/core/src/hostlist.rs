@@ -14,10 +14,12 @@
 //! | `n[1, 2]`, `n[+1]` | counts the blank or sign as a digit: `n1 n02`, `n01` | [`Problem::NotANumber`] |
 //! | `n[1-]` | `n1` | [`Problem::EmptyRange`] |
 //! | `n]`, `n[1]]` | a name with `]` in it | [`Problem::StrayBracket`] |
-//! | `n[[1]]` | `n[1]` | [`Problem::NestedBracket`] |
+//! | `n[[1]]`, `n[1,m[2]` | the names `n[1]`, `n[1,m2` | [`Problem::NestedBracket`], [`Problem::NotANumber`] |
 //! | `n[99999999999999999999]` | `n18446744073709551615` | [`Problem::NumberTooLarge`] |
 //! | `n99999999999999999999` | `n18446744073709551615` | the name as written |
 //! | more than 65,536 names, `n[0-65535]a[0-65535]b` | reads on, for as long as it takes | [`Problem::TooManyNames`] |
+//! | `n[1-2]03`, written | `n103,n203` | `n[103,203]`, as for the same names given singly |
+//! | `n[18446744073709551614-18446744073709551615]` | crashes | both names |
 //! | names over 255 bytes | accepted | [`Problem::NameTooLong`] |
 //! | `{`, `}`, control characters | hostlist functions, or part of a name | [`Problem::BadCharacter`] |
 //!
@@ -223,7 +225,8 @@ impl Hostlist {
     /// The same names in Slurm's order (`scontrol show hostlistsorted`), repeats kept.
     ///
     /// The order is that of the names alone. Slurm sorts ranges, so where one prefix has numbers both
-    /// padded and not (`n[98-100],n099`) it may leave the same names in another order.
+    /// padded and not (`n[98-100],n099`) it may leave the same names in another order, and drop
+    /// repeats. Numbers of ten digits and more, which Slurm compares modulo 2^32, sort as numbers.
     #[must_use]
     pub fn sorted(&self) -> Self {
         order::sorted(self)
