@@ -62,11 +62,7 @@ fn command(mut words: Vec<String>) -> Result<bool> {
     match name.as_str() {
         "world up" => {
             let options = Options::parse(&words, &["--dir", "--nodes", "--bridge"])?;
-            world::up(&Wish {
-                dir: options.dir()?,
-                nodes: options.nodes.unwrap_or(16),
-                bridge: options.bridge,
-            })?;
+            world::up(&Wish { dir: options.dir()?, nodes: options.nodes, bridge: options.bridge })?;
             Ok(true)
         }
         "world down" => {

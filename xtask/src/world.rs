@@ -30,10 +30,14 @@ pub(crate) const MARKER: &str = "GANGWAY_WORLD_DAEMON";
 /// Data that a stopped world does not need any more; logs and configuration stay to be read.
 const DATA: [&str; 3] = ["slurm", "kubernetes", "bin"];
 
+/// How many p5 nodes a world has unless asked.
+const NODES: usize = 16;
+
 /// What `world up` is asked for.
 pub(crate) struct Wish {
     pub(crate) dir: PathBuf,
-    pub(crate) nodes: usize,
+    /// How many p5 nodes; whatever is there, or sixteen.
+    pub(crate) nodes: Option<usize>,
     pub(crate) bridge: bool,
 }
 
@@ -53,8 +57,7 @@ pub(crate) fn up(wish: &Wish) -> Result<()> {
     let dir = wish.dir.canonicalize()?;
     let _lock = lock(&dir)?;
     if dir.join("env").exists() && whole(&dir) {
-        say(&format!("this world is up already; source {}", dir.join("env").display()));
-        return Ok(());
+        return stay(&dir, wish);
     }
     clear(&dir, true)?;
     let parts = cache::parts()?;
@@ -69,11 +72,25 @@ pub(crate) fn up(wish: &Wish) -> Result<()> {
     Ok(())
 }
 
+/// A world that is up gets only what it lacks.
+fn stay(dir: &Path, wish: &Wish) -> Result<()> {
+    let nodes = fs::read_to_string(dir.join("nodes")).unwrap_or_default();
+    if wish.nodes.is_some_and(|wanted| nodes != wanted.to_string()) {
+        bail!("the world in {} has {nodes} nodes; take it down first", dir.display());
+    }
+    if wish.bridge && !bridge::find(dir).is_some_and(|(_, runs)| runs) {
+        timed("Gangway", || bridge::start(dir, Ports::of(dir)?))?;
+    }
+    say(&format!("this world is up already; source {}", dir.join("env").display()));
+    Ok(())
+}
+
 fn raise(dir: &Path, parts: &Parts, wish: &Wish) -> Result<()> {
     fs::create_dir_all(dir.join("logs"))?;
     let ports = Ports::claim(dir)?;
     let daemons = Daemons::of(dir);
-    let nodes: Vec<String> = (1..=wish.nodes).map(|i| format!("p5-{i:04}")).collect();
+    let count = wish.nodes.unwrap_or(NODES);
+    let nodes: Vec<String> = (1..=count).map(|i| format!("p5-{i:04}")).collect();
     let kubernetes = Kubernetes { world: dir, parts, ports, daemons: &daemons };
     let token = std::thread::scope(|scope| -> Result<String> {
         let kubernetes = scope.spawn(|| timed("Kubernetes", || kubernetes.up(&nodes)));
@@ -85,9 +102,9 @@ fn raise(dir: &Path, parts: &Parts, wish: &Wish) -> Result<()> {
     })?;
     doors::write(dir, parts, ports, &token)?;
     if wish.bridge {
-        timed("Gangway", || bridge::start(dir, &daemons, ports))?;
+        timed("Gangway", || bridge::start(dir, ports))?;
     }
-    Ok(())
+    fs::write(dir.join("nodes"), count.to_string()).context("cannot write the world's size")
 }
 
 fn raise_slurm(
@@ -130,7 +147,7 @@ fn clear(dir: &Path, logs_too: bool) -> Result<()> {
         bail!("processes of {} do not end: {:?}", dir.display(), daemons.marked());
     }
     ports::release(dir)?;
-    for file in ["env", "slurm.token", "gangway.pid"] {
+    for file in ["env", "nodes", "slurm.token", "gangway.pid"] {
         let _ = fs::remove_file(dir.join(file));
     }
     for data in DATA {
@@ -154,7 +171,8 @@ pub(crate) fn status(dir: &Path) -> Result<bool> {
     let ports = Ports::of(&dir)?;
     let mut text = format!("{:<26}{:>9}  {:<6}  url\n", "part", "pid", "state");
     let mut well = true;
-    for (name, pid, alive) in table(&dir) {
+    let bridge = bridge::find(&dir).map(|(pid, runs)| ("gangway".to_owned(), Some(pid), runs));
+    for (name, pid, alive) in table(&dir).into_iter().chain(bridge) {
         well &= alive;
         let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let state = if alive { "up" } else { "dead" };
@@ -169,16 +187,10 @@ fn whole(dir: &Path) -> bool {
     table(dir).iter().all(|(_, _, alive)| *alive)
 }
 
-/// Every part of the world: name, pid, alive.
+/// Every part of the world but the bridge: name, pid, alive.
 fn table(dir: &Path) -> Vec<(String, Option<u32>, bool)> {
-    let bridge = fs::read_to_string(dir.join("gangway.pid"));
-    let bridge: Option<u32> = bridge.ok().and_then(|pid| pid.trim().parse().ok());
-    let outside = Daemons::of(dir).recorded().into_iter().map(|(name, process)| {
-        // The bridge may have been started again by hand: its pid file knows.
-        let again = bridge.and_then(crate::process::Process::now).filter(|_| name == "gangway");
-        let process = again.unwrap_or(process);
-        (name, Some(process.pid), process.alive())
-    });
+    let outside = Daemons::of(dir).recorded().into_iter();
+    let outside = outside.map(|(name, process)| (name, Some(process.pid), process.alive()));
     let base = dir.join("slurm");
     let inside = fs::read_dir(base.join("daemons")).into_iter().flatten().flatten();
     let mut inside: Vec<String> =

@@ -15,7 +15,7 @@ use super::{MARKER, doors, repo};
 use crate::process::{Process, ask, tail, wait_for};
 
 /// Builds the bridge, starts it detached and waits until it is ready.
-pub(crate) fn start(world: &Path, daemons: &Daemons, ports: Ports) -> Result<()> {
+pub(crate) fn start(world: &Path, ports: Ports) -> Result<()> {
     build()?;
     let start = world.join("bin/gangway-start");
     let (log, pid_file) = (world.join("gangway.log"), world.join("gangway.pid"));
@@ -24,7 +24,6 @@ pub(crate) fn start(world: &Path, daemons: &Daemons, ports: Ports) -> Result<()>
     let pid = fs::read_to_string(&pid_file)?;
     let pid = pid.trim().parse().context("gangway-start wrote no pid")?;
     let process = Process::now(pid).with_context(|| format!("gangway ended; {}", tail(&log)))?;
-    daemons.record("gangway", process)?;
     let health = ports.port("health");
     let ready = wait_for(Duration::from_secs(60), || {
         if !process.alive() {
@@ -43,6 +42,14 @@ pub(crate) fn start(world: &Path, daemons: &Daemons, ports: Ports) -> Result<()>
             ("GANGWAY_START", &start.to_string_lossy()),
         ],
     )
+}
+
+/// The pid of the world's bridge, and whether it runs; none where no bridge was ever started. Whoever started it again
+/// did so by `gangway-start`, which leaves the pid in a file and the world's mark on the process.
+pub(crate) fn find(world: &Path) -> Option<(u32, bool)> {
+    let pid = fs::read_to_string(world.join("gangway.pid")).ok()?.trim().parse().ok()?;
+    let runs = Daemons::of(world).marked().iter().any(|process| process.pid == pid);
+    Some((pid, runs))
 }
 
 /// Builds the bridge with the cargo that runs us.

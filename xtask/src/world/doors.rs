@@ -55,10 +55,15 @@ pub(crate) fn write(world: &Path, parts: &Parts, ports: Ports, token: &str) -> R
     fs::write(world.join("env"), env + &path).context("cannot write the env file")
 }
 
-/// Adds lines to the env file.
+/// Sets variables in the env file.
 pub(crate) fn add(world: &Path, variables: &[(&str, &str)]) -> Result<()> {
     let env = world.join("env");
-    let text = fs::read_to_string(&env)?;
+    let mut text = fs::read_to_string(&env)?;
+    for (key, _) in variables {
+        let old = format!("export {key}=");
+        let kept = text.lines().filter(|line| !line.starts_with(&old));
+        text = kept.map(|line| format!("{line}\n")).collect();
+    }
     fs::write(&env, text + &env_lines(variables)).context("cannot write the env file")
 }
 
