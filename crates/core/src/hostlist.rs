@@ -1,7 +1,7 @@
 //! Slurm hostlists: `node[001-128],gpu7` as compact runs of names, read and written as Slurm does.
 //!
 //! What Slurm granted arrives in this form, and what we ask for leaves in it.
-//! A list stays compact: a range is one [`Run`], however many names it stands for, and names come out
+//! A list stays compact: a range is one run, however many names it stands for, and names come out
 //! through one reused buffer ([`Hostlist::for_each_name`]).
 //! This room must never guess: text that is not a list of names is an error with its position, and
 //! hostile text costs no more than its own length plus [`MAX_NAMES`] names.

@@ -4,7 +4,20 @@
 //! It must never wait, read a clock, touch a file, a socket or the environment, or start a task:
 //! the shell in `crates/gangway` does that. `cargo xtask tidy` holds it to that by its dependencies.
 //!
-//! Read in this order: [`gang`], [`translate`], [`job`], [`place`], [`follow`].
+//! Read in this order: [`gang`], [`policy`], [`translate`], [`placeholder`], [`place`], [`follow`].
 
+pub mod ask;
+pub mod follow;
+pub mod gang;
 pub mod hostlist;
 pub mod job;
+pub mod names;
+pub mod order;
+pub mod place;
+pub mod placeholder;
+pub mod pod;
+pub mod policy;
+pub mod quantity;
+pub mod reason;
+pub mod translate;
+pub mod workload;

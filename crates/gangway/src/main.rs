@@ -1,1 +1,42 @@
-fn main() {}
+//! The one binary: reads flags, hands over to a subcommand, prints the error chain if it fails.
+
+mod bind;
+mod config;
+mod door;
+mod evict;
+mod extender;
+mod follow;
+mod http;
+mod index;
+mod metrics;
+mod nursery;
+mod queue;
+mod report;
+mod scheduler;
+mod source;
+
+use clap::{Parser, Subcommand};
+
+/// Gangway: gangs of pods cross into Slurm's queue.
+#[derive(Debug, Parser)]
+#[command(name = "gangway", version, about, long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch pods with `schedulerName: gangway`, ask Slurm for room, bind them where Slurm says.
+    Scheduler(Box<config::Flags>),
+}
+
+fn main() -> anyhow::Result<()> {
+    let Cli { command } = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Scheduler(flags) => scheduler::run(&flags).await,
+        }
+    })
+}

@@ -1,0 +1,343 @@
+//! Between the wire and core's types: everything from outside is checked here, once.
+
+use std::collections::BTreeMap;
+
+use gangway_core::ask::Ask;
+use gangway_core::follow::Verdict;
+use gangway_core::gang::{Bound, Gang, Member};
+use gangway_core::job::{BaseState, JobId, JobState};
+use gangway_core::place::Seat;
+use gangway_core::placeholder::is_word;
+use gangway_core::pod::Demand;
+use gangway_core::policy::{Category, Refusal};
+use gangway_core::workload::MAX_GANG;
+
+use crate::v1;
+
+/// A message that cannot be understood; the field and what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct BadMessage {
+    /// The field, as a path.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+fn bad(field: &'static str, problem: &'static str) -> BadMessage {
+    BadMessage { field, problem }
+}
+
+const WORD: &str = "must be 1 to 128 letters, digits, '.', '_', ':' or '-'";
+
+/// Checks who asks and for which gang.
+pub(crate) fn key(cluster: &str, uid: &str) -> Result<(), BadMessage> {
+    if !is_word(cluster) {
+        return Err(bad("cluster", WORD));
+    }
+    if !is_word(uid) {
+        return Err(bad("uid", WORD));
+    }
+    Ok(())
+}
+
+impl v1::ReleaseRequest {
+    /// Checks the gang's key.
+    pub fn check(&self) -> Result<(), BadMessage> {
+        key(&self.cluster, &self.uid)
+    }
+}
+
+impl v1::ExplainRequest {
+    /// Checks the gang's key.
+    pub fn check(&self) -> Result<(), BadMessage> {
+        key(&self.cluster, &self.uid)
+    }
+}
+
+impl TryFrom<v1::Gang> for Gang {
+    type Error = BadMessage;
+
+    fn try_from(gang: v1::Gang) -> Result<Self, BadMessage> {
+        key(&gang.cluster, &gang.uid).map_err(|e| match e.field {
+            "cluster" => bad("gang.cluster", e.problem),
+            _ => bad("gang.uid", e.problem),
+        })?;
+        if gang.members.is_empty() || gang.members.len() > MAX_GANG as usize {
+            return Err(bad("gang.members", "must be 1 to 65536"));
+        }
+        let printable = |text: &str| text.len() <= 512 && !text.chars().any(char::is_control);
+        if ![&gang.namespace, &gang.name, &gang.kind].into_iter().all(|t| printable(t)) {
+            return Err(bad("gang.name", "must be at most 512 printable characters"));
+        }
+        let expected = u32::try_from(gang.members.len()).unwrap_or(MAX_GANG);
+        let mut members =
+            gang.members.into_iter().map(member).collect::<Result<Vec<Member>, BadMessage>>()?;
+        members.sort_by_key(|m| m.rank);
+        if members.windows(2).any(|pair| pair[0].rank == pair[1].rank) {
+            return Err(bad("gang.members.rank", "must be different for each member"));
+        }
+        Ok(Self {
+            uid: gang.uid,
+            namespace: gang.namespace,
+            name: gang.name,
+            kind: gang.kind,
+            members,
+            expected,
+            ask: gang.ask.map(ask).unwrap_or_default(),
+        })
+    }
+}
+
+fn member(member: v1::Member) -> Result<Member, BadMessage> {
+    if !is_word(&member.uid) {
+        return Err(bad("gang.members.uid", WORD));
+    }
+    let other: BTreeMap<String, u64> =
+        member.resources.into_iter().filter(|(_, n)| *n > 0).collect();
+    Ok(Member {
+        uid: member.uid,
+        name: member.name,
+        role: member.role,
+        rank: member.rank,
+        demand: Demand { milli_cpu: member.milli_cpu, memory: member.memory, other },
+        bound: member.bound.map(|b| Bound {
+            generation: b.generation,
+            job: JobId(b.job_id),
+            node: b.node,
+        }),
+        finished: false,
+        gated: false,
+    })
+}
+
+fn ask(ask: v1::Ask) -> Ask {
+    let text = |t: String| Some(t).filter(|t| !t.is_empty());
+    let number = |n: u32| Some(n).filter(|n| *n > 0);
+    Ask {
+        partition: text(ask.partition),
+        account: text(ask.account),
+        qos: text(ask.qos),
+        job_name: text(ask.job_name),
+        time_limit_minutes: number(ask.time_limit_minutes),
+        gpu_type: text(ask.gpu_type),
+        pods_per_node: number(ask.pods_per_node),
+    }
+}
+
+impl v1::Gang {
+    /// The message for the unfinished members of a gang, asked for by `cluster`.
+    pub fn of(cluster: &str, gang: &Gang) -> Self {
+        let ask = gang.ask.clone();
+        Self {
+            cluster: cluster.to_owned(),
+            uid: gang.uid.clone(),
+            namespace: gang.namespace.clone(),
+            name: gang.name.clone(),
+            kind: gang.kind.clone(),
+            members: gang.members.iter().filter(|m| !m.finished).map(v1::Member::of).collect(),
+            ask: Some(v1::Ask {
+                partition: ask.partition.unwrap_or_default(),
+                account: ask.account.unwrap_or_default(),
+                qos: ask.qos.unwrap_or_default(),
+                job_name: ask.job_name.unwrap_or_default(),
+                time_limit_minutes: ask.time_limit_minutes.unwrap_or_default(),
+                gpu_type: ask.gpu_type.unwrap_or_default(),
+                pods_per_node: ask.pods_per_node.unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+impl v1::Member {
+    fn of(member: &Member) -> Self {
+        Self {
+            uid: member.uid.clone(),
+            name: member.name.clone(),
+            role: member.role.clone(),
+            rank: member.rank,
+            milli_cpu: member.demand.milli_cpu,
+            memory: member.demand.memory,
+            resources: member.demand.other.clone(),
+            bound: member.bound.as_ref().map(|b| v1::Bound {
+                generation: b.generation,
+                job_id: b.job.0,
+                node: b.node.clone(),
+            }),
+        }
+    }
+}
+
+impl v1::Verdict {
+    /// The verdict as a message.
+    pub fn of(verdict: &Verdict) -> Self {
+        use v1::verdict::Verdict as Wire;
+        let wire = match verdict {
+            Verdict::Refused(refusal) => Wire::Refused(v1::Refused {
+                category: refusal.category.name().to_owned(),
+                message: refusal.message.clone(),
+                slurm_code: refusal.slurm_code,
+            }),
+            Verdict::Queued { job, reason, message, expected_start } => Wire::Queued(v1::Queued {
+                job_id: job.map_or(0, |j| j.0),
+                reason: reason.clone(),
+                message: message.clone(),
+                expected_start: *expected_start,
+            }),
+            Verdict::Allocated { job, generation, seats } => Wire::Allocated(v1::Allocated {
+                job_id: job.0,
+                generation: *generation,
+                seats: seats_of(seats),
+            }),
+            Verdict::Ended { job, generation, state, message } => Wire::Ended(v1::Ended {
+                job_id: job.0,
+                generation: *generation,
+                state: state.name().to_owned(),
+                message: message.clone(),
+            }),
+        };
+        Self { verdict: Some(wire) }
+    }
+}
+
+fn seats_of(seats: &BTreeMap<String, Seat>) -> Vec<v1::Seat> {
+    let mut out: Vec<v1::Seat> = seats
+        .iter()
+        .map(|(uid, seat)| v1::Seat {
+            member_uid: uid.clone(),
+            rank: seat.rank,
+            node: seat.node.clone(),
+            indexes: seat
+                .indexes
+                .iter()
+                .map(|(gres, index)| (gres.clone(), v1::Indexes { index: index.clone() }))
+                .collect(),
+        })
+        .collect();
+    out.sort_by_key(|s| s.rank);
+    out
+}
+
+impl TryFrom<v1::Verdict> for Verdict {
+    type Error = BadMessage;
+
+    fn try_from(verdict: v1::Verdict) -> Result<Self, BadMessage> {
+        use v1::verdict::Verdict as Wire;
+        Ok(match verdict.verdict.ok_or_else(|| bad("verdict", "is missing"))? {
+            Wire::Refused(r) => Self::Refused(Refusal {
+                category: category(&r.category),
+                message: r.message,
+                slurm_code: r.slurm_code,
+            }),
+            Wire::Queued(q) => Self::Queued {
+                job: Some(JobId(q.job_id)).filter(|j| j.0 > 0),
+                reason: q.reason,
+                message: q.message,
+                expected_start: q.expected_start,
+            },
+            Wire::Allocated(a) => Self::Allocated {
+                job: JobId(a.job_id),
+                generation: a.generation,
+                seats: a
+                    .seats
+                    .into_iter()
+                    .map(|s| {
+                        let indexes = s.indexes.into_iter().map(|(gres, i)| (gres, i.index));
+                        let seat = Seat { rank: s.rank, node: s.node, indexes: indexes.collect() };
+                        (s.member_uid, seat)
+                    })
+                    .collect(),
+            },
+            Wire::Ended(e) => Self::Ended {
+                job: JobId(e.job_id),
+                generation: e.generation,
+                state: base_state(&e.state),
+                message: e.message,
+            },
+        })
+    }
+}
+
+/// A category this version does not know is Slurm's.
+fn category(name: &str) -> Category {
+    [Category::Policy, Category::Shape, Category::Partition, Category::Account, Category::Resources]
+        .into_iter()
+        .find(|c| c.name() == name)
+        .unwrap_or(Category::Slurm)
+}
+
+fn base_state(name: &str) -> BaseState {
+    JobState::parse(&[name]).base
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gang() -> v1::Gang {
+        let member = |uid: &str, rank| v1::Member {
+            uid: uid.into(),
+            rank,
+            milli_cpu: 1500,
+            resources: BTreeMap::from([("nvidia.com/gpu".to_owned(), 8)]),
+            ..v1::Member::default()
+        };
+        v1::Gang {
+            cluster: "c".into(),
+            uid: "g".into(),
+            members: vec![member("b", 1), member("a", 0)],
+            ..v1::Gang::default()
+        }
+    }
+
+    #[test]
+    fn a_gang_survives_the_wire() {
+        let parsed = Gang::try_from(gang()).expect("fine");
+        assert_eq!(parsed.members.iter().map(|m| m.uid.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
+    }
+
+    #[test]
+    fn what_could_break_a_stamp_is_refused() {
+        for break_it in [
+            |g: &mut v1::Gang| g.cluster = "a b".into(),
+            |g: &mut v1::Gang| g.uid = "x\ny".into(),
+            |g: &mut v1::Gang| g.uid = String::new(),
+            |g: &mut v1::Gang| g.members.clear(),
+            |g: &mut v1::Gang| g.members[0].rank = 0,
+            |g: &mut v1::Gang| g.members[0].uid = "\u{1b}".into(),
+            |g: &mut v1::Gang| g.name = "line\nbreak".into(),
+        ] {
+            let mut gang = gang();
+            break_it(&mut gang);
+            assert!(Gang::try_from(gang.clone()).is_err(), "{gang:?}");
+        }
+    }
+
+    #[test]
+    fn verdicts_survive_the_wire() {
+        let seat = Seat { rank: 0, node: "n1".into(), indexes: vec![("gpu".into(), vec![0, 1])] };
+        for verdict in [
+            Verdict::Refused(Refusal::new(Category::Account, "no")),
+            Verdict::Queued {
+                job: None,
+                reason: "r".into(),
+                message: "m".into(),
+                expected_start: 5,
+            },
+            Verdict::Allocated {
+                job: JobId(7),
+                generation: 2,
+                seats: BTreeMap::from([("a".to_owned(), seat)]),
+            },
+            Verdict::Ended {
+                job: JobId(7),
+                generation: 2,
+                state: BaseState::NodeFail,
+                message: "m".into(),
+            },
+        ] {
+            assert_eq!(Verdict::try_from(v1::Verdict::of(&verdict)), Ok(verdict));
+        }
+    }
+}

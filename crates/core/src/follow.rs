@@ -1,0 +1,403 @@
+//! The life of one gang on the Kubernetes side: facts in, a plan out.
+//!
+//! `decide` is called with what is seen now and says what to do now; it remembers nothing itself.
+//! Every action is idempotent and fenced by pod uid, so a plan that comes too late does no harm.
+//! Every ending has one owner here: pods gone → release, placeholder over → evict.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::gang::{Assembled, Member};
+use crate::job::{BaseState, JobId};
+use crate::place::Seat;
+use crate::policy::Refusal;
+
+/// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
+pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
+/// A wait shorter than this is not worth a write to the pod.
+pub const QUIET_MS: i64 = 1_000;
+/// A refused gang is asked again after this long, in case the cause has gone.
+pub const ASK_AGAIN_MS: i64 = 30_000;
+/// Finished pods of a workload that goes on may get successors; its placeholder is kept this long.
+pub const LINGER_MS: i64 = 5_000;
+
+/// The latest word on the gang's placeholder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It cannot run as asked.
+    Refused(Refusal),
+    /// It waits.
+    Queued {
+        /// Its job, once Slurm has one.
+        job: Option<JobId>,
+        /// Slurm's reason.
+        reason: String,
+        /// For the user.
+        message: String,
+        /// Slurm's estimate, seconds since the epoch; 0 when it has none.
+        expected_start: i64,
+    },
+    /// It has its nodes.
+    Allocated {
+        /// The placeholder.
+        job: JobId,
+        /// Its generation.
+        generation: u32,
+        /// One seat per member by pod uid.
+        seats: BTreeMap<String, Seat>,
+    },
+    /// It is over, on Slurm's own word.
+    Ended {
+        /// The placeholder.
+        job: JobId,
+        /// Its generation.
+        generation: u32,
+        /// How it ended.
+        state: BaseState,
+        /// For the user.
+        message: String,
+    },
+}
+
+/// What has been done so far; kept by the shell, lost with it, and rebuilt from what is seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The pods for which room was asked, and when (ms).
+    pub asked: Option<Asked>,
+    /// When the first bind of this round was sent (ms).
+    pub first_bind: Option<i64>,
+    /// Every member of this round has been bound once.
+    pub all_bound: bool,
+    /// The placeholder has been given back.
+    pub released: bool,
+    /// Since when every member has been finished (ms).
+    pub finished_since: Option<i64>,
+}
+
+/// An open question to Slurm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// For these pods.
+    pub pods: BTreeSet<String>,
+    /// Since (ms).
+    pub at: i64,
+}
+
+/// Where a seat really is, as Kubernetes sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spot {
+    /// This node; its devices are free.
+    Free(String),
+    /// A pod still holds a device of it (rule 4).
+    Taken {
+        /// `namespace/name` of the holder.
+        by: String,
+    },
+    /// Kubernetes has no node for Slurm's name.
+    NoNode,
+}
+
+/// Everything a decision is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The gang as its pods are now.
+    pub assembled: &'a Assembled,
+    /// The latest word; `None` before the first.
+    pub verdict: Option<&'a Verdict>,
+    /// What has been done.
+    pub progress: &'a Progress,
+    /// For each seat of an allocation, by pod uid, where it is.
+    pub spots: &'a BTreeMap<String, Spot>,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open (or re-open) the question to Slurm for the gang as it is now.
+    Ask,
+    /// Put a member on a node: the one write of this pod.
+    Bind {
+        /// Pod uid.
+        pod: String,
+        /// Its seat.
+        seat: Seat,
+        /// Kubernetes' name of the seat's node.
+        node: String,
+        /// The placeholder.
+        job: JobId,
+        /// Its generation.
+        generation: u32,
+    },
+    /// Take a pod off its node through the Eviction API.
+    Evict {
+        /// Pod uid.
+        pod: String,
+        /// For its owner.
+        why: String,
+    },
+    /// Give the placeholder back to Slurm.
+    Release {
+        /// Why.
+        why: String,
+    },
+    /// Begin anew with the pods there are: the old round is over and done with.
+    NewRound,
+    /// Nothing is left of the gang: drop it.
+    Forget,
+}
+
+/// What the user should read on the pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// CamelCase word for condition and event: `Queued`, `Refused`, `GangIncomplete` …
+    pub reason: &'static str,
+    /// The sentence.
+    pub message: String,
+    /// Something the user must mend: written at once and as a warning event.
+    pub problem: bool,
+}
+
+/// What to do now, what to say, and when to look again if nothing else happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Plan {
+    /// In this order.
+    pub actions: Vec<Action>,
+    /// For the pods that are not bound.
+    pub report: Option<Report>,
+    /// Look again at this time (ms).
+    pub wake: Option<i64>,
+}
+
+impl Plan {
+    fn act(action: Action) -> Self {
+        Self { actions: vec![action], ..Self::default() }
+    }
+
+    fn say(reason: &'static str, message: String, problem: bool) -> Self {
+        Self { report: Some(Report { reason, message, problem }), ..Self::default() }
+    }
+}
+
+/// Decides what to do for a gang. `now` is in milliseconds since any fixed point.
+pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
+    if let Some(plan) = nobody_left(facts, now) {
+        return plan;
+    }
+    match facts.verdict {
+        Some(Verdict::Ended { job, generation, message, .. }) => {
+            placeholder_over(facts, *job, *generation, message)
+        }
+        Some(Verdict::Allocated { job, generation, seats }) => {
+            seat_members(facts, *job, *generation, seats, now)
+        }
+        Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),
+        Some(Verdict::Queued { message, .. }) => queued(facts, message, now),
+        None => ask(facts, now),
+    }
+}
+
+/// Members whose containers may still run or start.
+fn unfinished<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Member> {
+    facts.assembled.gang.members.iter().filter(|m| !m.finished)
+}
+
+/// No pod is left, or all have ended: the placeholder goes back, but never while a pod is still
+/// on its way out (rule 4: a node is given back only when its pod has ended).
+fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
+    let Assembled { gang, leaving, over, .. } = facts.assembled;
+    if unfinished(facts).next().is_some() {
+        return None;
+    }
+    if !leaving.is_empty() {
+        return Some(Plan::default());
+    }
+    let given_back =
+        facts.progress.released || matches!(facts.verdict, Some(Verdict::Ended { .. }));
+    if gang.members.is_empty() {
+        let release = Action::Release { why: "its pods are gone".to_owned() };
+        let actions = if given_back { vec![Action::Forget] } else { vec![release, Action::Forget] };
+        return Some(Plan { actions, ..Plan::default() });
+    }
+    if given_back {
+        return Some(Plan::default());
+    }
+    // All have ended. After a restart they are found so, and nothing more will come of them.
+    let until = facts.progress.finished_since.unwrap_or(now) + LINGER_MS;
+    if *over || gang.expected <= 1 || facts.progress.asked.is_none() || now >= until {
+        return Some(Plan::act(Action::Release { why: "its pods have finished".to_owned() }));
+    }
+    Some(Plan { wake: Some(until), ..Plan::default() })
+}
+
+/// The placeholder is over: its pods leave, and what its controller makes anew is a new round.
+fn placeholder_over(facts: &Facts<'_>, job: JobId, generation: u32, message: &str) -> Plan {
+    let asked = facts.progress.asked.as_ref();
+    let of_this_round = |m: &&Member| match &m.bound {
+        Some(bound) => bound.generation <= generation || bound.job == job,
+        None => asked.is_some_and(|a| a.pods.contains(&m.uid)),
+    };
+    let actions: Vec<Action> = unfinished(facts)
+        .filter(of_this_round)
+        .map(|m| Action::Evict { pod: m.uid.clone(), why: message.to_owned() })
+        .collect();
+    if actions.is_empty() {
+        return Plan::act(Action::NewRound);
+    }
+    Plan { actions, ..Plan::default() }
+}
+
+/// Asks for room once the gang is there and sound; members that are bound already (this is a
+/// restart) are asked for in any case, to find their placeholder.
+fn ask(facts: &Facts<'_>, now: i64) -> Plan {
+    if facts.progress.asked.is_some() {
+        return Plan { wake: Some(now + QUIET_MS), ..Plan::default() };
+    }
+    let gang = &facts.assembled.gang;
+    if unfinished(facts).any(|m| m.bound.is_some()) {
+        return Plan::act(Action::Ask);
+    }
+    if !facts.assembled.problems.is_empty() {
+        return Plan::say("Refused", facts.assembled.problems.join("; "), true);
+    }
+    if !gang.complete() {
+        return Plan::say("GangIncomplete", incomplete(facts), false);
+    }
+    Plan::act(Action::Ask)
+}
+
+fn incomplete(facts: &Facts<'_>) -> String {
+    let gang = &facts.assembled.gang;
+    let gated: Vec<&str> =
+        gang.members.iter().filter(|m| m.gated).map(|m| m.name.as_str()).collect();
+    if gated.is_empty() {
+        format!(
+            "waiting for the other pods of {} {}: {} of {} are there",
+            gang.kind,
+            gang.name,
+            gang.members.len(),
+            gang.expected
+        )
+    } else {
+        format!("waiting for the scheduling gates of {}", gated.join(", "))
+    }
+}
+
+fn refused(facts: &Facts<'_>, refusal: &Refusal, now: i64) -> Plan {
+    let again = facts.progress.asked.as_ref().map_or(now, |a| a.at) + ASK_AGAIN_MS;
+    if pods_changed(facts) || now >= again {
+        return Plan::act(Action::NewRound);
+    }
+    Plan { wake: Some(again), ..Plan::say("Refused", refusal.message.clone(), true) }
+}
+
+/// The pods are other ones than those that were asked for.
+fn pods_changed(facts: &Facts<'_>) -> bool {
+    let asked = facts.progress.asked.as_ref();
+    unfinished(facts).any(|m| asked.is_none_or(|a| !a.pods.contains(&m.uid)))
+}
+
+fn queued(facts: &Facts<'_>, message: &str, now: i64) -> Plan {
+    let loud = facts.progress.asked.as_ref().map_or(now, |a| a.at) + QUIET_MS;
+    if now < loud {
+        return Plan { wake: Some(loud), ..Plan::default() };
+    }
+    Plan::say("Queued", message.to_owned(), false)
+}
+
+/// The gang has its nodes: bind all, or none.
+fn seat_members(
+    facts: &Facts<'_>,
+    job: JobId,
+    generation: u32,
+    seats: &BTreeMap<String, Seat>,
+    now: i64,
+) -> Plan {
+    // A pod from an earlier placeholder holds a node that is no longer ours.
+    let strays: Vec<Action> = unfinished(facts)
+        .filter(|m| m.bound.as_ref().is_some_and(|b| b.job != job))
+        .map(|m| Action::Evict {
+            pod: m.uid.clone(),
+            why: format!("it is bound for an earlier placeholder than Slurm job {job}"),
+        })
+        .collect();
+    if !strays.is_empty() {
+        return Plan { actions: strays, ..Plan::default() };
+    }
+    let unbound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_none()).collect();
+    if unbound.is_empty() {
+        return Plan::default();
+    }
+    // A replacement that has come since: ask again, once; the placeholder is the same.
+    if unbound.iter().any(|m| !seats.contains_key(&m.uid)) {
+        return if pods_changed(facts) { Plan::act(Action::Ask) } else { Plan::default() };
+    }
+    let late = |first: i64| now >= first + ALL_BOUND_WITHIN_MS && !facts.progress.all_bound;
+    let some_bound = unfinished(facts).any(|m| m.bound.is_some());
+    if some_bound && facts.progress.first_bind.is_some_and(late) {
+        return roll_back(facts);
+    }
+    // With nobody bound there is no first bind to count from: this is a fresh attempt.
+    let first_bind = facts.progress.first_bind.filter(|first| some_bound || !late(*first));
+    if !facts.assembled.gang.complete() && !some_bound {
+        return Plan::say("GangIncomplete", incomplete(facts), false);
+    }
+    let mut binds = Vec::with_capacity(unbound.len());
+    let mut obstacle = None;
+    for member in unbound {
+        match facts.spots.get(&member.uid) {
+            Some(Spot::Free(node)) => {
+                if let Some(seat) = seats.get(&member.uid) {
+                    binds.push(Action::Bind {
+                        pod: member.uid.clone(),
+                        seat: seat.clone(),
+                        node: node.clone(),
+                        job,
+                        generation,
+                    });
+                }
+            }
+            Some(Spot::Taken { by }) => {
+                obstacle = Some(format!(
+                    "Slurm job {job} has its nodes, but pod {by} still holds a device there; waiting for it to end"
+                ));
+            }
+            Some(Spot::NoNode) | None => {
+                let node = seats.get(&member.uid).map_or("", |s| s.node.as_str());
+                obstacle = Some(format!(
+                    "Slurm gave node {node}, which Kubernetes does not have; remove it from the partition or label its Kubernetes node {}={node}",
+                    crate::names::SLURM_NODE_LABEL
+                ));
+            }
+        }
+    }
+    let deadline = first_bind.map(|f| f + ALL_BOUND_WITHIN_MS);
+    match obstacle {
+        // Nothing is bound before everything can be (rule 3).
+        Some(message) if !some_bound => {
+            Plan { wake: Some(now + QUIET_MS), ..Plan::say("WaitingForNode", message, false) }
+        }
+        Some(message) => {
+            Plan { actions: binds, wake: deadline, ..Plan::say("WaitingForNode", message, false) }
+        }
+        None => Plan {
+            actions: binds,
+            wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)),
+            report: None,
+        },
+    }
+}
+
+/// Not every member could be bound in time: none stays. The placeholder is kept, and the gang is
+/// bound anew, together, when its pods are there again.
+fn roll_back(facts: &Facts<'_>) -> Plan {
+    let why = "not every pod of the gang could be bound in time, so none stays bound";
+    let actions = unfinished(facts)
+        .filter(|m| m.bound.is_some())
+        .map(|m| Action::Evict { pod: m.uid.clone(), why: why.to_owned() })
+        .collect();
+    Plan { actions, ..Plan::say("RolledBack", why.to_owned(), true) }
+}
+
+#[cfg(test)]
+#[path = "follow/tests.rs"]
+mod tests;

@@ -1,0 +1,31 @@
+//! Every name other people see: labels, annotations, the scheduler, owner kinds.
+//!
+//! One place, so that code, documents and manifests cannot drift apart.
+
+/// `spec.schedulerName` of the pods that are ours.
+pub const SCHEDULER: &str = "gangway";
+/// Prefix of everything we read or write on Kubernetes objects.
+pub const PREFIX: &str = "gangway.dev/";
+/// Prefix of the peer's annotations, read as aliases so that its users can move without editing.
+pub const ALIAS_PREFIX: &str = "slurmjob.slinky.slurm.net/";
+
+/// Written by us on the Binding: uid of the gang.
+pub const GANG: &str = "gangway.dev/gang";
+/// Written by us on the Binding: generation of the placeholder the pod was bound for.
+pub const GENERATION: &str = "gangway.dev/generation";
+/// Written by us on the Binding: the placeholder's Slurm job id.
+pub const JOB_ID: &str = "gangway.dev/job-id";
+/// Written by us on the Binding: Slurm's name of the node.
+pub const NODE: &str = "gangway.dev/node";
+/// Written by us on the Binding: the member's rank in its gang, from 0.
+pub const RANK: &str = "gangway.dev/rank";
+/// Prefix of the index annotations written by us on the Binding: `gangway.dev/index.gpu: "0-3"`.
+pub const INDEX_PREFIX: &str = "gangway.dev/index.";
+/// Label written by us on the Binding: the Slurm job id, so that `kubectl get pods -l` finds a job's pods.
+pub const JOB_LABEL: &str = "gangway.dev/job";
+/// Stamped by admission: the verified requester. Read by policy only.
+pub const USER: &str = "gangway.dev/user";
+/// Node label: Slurm's name of the node where it is not the Kubernetes name.
+pub const SLURM_NODE_LABEL: &str = "gangway.dev/slurm-node";
+/// The peer's form of the same label.
+pub const SLURM_NODE_LABEL_ALIAS: &str = "slinky.slurm.net/slurm-nodename";

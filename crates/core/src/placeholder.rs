@@ -1,0 +1,213 @@
+//! One gang, one placeholder (rule 2): the key that ties them, and what to do next in Slurm.
+//!
+//! Pure: given what Slurm knows of a gang's key, say whether to submit, to follow a job that is
+//! there, or that it is over. All memory is in Slurm's job records and on the bound pods.
+
+use std::collections::BTreeSet;
+
+use crate::gang::Gang;
+use crate::job::{BaseState, Job, JobId, Standing};
+
+/// First word of every stamp; raised when its form changes.
+const FORM: &str = "gangway/1";
+
+/// What rides inside a placeholder (`admin_comment`, or `comment` on the immediate path): whose it
+/// is, and which pods it was made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Who asked: one bridge's world.
+    pub cluster: String,
+    /// The gang.
+    pub gang: String,
+    /// Which attempt of the gang, from 1.
+    pub generation: u32,
+    /// Fingerprint of the pods it was submitted for.
+    pub pods: u64,
+}
+
+impl Stamp {
+    /// As text without spaces inside its words.
+    pub fn to_text(&self) -> String {
+        format!("{FORM} {} {} {} {:016x}", self.cluster, self.gang, self.generation, self.pods)
+    }
+
+    /// Reads a stamp; `None` for anything that is not exactly one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        if words.next() != Some(FORM) {
+            return None;
+        }
+        let stamp = Self {
+            cluster: words.next().filter(|w| is_word(w))?.to_owned(),
+            gang: words.next().filter(|w| is_word(w))?.to_owned(),
+            generation: words.next()?.parse().ok()?,
+            pods: u64::from_str_radix(words.next()?, 16).ok()?,
+        };
+        words.next().is_none().then_some(stamp)
+    }
+
+    /// The stamp of a job: from `admin_comment`, which only we can write, or else from `comment` of
+    /// an EXTERNAL job, where the immediate path puts it first.
+    pub fn of(job: &Job) -> Option<Self> {
+        Self::parse(&job.admin_comment).or_else(|| {
+            Self::parse(&job.comment).filter(|_| job.admin_comment.is_empty() && job.external)
+        })
+    }
+}
+
+/// Whether a cluster or gang name can stand in a stamp: nothing that splits words or breaks lines.
+pub fn is_word(text: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
+    !text.is_empty() && text.len() <= 128 && text.chars().all(fine)
+}
+
+/// Fingerprint of a set of pods by uid: the same set gives the same number, in any order.
+pub fn fingerprint<'a>(uids: impl IntoIterator<Item = &'a str>) -> u64 {
+    let uids: BTreeSet<&str> = uids.into_iter().collect();
+    let mut hash = Fnv::new();
+    for uid in uids {
+        hash.eat(uid.as_bytes());
+        hash.eat(b"\n");
+    }
+    hash.0
+}
+
+/// The ids we may choose for queued placeholders, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobIds {
+    /// Lowest.
+    pub first: u32,
+    /// Highest; Slurm's own ids must not grow into the range.
+    pub last: u32,
+}
+
+impl Default for JobIds {
+    /// From 2^25 to just below Slurm's default MaxJobId (0x03ff0000): 33 million ids that Slurm's
+    /// own counter reaches only after as many jobs.
+    fn default() -> Self {
+        Self { first: 0x0200_0000, last: 0x03fe_ffff }
+    }
+}
+
+impl JobIds {
+    /// The id for this key: always the same, so that a repeated submit is refused (error 2011)
+    /// instead of making a second job. `attempt` steps over ids that others hold.
+    pub fn choose(self, stamp: &Stamp, attempt: u32) -> JobId {
+        let mut hash = Fnv::new();
+        for part in [stamp.cluster.as_bytes(), b"/", stamp.gang.as_bytes()] {
+            hash.eat(part);
+        }
+        hash.eat(&stamp.generation.to_le_bytes());
+        let span = u64::from(self.last.saturating_sub(self.first)) + 1;
+        // An odd stride visits different ids for different keys even after a collision.
+        let offset = hash.0.wrapping_add(u64::from(attempt).wrapping_mul(hash.0 | 1)) % span;
+        JobId(self.first + u32::try_from(offset).unwrap_or(0))
+    }
+}
+
+/// FNV-1a, 64 bit: stable over builds and machines, which std's hasher does not promise.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn eat(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// What to do about a gang's placeholder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing alive and nothing that ended under these pods: submit.
+    Submit {
+        /// Stamp of the new placeholder.
+        stamp: Stamp,
+    },
+    /// A placeholder is there: follow it.
+    Follow {
+        /// Its job.
+        job: JobId,
+        /// Its generation.
+        generation: u32,
+    },
+    /// The placeholder of exactly these pods is over: positive evidence.
+    Over {
+        /// Its job.
+        job: JobId,
+        /// Its generation.
+        generation: u32,
+        /// How it ended.
+        state: BaseState,
+    },
+    /// Pods are bound for a job that Slurm does not list: ask accounting, evict nobody (rule 6).
+    Lost {
+        /// The job the pods were bound for.
+        job: JobId,
+        /// Their generation.
+        generation: u32,
+    },
+}
+
+/// Decides the next step from what Slurm lists with this gang's stamp.
+///
+/// Returns also the jobs that must not be: live duplicates, later ones first.
+pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<JobId>) {
+    let mut mine: Vec<&(Stamp, Job)> =
+        listed.iter().filter(|(s, _)| s.cluster == cluster && s.gang == gang.uid).collect();
+    mine.sort_by_key(|(s, j)| (s.generation, j.submit_time, j.id));
+
+    let mut live: Vec<&(Stamp, Job)> =
+        mine.iter().copied().filter(|(_, j)| j.state.standing() != Standing::Over).collect();
+    if !live.is_empty() {
+        // The one that holds nodes wins, then the oldest: pods may already be bound for it.
+        live.sort_by_key(|(s, j)| {
+            (j.state.standing() != Standing::Holding, s.generation, j.submit_time, j.id)
+        });
+        let (stamp, job) = live[0];
+        let duplicates = live[1..].iter().rev().map(|(_, j)| j.id).collect();
+        return (Step::Follow { job: job.id, generation: stamp.generation }, duplicates);
+    }
+
+    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).max_by_key(|b| b.generation);
+    if let Some(bound) = bound {
+        let ended =
+            mine.iter().rev().find(|(s, j)| s.generation == bound.generation && j.id == bound.job);
+        let step = match ended {
+            Some((_, job)) => Step::Over {
+                job: job.id,
+                generation: bound.generation,
+                state: job.state.base.clone(),
+            },
+            None => Step::Lost { job: bound.job, generation: bound.generation },
+        };
+        return (step, Vec::new());
+    }
+
+    let pods = fingerprint(gang.members.iter().map(|m| m.uid.as_str()));
+    let newest = mine.last();
+    if let Some((stamp, job)) = newest
+        && stamp.pods == pods
+        && !is_refused_immediate(job)
+    {
+        let step =
+            Step::Over { job: job.id, generation: stamp.generation, state: job.state.base.clone() };
+        return (step, Vec::new());
+    }
+    let generation = newest.map_or(0, |(s, _)| s.generation).saturating_add(1);
+    let stamp = Stamp { cluster: cluster.to_owned(), gang: gang.uid.clone(), generation, pods };
+    (Step::Submit { stamp }, Vec::new())
+}
+
+/// A refused `immediate` ask leaves a FAILED record that never ran: it is no ending of anything.
+fn is_refused_immediate(job: &Job) -> bool {
+    job.state.base == BaseState::Failed && job.nodes.is_empty()
+}
+
+#[cfg(test)]
+#[path = "placeholder/tests.rs"]
+mod tests;

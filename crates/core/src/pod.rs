@@ -1,0 +1,256 @@
+//! A pod as far as a decision needs it, and what it asks for.
+//!
+//! A lean mirror of the Kubernetes Pod, read with serde and with unknown fields ignored, so that one
+//! build speaks to every Kubernetes release and the pod cache stays small. Facts and arithmetic only.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{self, BadQuantity};
+
+/// Resource name (`cpu`, `nvidia.com/gpu` …) to quantity text, as in the API.
+pub type Quantities = BTreeMap<String, String>;
+
+/// One pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace.
+    pub namespace: String,
+    /// Name; may be taken again by another pod after this one is gone.
+    pub name: String,
+    /// Unique for ever: what every write about this pod is fenced with.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The owner reference marked as controller.
+    pub controller: Option<Controller>,
+    /// Deletion has begun.
+    pub deleting: bool,
+    /// Its specification.
+    pub spec: PodSpec,
+    /// Its status.
+    pub status: PodStatus,
+}
+
+/// The controller that made the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Controller {
+    /// API group without version; empty for the core group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Unique id.
+    pub uid: String,
+}
+
+/// The part of `pod.spec` that decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// Who schedules it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler_name: Option<String>,
+    /// Where it is bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Gates that keep it from being scheduled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scheduling_gates: Vec<SchedulingGate>,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Init containers, sidecars (`restartPolicy: Always`) among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub init_containers: Vec<Container>,
+    /// What the runtime class adds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub overhead: Quantities,
+    /// Pod-level resources.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Native gang membership (Kubernetes 1.36 and newer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduling_group: Option<SchedulingGroup>,
+}
+
+/// A gate on scheduling.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulingGate {
+    /// Its name.
+    pub name: String,
+}
+
+/// `spec.schedulingGroup`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SchedulingGroup {
+    /// Name of the PodGroup in the pod's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_group_name: Option<String>,
+}
+
+/// One container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Name.
+    pub name: String,
+    /// Requests and limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// `Always` on an init container makes it a sidecar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<String>,
+}
+
+/// Requests and limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// What is reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Quantities>,
+    /// What is allowed; stands in where a request is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Quantities>,
+}
+
+/// The part of `pod.status` that decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+}
+
+impl Pod {
+    /// Ended by itself: its containers have stopped for good.
+    pub fn finished(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    /// The node it is bound to.
+    pub fn node(&self) -> Option<&str> {
+        self.spec.node_name.as_deref().filter(|n| !n.is_empty())
+    }
+
+    /// `namespace/name`, for people.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What one pod needs at its highest point, by the rules of Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Thousandths of a CPU.
+    pub milli_cpu: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Everything else in whole units, by resource name; zeros left out.
+    pub other: BTreeMap<String, u64>,
+}
+
+impl Demand {
+    /// Nothing at all is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.milli_cpu == 0 && self.memory == 0 && self.other.is_empty()
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.milli_cpu = self.milli_cpu.saturating_add(more.milli_cpu);
+        self.memory = self.memory.saturating_add(more.memory);
+        for (name, n) in &more.other {
+            let sum = self.other.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*n);
+        }
+    }
+
+    /// The larger of both, resource by resource.
+    pub fn raise_to(&mut self, least: &Self) {
+        self.milli_cpu = self.milli_cpu.max(least.milli_cpu);
+        self.memory = self.memory.max(least.memory);
+        for (name, n) in &least.other {
+            let own = self.other.entry(name.clone()).or_default();
+            *own = (*own).max(*n);
+        }
+    }
+
+    /// Takes over what the pod-level resources state, resource by resource.
+    fn overrule(&mut self, stated: &Self, names: &Quantities) {
+        for name in names.keys() {
+            match name.as_str() {
+                "cpu" => self.milli_cpu = stated.milli_cpu,
+                "memory" => self.memory = stated.memory,
+                _ => {
+                    let n = stated.other.get(name).copied().unwrap_or(0);
+                    self.other.insert(name.clone(), n);
+                }
+            }
+        }
+    }
+
+    fn read(quantities: &Quantities) -> Result<Self, BadQuantity> {
+        let mut demand = Self::default();
+        for (name, text) in quantities {
+            match name.as_str() {
+                "cpu" => demand.milli_cpu = quantity::milli(text)?,
+                "memory" => demand.memory = quantity::units(text)?,
+                _ => {
+                    let n = quantity::units(text)?;
+                    if n > 0 {
+                        demand.other.insert(name.clone(), n);
+                    }
+                }
+            }
+        }
+        Ok(demand)
+    }
+}
+
+/// Requests, with limits standing in for missing ones.
+fn effective(resources: Option<&Resources>) -> Quantities {
+    let Some(resources) = resources else { return Quantities::new() };
+    let mut all = resources.limits.clone().unwrap_or_default();
+    all.extend(resources.requests.clone().unwrap_or_default());
+    all
+}
+
+/// What a pod needs: all containers and sidecars together, or its largest init step if that is more
+/// (an init step runs beside the sidecars started before it), then overhead; pod-level resources
+/// overrule the sum. As in Kubernetes' `PodRequests`.
+pub fn demand(spec: &PodSpec) -> Result<Demand, BadQuantity> {
+    let mut running = Demand::default();
+    let mut sidecars = Demand::default();
+    let mut peak = Demand::default();
+    for container in &spec.containers {
+        running.add(&Demand::read(&effective(container.resources.as_ref()))?);
+    }
+    for init in &spec.init_containers {
+        let own = Demand::read(&effective(init.resources.as_ref()))?;
+        if init.restart_policy.as_deref() == Some("Always") {
+            sidecars.add(&own);
+            peak.raise_to(&sidecars);
+        } else {
+            let mut step = sidecars.clone();
+            step.add(&own);
+            peak.raise_to(&step);
+        }
+    }
+    running.add(&sidecars);
+    running.raise_to(&peak);
+    let stated = effective(spec.resources.as_ref());
+    running.overrule(&Demand::read(&stated)?, &stated);
+    running.add(&Demand::read(&spec.overhead)?);
+    running.other.retain(|_, n| *n > 0);
+    Ok(running)
+}
+
+#[cfg(test)]
+#[path = "pod/tests.rs"]
+mod tests;

@@ -1,0 +1,208 @@
+//! Who may ask Slurm for what, and as whom.
+//!
+//! User metadata is never authority (rule 7): the Slurm user comes from here, and an annotation may
+//! only choose among what is open to its namespace.
+
+use std::fmt;
+
+use crate::ask::Ask;
+
+/// What the platform team wrote in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Partition of gangs that name none; `None` leaves it to Slurm's default.
+    pub default_partition: Option<String>,
+    /// Partitions that may be named; empty means all that Slurm lets the account use.
+    pub partitions: Vec<String>,
+    /// Who each namespace is to Slurm; the first match counts.
+    pub identities: Vec<Identity>,
+}
+
+/// Who a namespace is to Slurm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// A namespace, or `*` for every one.
+    pub namespace: String,
+    /// Slurm user, a name or a number.
+    pub user: String,
+    /// Group of that user, a name or a number.
+    pub group: String,
+    /// Account of gangs that name none; `None` is the user's default in Slurm.
+    pub account: Option<String>,
+    /// Further accounts that may be named.
+    pub accounts: Vec<String>,
+    /// Qualities of service that may be named.
+    pub qos: Vec<String>,
+}
+
+/// What a gang gets: the only source of these fields in a submit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Slurm user.
+    pub user: String,
+    /// Slurm group.
+    pub group: String,
+    /// Account.
+    pub account: Option<String>,
+    /// Partition.
+    pub partition: Option<String>,
+    /// Quality of service.
+    pub qos: Option<String>,
+}
+
+/// Why something cannot run as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One bounded word for metrics and events.
+    pub category: Category,
+    /// For the user, with what to do.
+    pub message: String,
+    /// Slurm's error number; 0 when it was not Slurm who refused.
+    pub slurm_code: u32,
+}
+
+/// The kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Category {
+    /// Not open to this namespace.
+    Policy,
+    /// The pods themselves: annotations, requests, disagreement.
+    Shape,
+    /// Slurm knows no such partition or does not let the account use it.
+    Partition,
+    /// Slurm knows no such account, or not for this user.
+    Account,
+    /// No node can ever give what is asked.
+    Resources,
+    /// Slurm refused for another reason.
+    Slurm,
+}
+
+impl Category {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Shape => "shape",
+            Self::Partition => "partition",
+            Self::Account => "account",
+            Self::Resources => "resources",
+            Self::Slurm => "slurm",
+        }
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Refusal {
+    /// A refusal that is ours, not Slurm's.
+    pub fn new(category: Category, message: impl Into<String>) -> Self {
+        Self { category, message: message.into(), slurm_code: 0 }
+    }
+}
+
+/// Decides what a gang of `namespace` gets of what it asks.
+pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refusal> {
+    let identity = policy
+        .identities
+        .iter()
+        .find(|i| i.namespace == namespace || i.namespace == "*")
+        .ok_or_else(|| {
+            Refusal::new(
+                Category::Policy,
+                format!("namespace {namespace} may not use gangway; ask the platform team to map it to a Slurm user (policy.identities)"),
+            )
+        })?;
+    let account = match &ask.account {
+        None => identity.account.clone(),
+        Some(asked) if identity.account.as_ref() == Some(asked) => Some(asked.clone()),
+        Some(asked) => Some(choose("account", asked, &identity.accounts, namespace)?),
+    };
+    let qos = match &ask.qos {
+        None => None,
+        Some(asked) => Some(choose("qos", asked, &identity.qos, namespace)?),
+    };
+    let partition = match &ask.partition {
+        None => policy.default_partition.clone(),
+        Some(asked) if policy.partitions.is_empty() => Some(asked.clone()),
+        Some(asked) => Some(choose("partition", asked, &policy.partitions, namespace)?),
+    };
+    Ok(Grant {
+        user: identity.user.clone(),
+        group: identity.group.clone(),
+        account,
+        partition,
+        qos,
+    })
+}
+
+fn choose(what: &str, asked: &str, open: &[String], namespace: &str) -> Result<String, Refusal> {
+    if open.iter().any(|o| o == asked) {
+        return Ok(asked.to_owned());
+    }
+    let open = if open.is_empty() { "none".to_owned() } else { open.join(", ") };
+    Err(Refusal::new(
+        Category::Policy,
+        format!("{what} {asked} is not open to namespace {namespace}; to choose from: {open}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            default_partition: Some("gangway".into()),
+            partitions: vec![],
+            identities: vec![
+                Identity {
+                    namespace: "team-a".into(),
+                    user: "alice".into(),
+                    group: "alice".into(),
+                    account: Some("a".into()),
+                    accounts: vec!["a2".into()],
+                    qos: vec![],
+                },
+                Identity { namespace: "b".into(), user: "bob".into(), ..Identity::default() },
+            ],
+        }
+    }
+
+    #[test]
+    fn the_user_comes_from_the_namespace_alone() {
+        let granted = grant(&policy(), "team-a", &Ask::default()).expect("mapped");
+        assert_eq!((granted.user.as_str(), granted.account.as_deref()), ("alice", Some("a")));
+        assert_eq!(granted.partition.as_deref(), Some("gangway"));
+    }
+
+    #[test]
+    fn an_annotation_chooses_only_inside_what_is_open() {
+        let ask = |account: &str| Ask { account: Some(account.into()), ..Ask::default() };
+        assert_eq!(
+            grant(&policy(), "team-a", &ask("a2")).expect("open").account.as_deref(),
+            Some("a2")
+        );
+        let refusal = grant(&policy(), "team-a", &ask("other")).expect_err("not open");
+        assert_eq!(refusal.category, Category::Policy);
+        assert!(
+            refusal
+                .message
+                .contains("account other is not open to namespace team-a; to choose from: a2")
+        );
+        let qos = Ask { qos: Some("high".into()), ..Ask::default() };
+        assert!(grant(&policy(), "b", &qos).expect_err("none open").message.contains("none"));
+    }
+
+    #[test]
+    fn a_namespace_nobody_mapped_gets_nothing() {
+        assert_eq!(
+            grant(&policy(), "c", &Ask::default()).expect_err("unmapped").category,
+            Category::Policy
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! Slurm's reasons and refusals in words a user of kubectl can act on.
+//!
+//! Matched by Slurm's own names and numbers, never by its texts.
+
+use crate::policy::{Category, Refusal};
+
+/// A sentence for a pending placeholder: Slurm's reason, what it means, and its free text.
+pub fn waiting(reason: &str, description: &str) -> String {
+    let meaning = match reason {
+        "" | "None" => "Slurm has not looked at it yet",
+        "Resources" => "waiting for enough free nodes; it is next in line",
+        "Priority" => "jobs of higher priority wait for the same nodes",
+        "Dependency" | "DependencyNeverSatisfied" => "waiting for another job",
+        "BeginTime" => "its begin time has not come",
+        "JobHeldAdmin" => "held by an administrator",
+        "JobHeldUser" => "held by its owner; release it with scontrol release",
+        "PartitionDown" => "its partition is down",
+        "PartitionInactive" => "its partition is inactive",
+        "PartitionNodeLimit" => "it needs more nodes than its partition allows",
+        "PartitionTimeLimit" => "its time limit is longer than its partition allows",
+        "PartitionConfig" => "its partition's limits do not allow it",
+        "ReqNodeNotAvail" => "nodes it needs are down, drained or reserved",
+        "Reservation" | "ReservationDeleted" => "waiting for its reservation",
+        "Licenses" => "waiting for licences",
+        "BadConstraints" => "no node can satisfy it; it is held until the nodes change",
+        "NodeDown" => "a node it needs is down",
+        "Cleaning" => "its last run is still being cleaned up",
+        r if r.starts_with("Assoc") => "a limit of its account is used up",
+        r if r.starts_with("QOS") || r.starts_with("Qos") => {
+            "a limit of its quality of service is used up"
+        }
+        _ => "waiting in Slurm",
+    };
+    let mut out =
+        if reason.is_empty() { meaning.to_owned() } else { format!("{reason}: {meaning}") };
+    if !description.is_empty() && description != reason {
+        out.push_str(" (Slurm: ");
+        out.extend(description.chars().take(200));
+        out.push(')');
+    }
+    out
+}
+
+/// A refusal by Slurm's error number (slurm_errno.h), with what to do.
+pub fn refused(
+    code: u32,
+    text: &str,
+    partition: &str,
+    account: Option<&str>,
+    user: &str,
+) -> Refusal {
+    let account = account.unwrap_or("the default account");
+    let (category, message) = match code {
+        2000 => (
+            Category::Partition,
+            format!("Slurm knows no partition {partition}; correct the annotation gangway.dev/partition (sinfo lists them)"),
+        ),
+        2002 | 2061 => (
+            Category::Policy,
+            format!("Slurm does not let user {user} use partition {partition}; ask its administrator"),
+        ),
+        2006 | 2015 | 2016 | 2034 => (
+            Category::Resources,
+            format!("partition {partition} does not have that many nodes; ask for fewer pods or another partition"),
+        ),
+        2014 | 2178 => (
+            Category::Resources,
+            format!("no nodes of partition {partition} can ever give what is asked: too many nodes, GPUs, CPUs or memory, or a GPU type it does not have"),
+        ),
+        2072 | 2073 => (
+            Category::Resources,
+            "Slurm knows no such GPU type or GRES; correct gangway.dev/gpu-type (sinfo -o %G lists them)".to_owned(),
+        ),
+        2045 | 2046 => (
+            Category::Account,
+            format!("Slurm has no association of user {user} with {account}; correct gangway.dev/account, or have it added with sacctmgr"),
+        ),
+        2051 | 2029 => (
+            Category::Partition,
+            format!("the time limit is longer than partition {partition} allows; lower gangway.dev/time-limit"),
+        ),
+        2066 => (Category::Policy, format!("Slurm knows no such quality of service for user {user}; correct gangway.dev/qos")),
+        _ => (Category::Slurm, "Slurm refused it".to_owned()),
+    };
+    let mut message = message;
+    if !text.is_empty() {
+        message.push_str(" [Slurm ");
+        message.push_str(&code.to_string());
+        message.push_str(": ");
+        message.extend(text.chars().take(200));
+        message.push(']');
+    }
+    Refusal { category, message, slurm_code: code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slurms_words_stay_in_the_message() {
+        assert_eq!(
+            waiting("Resources", ""),
+            "Resources: waiting for enough free nodes; it is next in line"
+        );
+        assert!(waiting("Moonphase", "full moon").ends_with("(Slurm: full moon)"));
+        assert!(waiting("AssocGrpGRESMinutes", "").contains("limit of its account"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let refusal = refused(2000, "Invalid partition name specified", "nope", None, "alice");
+        assert_eq!(refusal.category, Category::Partition);
+        assert!(refusal.message.contains("no partition nope"));
+        assert!(refusal.message.contains("[Slurm 2000: Invalid partition"));
+        assert_eq!(refused(9999, "", "p", None, "u").category, Category::Slurm);
+    }
+}

@@ -1,0 +1,86 @@
+//! The one write per pod (rule 10): its Binding, which carries node, rank and device indexes.
+
+use std::collections::BTreeMap;
+
+use gangway_core::gang::Gang;
+use gangway_core::job::JobId;
+use gangway_core::names;
+use gangway_core::place::{Seat, ranges};
+use k8s_openapi::api::core::v1::{Binding as KubeBinding, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+use kube::api::{Api, PostParams};
+
+use crate::follow::Shared;
+use crate::queue::explain;
+use crate::source::LeanPod;
+
+/// One member's place, ready to be written.
+pub(crate) struct Binding {
+    /// Pod uid: the fence.
+    pub(crate) pod: String,
+    pub(crate) seat: Seat,
+    /// Kubernetes' name of the node.
+    pub(crate) node: String,
+    pub(crate) job: JobId,
+    pub(crate) generation: u32,
+}
+
+/// Binds one pod. Returns its uid and whether it is now where it should be.
+pub(crate) async fn bind(shared: &Shared, gang: &Gang, binding: &Binding) -> (String, bool) {
+    let uid = binding.pod.clone();
+    let Some(member) = gang.members.iter().find(|m| m.uid == uid) else { return (uid, false) };
+    let Ok(_permit) = shared.writes.acquire().await else { return (uid, false) };
+    let body = KubeBinding {
+        metadata: ObjectMeta {
+            name: Some(member.name.clone()),
+            namespace: Some(gang.namespace.clone()),
+            uid: Some(uid.clone()),
+            annotations: Some(annotations(gang, binding)),
+            labels: Some(BTreeMap::from([(names::JOB_LABEL.to_owned(), binding.job.to_string())])),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(binding.node.clone()),
+            ..ObjectReference::default()
+        },
+    };
+    let api = Api::<LeanPod>::namespaced(shared.client.clone(), &gang.namespace);
+    let outcome: Result<Status, _> =
+        api.create_subresource("binding", &member.name, &PostParams::default(), &body).await;
+    let label = match &outcome {
+        Ok(_) => "bound",
+        // Bound already, being deleted, gated, or another pod of that name: the watch tells which.
+        Err(kube::Error::Api(status)) if status.code == 409 => "conflict",
+        Err(kube::Error::Api(status)) if status.code == 404 => "gone",
+        Err(_) => "error",
+    };
+    shared.metrics.binds.with_label_values(&[label]).inc();
+    match outcome {
+        Ok(_) => {
+            tracing::debug!(pod = member.name, node = binding.node, rank = binding.seat.rank, job = %binding.job, "bound");
+            (uid, true)
+        }
+        Err(error) => {
+            tracing::warn!(
+                gang = gang.uid, job = %binding.job, pod = member.name, node = binding.node,
+                error = explain(&error), "could not bind"
+            );
+            (uid, false)
+        }
+    }
+}
+
+fn annotations(gang: &Gang, binding: &Binding) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::from([
+        (names::GANG.to_owned(), gang.uid.clone()),
+        (names::GENERATION.to_owned(), binding.generation.to_string()),
+        (names::JOB_ID.to_owned(), binding.job.to_string()),
+        (names::NODE.to_owned(), binding.seat.node.clone()),
+        (names::RANK.to_owned(), binding.seat.rank.to_string()),
+    ]);
+    for (gres, indexes) in &binding.seat.indexes {
+        out.insert(format!("{}{gres}", names::INDEX_PREFIX), ranges(indexes));
+    }
+    out
+}

@@ -1,0 +1,306 @@
+//! What an operator says: flags for what differs per process, one YAML file for behaviour.
+//!
+//! Everything is read into [`Settings`] once, before anything starts; every problem is listed at
+//! once with its path, unknown keys among them. A flag or its environment variable goes over the
+//! file. Secrets are only ever paths.
+
+mod section;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use gangway_core::placeholder::{JobIds, is_word};
+use gangway_core::policy::{Identity, Policy};
+use gangway_core::translate::ResourceTable;
+
+use section::Section;
+
+/// Flags of `gangway scheduler`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Flags {
+    /// YAML file with the settings; see docs/reference/config.md
+    #[arg(long, value_name = "FILE", env = "GANGWAY_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address of slurmrestd, such as http://slurmrestd:6820
+    #[arg(long, value_name = "URL", env = "SLURM_REST_URL")]
+    pub(crate) slurm_url: Option<String>,
+    /// File with a JWT of SlurmUser; read again when it changes
+    #[arg(long, value_name = "FILE", env = "SLURM_TOKEN_FILE")]
+    pub(crate) slurm_token_file: Option<PathBuf>,
+    /// Kubeconfig; without it $KUBECONFIG, ~/.kube/config or the pod's own service account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// What to log, such as info or gangway=debug,warn
+    #[arg(long, value_name = "FILTER", env = "GANGWAY_LOG", default_value = "info")]
+    pub(crate) log: String,
+    /// Log one JSON object per line
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+/// Everything the scheduler needs to know, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Names this bridge's world in every placeholder.
+    pub(crate) cluster: String,
+    pub(crate) slurm: Slurm,
+    pub(crate) listen: Listen,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) policy: Policy,
+    pub(crate) resources: ResourceTable,
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Slurm {
+    pub(crate) url: String,
+    pub(crate) token_file: PathBuf,
+    /// The token's user.
+    pub(crate) user: String,
+    /// Whether the immediate path may be used.
+    pub(crate) immediate: bool,
+    pub(crate) job_ids: JobIds,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listen {
+    pub(crate) grpc: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) health: SocketAddr,
+}
+
+/// Certificates of the gRPC door; with them, clients must show one of the same CA.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_ca: PathBuf,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the configuration file {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the configuration file {path} is not YAML")]
+    Yaml { path: PathBuf, source: serde_saphyr::Error },
+    #[error("the configuration has {} problem(s):\n  {}", .0.len(), .0.join("\n  "))]
+    Problems(Vec<String>),
+}
+
+impl Settings {
+    /// Reads the file, if there is one, and lays the flags over it.
+    pub(crate) fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            None => serde_json::Value::Object(serde_json::Map::new()),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                parse_yaml(&text)
+                    .map_err(|source| ConfigError::Yaml { path: path.clone(), source })?
+            }
+        };
+        Self::read(&file, flags).map_err(ConfigError::Problems)
+    }
+
+    fn read(file: &serde_json::Value, flags: &Flags) -> Result<Self, Vec<String>> {
+        let problems = section::Problems::default();
+        let mut root = Section::root(file, &problems);
+        let cluster = root.text("cluster").unwrap_or_else(|| "default".to_owned());
+        if !is_word(&cluster) {
+            problems.add("cluster", "must be letters, digits, '.', '_', ':' or '-'");
+        }
+        let slurm = read_slurm(root.section("slurm"), flags, &problems);
+        let listen = read_listen(root.section("listen"));
+        let tls = read_tls(root.section("tls"), &problems);
+        let policy = read_policy(root.section("policy"), &slurm.user);
+        let mut resources = ResourceTable::default();
+        let overrides: BTreeMap<String, String> = root.map("resources");
+        resources.0.extend(overrides);
+        let kubeconfig =
+            flags.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
+        root.finish();
+        problems.into_result()?;
+        Ok(Self { cluster, slurm, listen, tls, policy, resources, kubeconfig })
+    }
+}
+
+fn parse_yaml(text: &str) -> Result<serde_json::Value, serde_saphyr::Error> {
+    if text.trim().is_empty() {
+        return Ok(serde_json::Value::Object(serde_json::Map::new()));
+    }
+    serde_saphyr::from_str(text)
+}
+
+fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problems) -> Slurm {
+    let url = flags.slurm_url.clone().or_else(|| slurm.text("url"));
+    // A flag goes over the file, so the file's value is read either way: it is no unknown key.
+    let _ = slurm.text("url");
+    let file = slurm.text("tokenFile").map(PathBuf::from);
+    let token_file = flags.slurm_token_file.clone().or(file);
+    if url.is_none() {
+        problems.add("slurm.url", "is missing: give it here, as --slurm-url or as $SLURM_REST_URL");
+    }
+    if let Some(url) = &url
+        && !(url.starts_with("http://") || url.starts_with("https://"))
+    {
+        problems.add("slurm.url", "must begin with http:// or https://");
+    }
+    if token_file.is_none() {
+        problems.add(
+            "slurm.tokenFile",
+            "is missing: give it here, as --slurm-token-file or as $SLURM_TOKEN_FILE",
+        );
+    }
+    let user = slurm.text("user").unwrap_or_else(|| "slurm".to_owned());
+    let immediate = slurm.flag("immediate").unwrap_or(true);
+    let mut ids = slurm.section("jobIds");
+    let default = JobIds::default();
+    let job_ids = JobIds {
+        first: ids.number("first").unwrap_or(default.first),
+        last: ids.number("last").unwrap_or(default.last),
+    };
+    ids.finish();
+    slurm.finish();
+    if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
+        problems.add("slurm.jobIds", "must be a range 1 <= first < last <= 67108863");
+    }
+    Slurm {
+        url: url.unwrap_or_default(),
+        token_file: token_file.unwrap_or_default(),
+        user,
+        immediate,
+        job_ids,
+    }
+}
+
+fn read_listen(mut listen: Section<'_>) -> Listen {
+    let mut address = |key: &str, port: u16| {
+        listen.address(key).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
+    };
+    let out = Listen {
+        grpc: address("grpc", 50051),
+        metrics: address("metrics", 9090),
+        health: address("health", 8081),
+    };
+    listen.finish();
+    out
+}
+
+fn read_tls(mut tls: Section<'_>, problems: &section::Problems) -> Option<Tls> {
+    let [certificate, key, client_ca] =
+        ["certificate", "key", "clientCA"].map(|k| tls.text(k).map(PathBuf::from));
+    tls.finish();
+    match (certificate, key, client_ca) {
+        (None, None, None) => None,
+        (Some(certificate), Some(key), Some(client_ca)) => {
+            Some(Tls { certificate, key, client_ca })
+        }
+        _ => {
+            problems.add("tls", "needs certificate, key and clientCA together");
+            None
+        }
+    }
+}
+
+fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
+    let default_partition = policy.text("defaultPartition");
+    let partitions = policy.texts("partitions");
+    let mut identities: Vec<Identity> = Vec::new();
+    let listed = policy.sections("identities");
+    let any = !listed.is_empty();
+    for mut entry in listed {
+        let namespace = entry.required("namespace");
+        let user = entry.required("user");
+        let group = entry.text("group").unwrap_or_else(|| user.clone());
+        identities.push(Identity {
+            namespace,
+            user,
+            group,
+            account: entry.text("account"),
+            accounts: entry.texts("accounts"),
+            qos: entry.texts("qos"),
+        });
+        entry.finish();
+    }
+    policy.finish();
+    if !any {
+        // Nothing configured at all: everything runs as the token's own user.
+        identities.push(Identity {
+            namespace: "*".to_owned(),
+            user: token_user.to_owned(),
+            group: token_user.to_owned(),
+            ..Identity::default()
+        });
+    }
+    Policy { default_partition, partitions, identities }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(yaml: &str) -> Result<Settings, Vec<String>> {
+        let flags = Flags {
+            slurm_url: Some("http://127.0.0.1:1".into()),
+            slurm_token_file: Some("token".into()),
+            ..Flags::default()
+        };
+        Settings::read(&parse_yaml(yaml).expect("YAML"), &flags)
+    }
+
+    #[test]
+    fn environment_alone_is_enough() {
+        let settings = read("").expect("usable");
+        assert_eq!(settings.cluster, "default");
+        assert_eq!(settings.policy.identities[0].user, "slurm");
+        assert!(settings.slurm.immediate);
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let yaml = "
+cluster: a b
+clutser: x
+slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
+listen: { grpc: here }
+tls: { key: k }
+policy: { identities: [ { user: u, role: admin } ], partitions: gpu }
+";
+        let problems = read(yaml).expect_err("many problems");
+        for path in [
+            "cluster:",
+            "clutser:",
+            "slurm.immediate:",
+            "slurm.retries:",
+            "slurm.jobIds:",
+            "listen.grpc:",
+            "tls:",
+            "policy.identities[0].namespace:",
+            "policy.identities[0].role:",
+            "policy.partitions:",
+        ] {
+            assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn a_full_file_is_read() {
+        let yaml = "
+cluster: prod
+slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false }
+policy:
+  defaultPartition: gpu
+  identities:
+    - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2] }
+resources: { example.com/npu: npu }
+";
+        let settings = read(yaml).expect("usable");
+        assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
+        assert_eq!(settings.policy.identities[0].group, "ml");
+        assert_eq!(settings.resources.0["example.com/npu"], "npu");
+        assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
+    }
+}

@@ -1,0 +1,95 @@
+//! The gRPC door, both frames of it: the server for everyone, and the scheduler's own way in.
+//!
+//! The scheduler's pod watch uses the same service as a stranger would, over a connection in
+//! memory. With certificates given, strangers must show one of the same CA.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use gangway_api::v1::extender_client::ExtenderClient;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Channel, Endpoint, Identity, Server, ServerTlsConfig, Uri};
+
+use crate::config::Tls;
+use crate::extender::{self, MAX_MESSAGE};
+use crate::queue::Queue;
+
+/// The scheduler's own handle on the door.
+pub(crate) type Door = ExtenderClient<Channel>;
+
+/// One stream per gang, so there must be no small limit on streams.
+const STREAMS: u32 = 1 << 20;
+
+/// Serves the door on TCP, with gRPC health beside it.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    queue: Arc<Queue>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<gangway_api::v1::extender_server::ExtenderServer<extender::Extender>>()
+        .await;
+    let mut server = Server::builder().max_concurrent_streams(STREAMS);
+    if let Some(tls) = tls {
+        server = server.tls_config(read_tls(&tls).await?).context("gRPC certificates")?;
+    }
+    // Streams of living gangs never end by themselves, so the server does not wait for them.
+    tokio::select! {
+        served = server
+            .add_service(health)
+            .add_service(extender::service(queue))
+            .serve_with_incoming(TcpListenerStream::new(listener)) => served.context("gRPC server"),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+async fn read_tls(tls: &Tls) -> anyhow::Result<ServerTlsConfig> {
+    let read = async |path: &std::path::Path| {
+        tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
+    };
+    let identity = Identity::from_pem(read(&tls.certificate).await?, read(&tls.key).await?);
+    let ca = Certificate::from_pem(read(&tls.client_ca).await?);
+    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(ca))
+}
+
+/// Serves the door on a pipe in memory until `stop`, and gives the client end of it.
+pub(crate) fn inside(
+    queue: Arc<Queue>,
+    stop: CancellationToken,
+) -> (Door, impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let serving = async move {
+        let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
+        tokio::select! {
+            served = Server::builder()
+                .max_concurrent_streams(STREAMS)
+                .initial_stream_window_size(1 << 20)
+                .initial_connection_window_size(64 << 20)
+                .add_service(extender::service(queue))
+                .serve_with_incoming(futures::StreamExt::chain(incoming, futures::stream::pending())) => {
+                    served.context("in-memory gRPC server")
+                }
+            () = stop.cancelled() => Ok(()),
+        }
+    };
+    let mut near = Some(near);
+    let connector = tower::service_fn(move |_: Uri| {
+        let near = near.take();
+        async move {
+            near.map(hyper_util::rt::TokioIo::new)
+                .ok_or_else(|| std::io::Error::other("the in-memory connection is used up"))
+        }
+    });
+    let channel = Endpoint::from_static("http://gangway.invalid")
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(64 << 20)
+        .connect_with_connector_lazy(connector);
+    let door = ExtenderClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    (door, serving)
+}

@@ -1,0 +1,69 @@
+//! Taking a pod off its node: the Eviction API with the pod's uid as fence, never a bare delete
+//! (rule 11), and an event on pod and owner that says why.
+
+use gangway_core::names;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    DeleteOptions, ObjectMeta, Preconditions, Status,
+};
+use kube::api::{Api, PostParams};
+
+use crate::follow::Shared;
+use crate::index::Group;
+use crate::queue::explain;
+use crate::report::{self, Note};
+use crate::source::LeanPod;
+
+/// Evicts one pod. Returns its uid and whether its going is under way.
+pub(crate) async fn evict(shared: &Shared, group: &Group, uid: &str, why: &str) -> (String, bool) {
+    let (pod, workload) = {
+        let index = shared.world.index();
+        (index.pod(uid).cloned(), index.workload(group).cloned())
+    };
+    // No longer there: that is what was wanted.
+    let Some(pod) = pod else { return (uid.to_owned(), true) };
+    let Ok(_permit) = shared.writes.acquire().await else { return (uid.to_owned(), false) };
+    let note = Note { reason: "Evicted", message: why, warning: true, action: "Evicting" };
+    report::event(shared, report::pod_reference(&pod), &note).await;
+    if let Some(workload) = &workload {
+        report::event(shared, report::workload_reference(workload), &note).await;
+    }
+    let body = Eviction {
+        metadata: ObjectMeta {
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteOptions::default()
+        }),
+    };
+    let api = Api::<LeanPod>::namespaced(shared.client.clone(), &pod.namespace);
+    let outcome: Result<Status, _> =
+        api.create_subresource("eviction", &pod.name, &PostParams::default(), &body).await;
+    let (label, ok) = match &outcome {
+        Ok(_) => ("evicted", true),
+        Err(kube::Error::Api(status)) if status.code == 404 => ("gone", true),
+        // Another pod has the name by now: ours is gone.
+        Err(kube::Error::Api(status)) if status.code == 409 => ("gone", true),
+        Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),
+        Err(_) => ("error", false),
+    };
+    shared.metrics.evictions.with_label_values(&[label]).inc();
+    match outcome {
+        Err(error) if !ok => {
+            tracing::warn!(
+                pod = pod.path(),
+                uid,
+                error = explain(&error),
+                "could not evict; trying again"
+            );
+        }
+        _ => tracing::info!(pod = pod.path(), uid, why, by = names::SCHEDULER, "evicted"),
+    }
+    (uid.to_owned(), ok)
+}

@@ -1,0 +1,374 @@
+//! One follower per gang: sees, asks core what to do, does it, waits for the next change.
+//!
+//! The follower holds no truth: what it remembers (`Progress`) only spares repeated calls, and a new
+//! follower after a crash comes to the same end from what it sees.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use gangway_api::v1;
+use gangway_core::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide};
+use gangway_core::gang::Assembled;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::bind::{self, Binding};
+use crate::door::Door;
+use crate::evict;
+use crate::metrics::Metrics;
+use crate::nursery::Nursery;
+use crate::report::Reporter;
+use crate::source::{View, World};
+
+/// Pause after a call that failed, before the gang is looked at again.
+const RETRY: Duration = Duration::from_millis(500);
+/// A binding or eviction that was answered is not sent again for so long, while the watch catches up.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What every follower works with.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) client: kube::Client,
+    pub(crate) door: Door,
+    pub(crate) cluster: String,
+    pub(crate) world: World,
+    pub(crate) nursery: Nursery,
+    pub(crate) metrics: Metrics,
+    /// Bounds writes to the API server that are under way at once.
+    pub(crate) writes: Arc<Semaphore>,
+    /// Looks for placeholders without pods.
+    pub(crate) sweep: Arc<Notify>,
+    pub(crate) started: Instant,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    fn now(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+type Verdicts = Pin<Box<dyn Stream<Item = Result<v1::Verdict, tonic::Status>> + Send>>;
+
+/// Follows one gang.
+pub(crate) struct Follower {
+    shared: Shared,
+    views: watch::Receiver<View>,
+    progress: Progress,
+    verdict: Option<Verdict>,
+    verdicts: Option<Verdicts>,
+    reporter: Reporter,
+    /// Pods whose binding or eviction was answered lately.
+    sent: HashMap<String, Instant>,
+    state: Option<&'static str>,
+    /// A seat is not free: look again when one may have become so.
+    waits_for_seat: bool,
+}
+
+impl Follower {
+    pub(crate) fn new(shared: Shared, views: watch::Receiver<View>) -> Self {
+        Self {
+            reporter: Reporter::new(shared.clone()),
+            shared,
+            views,
+            progress: Progress::default(),
+            verdict: None,
+            verdicts: None,
+            sent: HashMap::new(),
+            state: None,
+            waits_for_seat: false,
+        }
+    }
+
+    /// Follows the gang until nothing is left of it.
+    pub(crate) async fn run(mut self) {
+        let mut freed = self.shared.world.freed();
+        while !self.shared.stop.is_cancelled() {
+            let view = self.views.borrow_and_update().clone();
+            freed.mark_unchanged();
+            let plan = self.plan(&view.assembled);
+            self.show_state();
+            let mut wake = plan.wake;
+            match self.act(&view, plan.actions).await {
+                Done::Forgotten => break,
+                Done::All => {}
+                Done::LookAgain => continue,
+                Done::Later => {
+                    let retry = i64::try_from(RETRY.as_millis()).unwrap_or(0) + self.shared.now();
+                    wake = Some(wake.map_or(retry, |w| w.min(retry)));
+                }
+            }
+            let reported = self.reporter.report(&view, plan.report.as_ref()).await;
+            self.wait(wake, reported, &mut freed).await;
+        }
+        self.state_is(None);
+    }
+
+    fn plan(&mut self, assembled: &Assembled) -> Plan {
+        let now = self.shared.now();
+        let members = &assembled.gang.members;
+        let finished = !members.is_empty() && members.iter().all(|m| m.finished);
+        self.progress.finished_since =
+            if finished { self.progress.finished_since.or(Some(now)) } else { None };
+        let bound = members.iter().filter(|m| m.bound.is_some()).count();
+        if bound > 0 && bound == members.len() && assembled.gang.complete() {
+            self.progress.all_bound = true;
+        }
+        let spots: BTreeMap<String, Spot> = match &self.verdict {
+            Some(Verdict::Allocated { seats, .. }) => self.shared.world.index().spots(seats),
+            _ => BTreeMap::new(),
+        };
+        self.waits_for_seat = spots.values().any(|s| !matches!(s, Spot::Free(_)));
+        let facts = Facts {
+            assembled,
+            verdict: self.verdict.as_ref(),
+            progress: &self.progress,
+            spots: &spots,
+        };
+        decide(&facts, now)
+    }
+
+    async fn wait(
+        &mut self,
+        wake: Option<i64>,
+        report: Option<Instant>,
+        freed: &mut watch::Receiver<u64>,
+    ) {
+        let at =
+            |ms: i64| self.shared.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        let until = [wake.map(at), report].into_iter().flatten().min();
+        let verdicts = self.verdicts.as_mut();
+        tokio::select! {
+            changed = self.views.changed() => {
+                if changed.is_err() {
+                    // The source is gone: the process is ending.
+                    self.shared.stop.cancelled().await;
+                }
+            }
+            next = async { match verdicts { Some(v) => v.next().await, None => std::future::pending().await } } => {
+                self.hear(next);
+            }
+            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+            _ = freed.changed(), if self.waits_for_seat => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+    }
+
+    fn hear(&mut self, next: Option<Result<v1::Verdict, tonic::Status>>) {
+        match next.map(|r| r.map(Verdict::try_from)) {
+            Some(Ok(Ok(verdict))) => self.verdict = Some(verdict),
+            Some(Ok(Err(bad))) => tracing::error!(%bad, "the door answered what cannot be read"),
+            Some(Err(status)) => {
+                tracing::warn!(%status, "the door closed");
+                self.reopen();
+            }
+            None => {
+                self.verdicts = None;
+                let told =
+                    matches!(self.verdict, Some(Verdict::Refused(_) | Verdict::Ended { .. }));
+                if !told {
+                    self.reopen();
+                }
+            }
+        }
+    }
+
+    /// The question is no longer open: it will be asked anew.
+    fn reopen(&mut self) {
+        self.verdicts = None;
+        self.verdict = None;
+        self.progress.asked = None;
+    }
+
+    async fn act(&mut self, view: &View, actions: Vec<Action>) -> Done {
+        let mut binds = Vec::new();
+        let mut evictions = Vec::new();
+        let mut rest = Vec::new();
+        let settled = Instant::now();
+        self.sent.retain(|_, at| settled.duration_since(*at) < SETTLE);
+        for action in actions {
+            match action {
+                Action::Bind { pod, seat, node, job, generation } => {
+                    if !self.sent.contains_key(&pod) {
+                        binds.push(Binding { pod, seat, node, job, generation });
+                    }
+                }
+                Action::Evict { pod, why } => {
+                    if !self.sent.contains_key(&pod) {
+                        evictions.push((pod, why));
+                    }
+                }
+                other => rest.push(other),
+            }
+        }
+        let mut done = Done::All;
+        if !binds.is_empty() {
+            done = done.and(self.bind(view, binds).await);
+        }
+        if !evictions.is_empty() {
+            done = done.and(self.evict(view, evictions).await);
+        }
+        for action in rest {
+            match action {
+                Action::Ask => done = done.and(self.ask(view).await),
+                Action::Release { why } => {
+                    if !self.release(view, why).await {
+                        return Done::Later;
+                    }
+                }
+                Action::NewRound => {
+                    self.progress = Progress::default();
+                    self.verdict = None;
+                    self.verdicts = None;
+                    done = done.and(Done::LookAgain);
+                }
+                Action::Forget => return Done::Forgotten,
+                Action::Bind { .. } | Action::Evict { .. } => {}
+            }
+        }
+        done
+    }
+
+    async fn ask(&mut self, view: &View) -> Done {
+        let gang = &view.assembled.gang;
+        let request = v1::PlaceRequest { gang: Some(v1::Gang::of(&self.shared.cluster, gang)) };
+        let pods = gang.members.iter().filter(|m| !m.finished).map(|m| m.uid.clone()).collect();
+        tracing::info!(
+            gang = gang.uid,
+            name = gang.path(),
+            members = gang.members.len(),
+            "asking for room"
+        );
+        match self.shared.door.place(request).await {
+            Ok(stream) => {
+                self.verdicts = Some(Box::pin(stream.into_inner()));
+                let at = self.progress.asked.as_ref().map_or_else(|| self.shared.now(), |a| a.at);
+                self.progress.asked = Some(Asked { pods, at });
+                self.progress.released = false;
+                Done::All
+            }
+            Err(status) => {
+                tracing::error!(gang = gang.uid, %status, "the door refused the question");
+                Done::Later
+            }
+        }
+    }
+
+    async fn release(&mut self, view: &View, why: String) -> bool {
+        let gang = &view.assembled.gang;
+        let request = v1::ReleaseRequest {
+            cluster: self.shared.cluster.clone(),
+            uid: gang.uid.clone(),
+            reason: why,
+        };
+        match self.shared.door.release(request).await {
+            Ok(answer) => {
+                tracing::info!(gang = gang.uid, name = gang.path(), jobs = ?answer.into_inner().job_ids, "released");
+                self.progress.released = true;
+                true
+            }
+            Err(status) => {
+                tracing::warn!(gang = gang.uid, %status, "could not release; trying again");
+                false
+            }
+        }
+    }
+
+    /// Binds members, all at once, each with its one write.
+    async fn bind(&mut self, view: &View, binds: Vec<Binding>) -> Done {
+        let total = binds.len();
+        self.progress.first_bind.get_or_insert(self.shared.now());
+        let gang = &view.assembled.gang;
+        let mut under_way: FuturesUnordered<_> =
+            binds.iter().map(|binding| bind::bind(&self.shared, gang, binding)).collect();
+        let mut bound = Vec::new();
+        while let Some((uid, ok)) = under_way.next().await {
+            if ok {
+                bound.push(uid);
+            }
+        }
+        drop(under_way);
+        let all = bound.len() == total;
+        let now = Instant::now();
+        self.sent.extend(bound.into_iter().map(|uid| (uid, now)));
+        if !all {
+            return Done::Later;
+        }
+        if let Some(asked) = &self.progress.asked {
+            let took =
+                Duration::from_millis(u64::try_from(self.shared.now() - asked.at).unwrap_or(0));
+            self.shared.metrics.gang_seconds.observe(took.as_secs_f64());
+            tracing::info!(gang = gang.uid, name = gang.path(), members = total, ?took, "bound");
+        }
+        Done::All
+    }
+
+    async fn evict(&mut self, view: &View, pods: Vec<(String, String)>) -> Done {
+        let mut under_way: FuturesUnordered<_> = pods
+            .iter()
+            .map(|(uid, why)| evict::evict(&self.shared, &view.group, uid, why))
+            .collect();
+        let mut left = pods.len();
+        let mut sent = Vec::new();
+        while let Some((uid, ok)) = under_way.next().await {
+            if ok {
+                left -= 1;
+                sent.push(uid);
+            }
+        }
+        drop(under_way);
+        let now = Instant::now();
+        self.sent.extend(sent.into_iter().map(|uid| (uid, now)));
+        if left == 0 { Done::All } else { Done::Later }
+    }
+
+    /// Keeps the gauge of gangs by state.
+    fn show_state(&mut self) {
+        let state = match &self.verdict {
+            None => "waiting",
+            Some(Verdict::Refused(_)) => "refused",
+            Some(Verdict::Queued { .. }) => "queued",
+            Some(Verdict::Allocated { .. }) => "allocated",
+            Some(Verdict::Ended { .. }) => "ended",
+        };
+        self.state_is(Some(state));
+    }
+
+    fn state_is(&mut self, state: Option<&'static str>) {
+        if self.state == state {
+            return;
+        }
+        let gauge = &self.shared.metrics.gangs;
+        if let Some(old) = self.state {
+            gauge.with_label_values(&[old]).dec();
+        }
+        if let Some(new) = state {
+            gauge.with_label_values(&[new]).inc();
+        }
+        self.state = state;
+    }
+}
+
+/// How far the actions of a plan got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// All were carried out.
+    All,
+    /// The facts have changed by what was done: decide again at once.
+    LookAgain,
+    /// Something failed: decide again a little later.
+    Later,
+    /// The gang is gone.
+    Forgotten,
+}
+
+impl Done {
+    fn and(self, other: Self) -> Self {
+        if self == Self::Later || other == Self::All { self } else { other }
+    }
+}

@@ -1,0 +1,207 @@
+//! The Slurm half: one placeholder per gang, found or submitted, then followed to its end.
+//!
+//! Knows Slurm and core, no Kubernetes. Everything it decides comes from `core::placeholder` and
+//! `core::place`; everything it remembers can be read again from Slurm (rule 8).
+
+mod board;
+mod follow;
+mod submit;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use gangway_core::follow::Verdict;
+use gangway_core::gang::Gang;
+use gangway_core::job::{Job, JobId, Standing};
+use gangway_core::placeholder::{JobIds, Stamp};
+use gangway_core::policy::Policy;
+use gangway_core::translate::ResourceTable;
+use gangway_slurm::Client;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use board::{Board, Health, explain};
+
+use crate::config::Settings;
+use crate::metrics::Metrics;
+use crate::nursery::Nursery;
+
+/// Asks Slurm for gangs. Shared by every caller of the door.
+pub(crate) struct Queue {
+    slurm: Client,
+    board: Arc<Board>,
+    policy: Policy,
+    table: ResourceTable,
+    job_ids: JobIds,
+    immediate: bool,
+    /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
+    missed_at: AtomicU64,
+    entries: DashMap<Key, Arc<Entry>>,
+    nursery: Nursery,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+/// Who asks, and for which gang.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) cluster: String,
+    pub(crate) gang: String,
+}
+
+/// One gang in flight.
+struct Entry {
+    key: Key,
+    /// The gang as last asked for.
+    gang: Mutex<Gang>,
+    /// The gang has changed, or it is to be released.
+    changed: Notify,
+    /// Why it is to be released.
+    release: Mutex<Option<String>>,
+    verdict: watch::Sender<Option<Verdict>>,
+}
+
+impl Entry {
+    fn gang(&self) -> Gang {
+        self.gang.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn releasing(&self) -> Option<String> {
+        self.release.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn say(&self, verdict: Verdict) {
+        self.verdict.send_if_modified(|old| {
+            if old.as_ref() == Some(&verdict) {
+                return false;
+            }
+            tracing::info!(gang = self.key.gang, cluster = self.key.cluster, ?verdict, "verdict");
+            *old = Some(verdict);
+            true
+        });
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(
+        slurm: Client,
+        settings: &Settings,
+        nursery: Nursery,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
+            slurm,
+            policy: settings.policy.clone(),
+            table: settings.resources.clone(),
+            job_ids: settings.slurm.job_ids,
+            immediate: settings.slurm.immediate,
+            missed_at: AtomicU64::new(0),
+            entries: DashMap::new(),
+            nursery,
+            metrics,
+            stop,
+        })
+    }
+
+    /// What is known of Slurm's jobs.
+    pub(crate) fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// Asks for room for a gang. The same gang is one placeholder however often it is asked for.
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        cluster: String,
+        gang: Gang,
+    ) -> watch::Receiver<Option<Verdict>> {
+        let key = Key { cluster, gang: gang.uid.clone() };
+        let entry = match self.entries.entry(key.clone()) {
+            dashmap::Entry::Occupied(found) => {
+                let entry = found.get().clone();
+                *entry.gang.lock().unwrap_or_else(PoisonError::into_inner) = gang;
+                entry.changed.notify_one();
+                return entry.verdict.subscribe();
+            }
+            dashmap::Entry::Vacant(vacant) => {
+                let entry = Arc::new(Entry {
+                    key,
+                    gang: Mutex::new(gang),
+                    changed: Notify::new(),
+                    release: Mutex::new(None),
+                    verdict: watch::Sender::new(None),
+                });
+                vacant.insert(entry.clone());
+                entry
+            }
+        };
+        let verdicts = entry.verdict.subscribe();
+        let queue = self.clone();
+        self.nursery.start("placeholder", async move {
+            queue.follow(&entry).await;
+            queue.entries.remove_if(&entry.key, |_, e| Arc::ptr_eq(e, &entry));
+            Ok(())
+        });
+        verdicts
+    }
+
+    /// Ends whatever placeholder a gang has. Returns the jobs that were told to end.
+    pub(crate) async fn release(
+        &self,
+        key: &Key,
+        why: &str,
+    ) -> Result<Vec<JobId>, gangway_slurm::Error> {
+        let entry = self.entries.get(key).map(|e| e.clone());
+        if let Some(entry) = entry {
+            *entry.release.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+            entry.changed.notify_one();
+        }
+        let mut ended = Vec::new();
+        for (_, job) in self.board.listed(&key.cluster, &key.gang) {
+            if job.state.standing() != Standing::Over {
+                self.end(&job, why).await?;
+                ended.push(job.id);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// The latest word on a gang, and the placeholders that are known of it.
+    pub(crate) fn explain(&self, key: &Key) -> (Option<Verdict>, Vec<(Stamp, Job)>) {
+        let verdict = self.entries.get(key).and_then(|e| e.verdict.borrow().clone());
+        (verdict, self.board.listed(&key.cluster, &key.gang))
+    }
+
+    /// Cancels one placeholder and wakes Slurm's scheduler, which would otherwise leave the freed
+    /// nodes idle until its next cycle (live-slurm.md, l).
+    async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
+        tracing::info!(job = %job.id, why, "releasing placeholder");
+        self.slurm.cancel(job.id).await?;
+        if let Some(seen) = self.slurm.job(job.id).await? {
+            self.board.note(seen);
+        }
+        let first =
+            gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());
+        if let Some(node) = first.filter(|_| self.board.anything_pending())
+            && let Err(error) = self.slurm.kick(&node).await
+        {
+            // It starts later, not never.
+            tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+        }
+        Ok(())
+    }
+
+    /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits, and after a
+    /// refusal some job has ended since.
+    fn immediate_is_fair(&self) -> bool {
+        self.immediate
+            && !self.board.anything_pending()
+            && self.missed_at.load(Ordering::Relaxed) != self.board.endings() + 1
+    }
+
+    fn note_miss(&self) {
+        self.missed_at.store(self.board.endings() + 1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,342 @@
+//! What is known of Slurm's jobs: one poller writes, everyone reads.
+//!
+//! One cheap request (`jobs/state`, 46 KB for 550 jobs) tells all states; details are fetched only
+//! for jobs that changed. Nothing here is per pod. An empty or missing answer is never taken for
+//! "gone": a tracked job that is not listed is asked for by its id.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
+use gangway_core::placeholder::Stamp;
+use gangway_slurm::Client;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Poll interval while something of ours waits.
+const FAST: Duration = Duration::from_millis(100);
+/// Poll interval otherwise.
+const SLOW: Duration = Duration::from_secs(1);
+/// How often reasons of waiting placeholders are read.
+const REASONS: Duration = Duration::from_secs(2);
+/// How often every job is listed, to find what should not be there.
+const FULL: Duration = Duration::from_secs(60);
+/// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
+const ONE_BY_ONE: usize = 16;
+
+/// What was last seen of one tracked job.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Seen {
+    /// Not looked at yet.
+    Nothing,
+    /// This.
+    Job(Arc<Job>),
+    /// slurmctld says there is no such job (error 2017).
+    NoSuchJob,
+}
+
+/// Whether Slurm answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Health {
+    /// Not asked yet.
+    Unknown,
+    /// It answers, and every job has been listed once.
+    Up,
+    /// It does not, and why, for people.
+    Down(String),
+}
+
+/// The shared view of Slurm's jobs.
+pub(crate) struct Board {
+    slurm: Client,
+    metrics: Metrics,
+    inner: Mutex<Inner>,
+    nudge: Notify,
+    refresh: Notify,
+    health: watch::Sender<Health>,
+    /// Counts full lists, so that one can be waited for.
+    lists: watch::Sender<u64>,
+    changes: broadcast::Sender<(Stamp, Arc<Job>)>,
+}
+
+#[derive(Default)]
+struct Inner {
+    states: HashMap<JobId, JobState>,
+    stamped: HashMap<JobId, (Stamp, Arc<Job>)>,
+    tracked: HashMap<JobId, watch::Sender<Seen>>,
+    /// Counts jobs that stopped holding nodes: room may have appeared.
+    endings: u64,
+}
+
+impl Board {
+    pub(crate) fn new(slurm: Client, metrics: Metrics) -> Self {
+        Self {
+            slurm,
+            metrics,
+            inner: Mutex::default(),
+            nudge: Notify::new(),
+            refresh: Notify::new(),
+            health: watch::Sender::new(Health::Unknown),
+            lists: watch::Sender::new(0),
+            changes: broadcast::Sender::new(4096),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock is held ends the process anyway (see nursery).
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether Slurm answers, as it changes.
+    pub(crate) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    /// Changes of stamped jobs, from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<(Stamp, Arc<Job>)> {
+        self.changes.subscribe()
+    }
+
+    /// Every stamped job that is known.
+    pub(crate) fn stamped(&self) -> Vec<(Stamp, Arc<Job>)> {
+        self.inner().stamped.values().cloned().collect()
+    }
+
+    /// What is known of one gang's placeholders.
+    pub(crate) fn listed(&self, cluster: &str, gang: &str) -> Vec<(Stamp, Job)> {
+        let inner = self.inner();
+        let mine = inner.stamped.values().filter(|(s, _)| s.cluster == cluster && s.gang == gang);
+        mine.map(|(s, j)| (s.clone(), Job::clone(j))).collect()
+    }
+
+    /// Whether any job at all waits in Slurm, as far as the last poll saw.
+    pub(crate) fn anything_pending(&self) -> bool {
+        self.inner().states.values().any(|s| s.base == BaseState::Pending)
+    }
+
+    /// How many jobs have stopped holding nodes since the start.
+    pub(crate) fn endings(&self) -> u64 {
+        self.inner().endings
+    }
+
+    /// Follows one job from now on; polls at once.
+    pub(crate) fn track(&self, job: JobId) -> watch::Receiver<Seen> {
+        let receiver = {
+            let mut inner = self.inner();
+            let tracked = inner.tracked.entry(job);
+            tracked.or_insert_with(|| watch::Sender::new(Seen::Nothing)).subscribe()
+        };
+        self.nudge.notify_one();
+        receiver
+    }
+
+    /// Takes in a job read elsewhere.
+    pub(crate) fn note(&self, job: Job) -> Arc<Job> {
+        let job = Arc::new(job);
+        let mut inner = self.inner();
+        inner.states.insert(job.id, job.state.clone());
+        self.take(&mut inner, &job);
+        job
+    }
+
+    fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
+        if let Some(stamp) = Stamp::of(job) {
+            let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);
+            if changed {
+                inner.stamped.insert(job.id, (stamp.clone(), job.clone()));
+                // Nobody listening is fine.
+                let _ = self.changes.send((stamp, job.clone()));
+            }
+        }
+        if let Some(tracked) = inner.tracked.get(&job.id) {
+            let seen = Seen::Job(job.clone());
+            tracked.send_if_modified(|old| {
+                *old != seen && {
+                    *old = seen;
+                    true
+                }
+            });
+        }
+    }
+
+    /// Drops a job that slurmctld does not know.
+    pub(crate) fn forget(&self, job: JobId) {
+        let mut inner = self.inner();
+        inner.stamped.remove(&job);
+        inner.tracked.remove(&job);
+    }
+
+    /// Lists every job now and waits for it: after any doubt.
+    pub(crate) async fn list_again(&self) {
+        let mut lists = self.lists.subscribe();
+        let next = *lists.borrow_and_update() + 1;
+        self.refresh.notify_one();
+        // The sender lives in self.
+        let _ = lists.wait_for(|n| *n >= next).await;
+    }
+
+    /// Polls until `stop`.
+    pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut listed: Option<Instant> = None;
+        let mut reasons = Instant::now();
+        while !stop.is_cancelled() {
+            let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
+            let due = asked_again || listed.is_none_or(|at| at.elapsed() >= FULL);
+            let result = async {
+                if due {
+                    self.list().await?;
+                    listed = Some(Instant::now());
+                }
+                let waiting = self.states().await?;
+                if !waiting.is_empty() && reasons.elapsed() >= REASONS {
+                    reasons = Instant::now();
+                    self.reasons(&waiting).await?;
+                }
+                Ok::<bool, gangway_slurm::Error>(!waiting.is_empty())
+            };
+            let pause = match result.await {
+                Ok(waiting) => {
+                    self.set_health(Health::Up);
+                    if waiting { FAST } else { SLOW }
+                }
+                Err(error) => {
+                    self.set_health(Health::Down(explain(&error)));
+                    if asked_again {
+                        self.refresh.notify_one();
+                    }
+                    SLOW
+                }
+            };
+            let wait = async {
+                tokio::select! {
+                    () = self.nudge.notified() => {}
+                    () = self.refresh.notified() => self.refresh.notify_one(),
+                    () = stop.cancelled() => {}
+                }
+            };
+            // Running out of time is the ordinary case.
+            let _ = timeout(pause, wait).await;
+        }
+        Ok(())
+    }
+
+    fn set_health(&self, health: Health) {
+        self.metrics.slurm_up.set(i64::from(health == Health::Up));
+        self.health.send_if_modified(|old| {
+            if *old == health {
+                return false;
+            }
+            match &health {
+                Health::Down(why) => tracing::warn!(why, "Slurm does not answer"),
+                _ => tracing::info!("Slurm answers"),
+            }
+            *old = health;
+            true
+        });
+    }
+
+    /// Lists all jobs and keeps the stamped ones.
+    async fn list(&self) -> Result<(), gangway_slurm::Error> {
+        let jobs = self.slurm.jobs().await?;
+        {
+            let mut inner = self.inner();
+            let present: std::collections::HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
+            inner.stamped.retain(|id, (_, job)| {
+                // An ended job that Slurm has purged is forgotten; a live one that is missing is
+                // asked for by its id (rule 6).
+                present.contains(id) || job.state.standing() != Standing::Over
+            });
+            for job in jobs {
+                self.take(&mut inner, &Arc::new(job));
+            }
+        }
+        self.lists.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    /// Reads all states and fetches the tracked jobs that changed. Returns the tracked jobs that
+    /// wait.
+    async fn states(&self) -> Result<Vec<JobId>, gangway_slurm::Error> {
+        let states: HashMap<JobId, JobState> = self.slurm.job_states().await?.into_iter().collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.metrics.last_poll.set(now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)));
+        let mut changed = Vec::new();
+        let mut waiting = Vec::new();
+        {
+            let mut inner = self.inner();
+            inner.tracked.retain(|_, sender| sender.receiver_count() > 0);
+            let endings = inner.states.iter().filter(|(id, old)| {
+                old.standing() == Standing::Holding
+                    && states.get(id).is_none_or(|new| new.standing() != Standing::Holding)
+            });
+            inner.endings += u64::try_from(endings.count()).unwrap_or(0);
+            for (id, sender) in &inner.tracked {
+                let state = states.get(id);
+                if state.is_some_and(|s| s.standing() == Standing::Waiting) {
+                    waiting.push(*id);
+                }
+                let known = match &*sender.borrow() {
+                    Seen::Job(job) => state == Some(&job.state),
+                    Seen::NoSuchJob => state.is_none(),
+                    Seen::Nothing => false,
+                };
+                if !known {
+                    changed.push(*id);
+                }
+            }
+            // A live stamped job that nobody follows yet still has to be seen changing.
+            let untracked = inner.stamped.iter().filter(|(id, (_, job))| {
+                !inner.tracked.contains_key(id)
+                    && states.get(id).is_some_and(|state| *state != job.state)
+            });
+            changed.extend(untracked.map(|(id, _)| *id));
+            inner.states = states;
+        }
+        self.fetch(&changed).await?;
+        Ok(waiting)
+    }
+
+    async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {
+        let fetched = futures::future::join_all(jobs.iter().map(|id| self.slurm.job(*id))).await;
+        for (id, job) in jobs.iter().zip(fetched) {
+            match job? {
+                Some(job) => {
+                    self.note(job);
+                }
+                None => {
+                    let inner = self.inner();
+                    if let Some(tracked) = inner.tracked.get(id) {
+                        tracked.send_if_modified(|old| {
+                            *old != Seen::NoSuchJob && {
+                                *old = Seen::NoSuchJob;
+                                true
+                            }
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads why the waiting placeholders wait.
+    async fn reasons(&self, waiting: &[JobId]) -> Result<(), gangway_slurm::Error> {
+        if waiting.len() <= ONE_BY_ONE { self.fetch(waiting).await } else { self.list().await }
+    }
+}
+
+/// An error with its causes in one line, for a user.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        out.push_str(": ");
+        out.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    out
+}

@@ -1,0 +1,131 @@
+//! Getting one placeholder into Slurm, exactly once (rule 2).
+//!
+//! First the immediate path where it cannot overtake anyone, then the queue with a job id of our own
+//! choosing, so that a repeated submit is refused by Slurm instead of becoming a second job.
+
+use gangway_core::job::{JobId, PlaceholderRequest};
+use gangway_core::placeholder::Stamp;
+use gangway_core::policy::Refusal;
+use gangway_core::reason;
+use gangway_slurm::{Error, SlurmCode};
+
+use super::Queue;
+use super::board::explain;
+
+/// What came of a submit.
+pub(super) enum Submitted {
+    /// Slurm has it under this id.
+    As(JobId),
+    /// Slurm will never take it as it is.
+    Refused(Refusal),
+    /// Slurm could not be asked; nothing happened. Try again.
+    Later(String),
+    /// It may or may not have happened: look before trying again.
+    Doubt(String),
+}
+
+/// How many ids are tried when others hold the chosen one.
+const ID_ATTEMPTS: u32 = 8;
+
+impl Queue {
+    pub(super) async fn submit(&self, stamp: &Stamp, request: &PlaceholderRequest) -> Submitted {
+        if self.immediate_is_fair() {
+            match self.allocate(request).await {
+                Some(submitted) => return submitted,
+                None => self.note_miss(),
+            }
+        }
+        for attempt in 0..ID_ATTEMPTS {
+            let id = self.job_ids.choose(stamp, attempt);
+            match self.slurm.submit(request, Some(id)).await {
+                Ok(submitted) => {
+                    self.count("queued", "accepted");
+                    return Submitted::As(submitted.job_id);
+                }
+                Err(error) if error.code() == Some(SlurmCode::DUPLICATE_JOB_ID) => {
+                    match self.whose(id, stamp).await {
+                        Ok(true) => return Submitted::As(id),
+                        Ok(false) => {}
+                        Err(submitted) => return submitted,
+                    }
+                }
+                Err(error) => return self.refused("queued", &error, request),
+            }
+        }
+        Submitted::Later("the job ids chosen for it are held by other jobs".to_owned())
+    }
+
+    /// The immediate path. `None`: Slurm said not now, so the queue it is.
+    async fn allocate(&self, request: &PlaceholderRequest) -> Option<Submitted> {
+        match self.slurm.allocate(request).await {
+            Ok(job) => {
+                self.count("immediate", "accepted");
+                // The owner can write `comment`; what we trust from here on is `admin_comment`.
+                // Failing is no harm: the key is in the comment, and the next list repeats it.
+                if let Err(error) = self.slurm.set_admin_comment(job, &request.key).await {
+                    tracing::warn!(%job, error = explain(&error), "could not write the key");
+                }
+                Some(Submitted::As(job))
+            }
+            Err(error) if error.is_doubtful() => {
+                self.count("immediate", "doubt");
+                Some(Submitted::Doubt(explain(&error)))
+            }
+            Err(error) if error.is_retryable() => {
+                self.count("immediate", "unreachable");
+                Some(Submitted::Later(explain(&error)))
+            }
+            // A refusal of any kind: the queue gives the full answer.
+            Err(_) => {
+                self.count("immediate", "missed");
+                None
+            }
+        }
+    }
+
+    /// Whether the job that holds our chosen id is our own earlier submit.
+    async fn whose(&self, id: JobId, stamp: &Stamp) -> Result<bool, Submitted> {
+        match self.slurm.job(id).await {
+            Ok(Some(job)) => {
+                let own = Stamp::of(&job).is_some_and(|s| {
+                    s.cluster == stamp.cluster
+                        && s.gang == stamp.gang
+                        && s.generation == stamp.generation
+                });
+                if own {
+                    self.board.note(job);
+                }
+                Ok(own)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => Err(Submitted::Doubt(explain(&error))),
+        }
+    }
+
+    fn refused(&self, path: &str, error: &Error, request: &PlaceholderRequest) -> Submitted {
+        if error.is_doubtful() {
+            self.count(path, "doubt");
+            return Submitted::Doubt(explain(error));
+        }
+        match error {
+            Error::Rejected { code, message, .. } => {
+                self.count(path, "refused");
+                Submitted::Refused(reason::refused(
+                    u32::try_from(code.0).unwrap_or(0),
+                    message,
+                    &request.partition,
+                    request.account.as_deref(),
+                    &request.user,
+                ))
+            }
+            _ => {
+                self.count(path, "unreachable");
+                Submitted::Later(explain(error))
+            }
+        }
+    }
+
+    fn count(&self, path: &str, outcome: &str) {
+        self.metrics.submits.with_label_values(&[path, outcome]).inc();
+    }
+}

@@ -1,0 +1,206 @@
+//! What a user reads with kubectl: the condition on a waiting pod, and events.
+//!
+//! Written only when it is worth a write: not for waits that are over in a moment, once per change,
+//! and for changes of wording alone at most every half minute.
+
+use std::time::Duration;
+
+use gangway_core::follow::Report;
+use gangway_core::names;
+use gangway_core::pod::Pod;
+use gangway_core::workload::Workload;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use tokio::time::Instant;
+
+use crate::follow::Shared;
+use crate::queue::explain;
+use crate::source::{LeanPod, View};
+
+/// A report that does not last this long is not written: members and owners arrive out of order.
+const SETTLE: Duration = Duration::from_millis(250);
+/// A new wording of the same reason is written at most this often.
+const REWORD: Duration = Duration::from_secs(10);
+
+/// Writes the reports of one gang.
+pub(crate) struct Reporter {
+    shared: Shared,
+    /// The report that is due, and since when.
+    pending: Option<(Report, Instant)>,
+    /// What was written last, when, and for which pods.
+    written: Option<(Report, Instant, Vec<String>)>,
+}
+
+impl Reporter {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared, pending: None, written: None }
+    }
+
+    /// Takes the gang's present report and writes it if it is due. Returns when to come back.
+    pub(crate) async fn report(&mut self, view: &View, report: Option<&Report>) -> Option<Instant> {
+        let Some(report) = report else {
+            self.pending = None;
+            return None;
+        };
+        let members = &view.assembled.gang.members;
+        let unbound: Vec<String> = members
+            .iter()
+            .filter(|m| m.bound.is_none() && !m.finished)
+            .map(|m| m.uid.clone())
+            .collect();
+        if let Some((old, _, pods)) = &self.written
+            && old == report
+            && unbound.iter().all(|uid| pods.contains(uid))
+        {
+            self.pending = None;
+            return None;
+        }
+        let since = match &self.pending {
+            Some((pending, since)) if pending.reason == report.reason => *since,
+            _ => Instant::now(),
+        };
+        self.pending = Some((report.clone(), since));
+        let mut due = since + SETTLE;
+        if let Some((old, at, pods)) = &self.written
+            && old.reason == report.reason
+            && unbound.iter().all(|uid| pods.contains(uid))
+        {
+            due = due.max(*at + REWORD);
+        }
+        if Instant::now() < due {
+            return Some(due);
+        }
+        self.pending = None;
+        self.write(view, &unbound, report).await;
+        self.written = Some((report.clone(), Instant::now(), unbound));
+        None
+    }
+
+    async fn write(&self, view: &View, pods: &[String], report: &Report) {
+        let gang = &view.assembled.gang;
+        tracing::info!(
+            gang = gang.uid,
+            name = gang.path(),
+            reason = report.reason,
+            message = report.message,
+            "report"
+        );
+        let fresh: Vec<&String> = pods.iter().collect();
+        let writes = fresh.iter().map(|uid| self.write_one(uid, report));
+        futures::future::join_all(writes).await;
+        let workload = self.shared.world.index().workload(&view.group).cloned();
+        if let Some(workload) = workload {
+            event(&self.shared, workload_reference(&workload), &Note::of(report)).await;
+        }
+    }
+
+    async fn write_one(&self, uid: &str, report: &Report) {
+        let Some(pod) = self.shared.world.index().pod(uid).cloned() else { return };
+        let Ok(_permit) = self.shared.writes.acquire().await else { return };
+        let condition = serde_json::json!({
+            "metadata": {"uid": uid},
+            "status": {"conditions": [{
+                "type": "PodScheduled",
+                "status": "False",
+                // What kube-scheduler and autoscalers know as "no room yet".
+                "reason": if report.problem { report.reason } else { "Unschedulable" },
+                "message": report.message,
+                "lastProbeTime": null,
+                "lastTransitionTime": Timestamp::now().to_string(),
+            }]},
+        });
+        let api = Api::<LeanPod>::namespaced(self.shared.client.clone(), &pod.namespace);
+        let patch = Patch::Strategic(condition);
+        if let Err(error) = api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
+            tracing::debug!(
+                pod = pod.path(),
+                error = explain(&error),
+                "could not write the condition"
+            );
+        }
+        if report.problem {
+            event(&self.shared, pod_reference(&pod), &Note::of(report)).await;
+        }
+    }
+}
+
+/// One event.
+pub(crate) struct Note<'a> {
+    pub(crate) reason: &'a str,
+    pub(crate) message: &'a str,
+    pub(crate) warning: bool,
+    pub(crate) action: &'a str,
+}
+
+impl<'a> Note<'a> {
+    fn of(report: &'a Report) -> Self {
+        Self {
+            reason: report.reason,
+            message: &report.message,
+            warning: report.problem,
+            action: "Scheduling",
+        }
+    }
+}
+
+pub(crate) fn pod_reference(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(pod.name.clone()),
+        namespace: Some(pod.namespace.clone()),
+        uid: Some(pod.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
+
+pub(crate) fn workload_reference(workload: &Workload) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(workload.api_version.clone()),
+        kind: Some(workload.kind.name().to_owned()),
+        name: Some(workload.name.clone()),
+        namespace: Some(workload.namespace.clone()),
+        uid: Some(workload.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
+
+/// Writes an event. One with the same object, reason and message has the same name, so that
+/// repeating it makes no second one.
+pub(crate) async fn event(shared: &Shared, about: ObjectReference, note: &Note<'_>) {
+    let namespace = about.namespace.clone().unwrap_or_default();
+    let uid = about.uid.clone().unwrap_or_default();
+    let words = [uid.as_str(), note.reason, note.message];
+    let name = format!(
+        "{}.{:016x}",
+        about.name.as_deref().unwrap_or_default(),
+        gangway_core::placeholder::fingerprint(words)
+    );
+    let now = Time(Timestamp::now());
+    let event = Event {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: about,
+        reason: Some(note.reason.to_owned()),
+        message: Some(note.message.chars().take(1000).collect()),
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+        action: Some(note.action.to_owned()),
+        first_timestamp: Some(now.clone()),
+        last_timestamp: Some(now),
+        count: Some(1),
+        source: Some(EventSource { component: Some(names::SCHEDULER.to_owned()), host: None }),
+        reporting_component: Some(names::SCHEDULER.to_owned()),
+        ..Event::default()
+    };
+    let api = Api::<Event>::namespaced(shared.client.clone(), &namespace);
+    match api.create(&PostParams::default(), &event).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => tracing::debug!(error = explain(&error), "could not write an event"),
+    }
+}

@@ -1,0 +1,209 @@
+//! `gangway scheduler`: puts the rooms together, in the order in which a gang passes through them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use gangway_api::v1;
+use gangway_slurm::{
+    Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
+};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Flags, Settings};
+use crate::door;
+use crate::follow::Shared;
+use crate::http::{self, Readiness};
+use crate::metrics::Metrics;
+use crate::nursery::{Nursery, nursery};
+use crate::queue::{Board, Health, Queue};
+use crate::source::{Source, World};
+
+mod sweep;
+
+/// Writes to the API server under way at once: enough to keep it busy, few enough to leave it to
+/// others.
+const WRITES: usize = 48;
+/// How long running work may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT, or until a part of it fails.
+pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
+    start_log(flags)?;
+    let settings = Settings::load(flags)?;
+    let metrics = Metrics::new()?;
+    let stop = CancellationToken::new();
+    let (nursery, mut parent) = nursery();
+    let readiness = Arc::new(Readiness::default());
+
+    let slurm = slurm_client(&settings, &metrics)?;
+    let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
+    start_queue(&nursery, &queue, &readiness, &stop);
+    listen(&nursery, &settings, &queue, &metrics, &readiness, &stop).await?;
+    start_source(&nursery, &settings, &queue, &metrics, readiness, &stop).await?;
+
+    let asked_to_stop = termination()?;
+    let result = parent.run(asked_to_stop).await;
+    tracing::info!("stopping");
+    stop.cancel();
+    drop(nursery);
+    drop(queue);
+    match timeout(DRAIN, parent.drain()).await {
+        Ok(drained) => result.and(drained),
+        Err(_) => result.and_then(|()| anyhow::bail!("some work did not end within {DRAIN:?}")),
+    }
+}
+
+fn start_log(flags: &Flags) -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&flags.log).context("--log is not a filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a log is there already, which is fine.
+    let _ = if flags.log_json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    Ok(())
+}
+
+fn slurm_client(settings: &Settings, metrics: &Metrics) -> anyhow::Result<SlurmClient> {
+    let token = TokenSource::File(settings.slurm.token_file.clone());
+    let mut config = SlurmConfig::new(&settings.slurm.url, token);
+    config.user.clone_from(&settings.slurm.user);
+    config.observer = Some(Arc::new(Observed(metrics.clone())));
+    SlurmClient::new(config).context("cannot use slurm.url")
+}
+
+/// Feeds the client's exchanges into the metrics.
+struct Observed(Metrics);
+
+impl Observer for Observed {
+    fn request(&self, exchange: &Exchange) {
+        let status = exchange.status.map_or(exchange.outcome, status_class);
+        self.0.slurm_requests.with_label_values(&[exchange.endpoint, status]).inc();
+        self.0
+            .slurm_seconds
+            .with_label_values(&[exchange.endpoint])
+            .observe(exchange.elapsed.as_secs_f64());
+    }
+}
+
+fn status_class(status: u16) -> &'static str {
+    match status {
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
+
+fn start_queue(
+    nursery: &Nursery,
+    queue: &Arc<Queue>,
+    readiness: &Arc<Readiness>,
+    stop: &CancellationToken,
+) {
+    let board: Arc<Board> = queue.board().clone();
+    let mut health = board.health();
+    let ready = readiness.clone();
+    let stopped = stop.clone();
+    nursery.start("Slurm health", async move {
+        loop {
+            ready.slurm.store(*health.borrow_and_update() == Health::Up, Ordering::Relaxed);
+            tokio::select! {
+                changed = health.changed() => if changed.is_err() { return Ok(()) },
+                () = stopped.cancelled() => return Ok(()),
+            }
+        }
+    });
+    let stop = stop.clone();
+    nursery.start("Slurm poller", async move { board.poll(stop).await });
+}
+
+/// Opens the ports. Done before anything is asked of anyone, so that a wrong address shows at once.
+async fn listen(
+    nursery: &Nursery,
+    settings: &Settings,
+    queue: &Arc<Queue>,
+    metrics: &Metrics,
+    readiness: &Arc<Readiness>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let open = async |address| {
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    };
+    let grpc = open(settings.listen.grpc).await?;
+    let metrics_port = open(settings.listen.metrics).await?;
+    let health_port = open(settings.listen.health).await?;
+    tracing::info!(
+        grpc = %grpc.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
+        "listening"
+    );
+    nursery.start("gRPC", door::serve(grpc, settings.tls.clone(), queue.clone(), stop.clone()));
+    nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
+    nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
+    Ok(())
+}
+
+async fn start_source(
+    nursery: &Nursery,
+    settings: &Settings,
+    queue: &Arc<Queue>,
+    metrics: &Metrics,
+    readiness: Arc<Readiness>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (door, serving) = door::inside(queue.clone(), stop.clone());
+    nursery.start("own door", serving);
+    let shared = Shared {
+        client: kube_client(settings).await?,
+        door,
+        cluster: settings.cluster.clone(),
+        world: World::default(),
+        nursery: nursery.clone(),
+        metrics: metrics.clone(),
+        writes: Arc::new(Semaphore::new(WRITES)),
+        sweep: Arc::new(Notify::new()),
+        started: Instant::now(),
+        stop: stop.clone(),
+    };
+    nursery.start("sweep", sweep::run(shared.clone()));
+    let client = shared.client.clone();
+    let world = shared.world.clone();
+    let source = Source::new(shared, world, readiness);
+    let stop = stop.clone();
+    nursery.start("source", async move { source.run(client, stop).await });
+    Ok(())
+}
+
+async fn kube_client(settings: &Settings) -> anyhow::Result<kube::Client> {
+    let config = match &settings.kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &Default::default()).await.context("kubeconfig")?
+        }
+        None => kube::Config::infer().await.context(
+            "no way to the Kubernetes API server: give --kubeconfig, set $KUBECONFIG, or run in a pod",
+        )?,
+    };
+    kube::Client::try_from(config).context("cannot make a Kubernetes client")
+}
+
+fn termination() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The message to watch the placeholders of one cluster.
+fn watch_request(cluster: &str) -> v1::WatchRequest {
+    v1::WatchRequest { cluster: cluster.to_owned() }
+}

@@ -1,0 +1,90 @@
+//! Nothing leaks (rule 5): placeholders whose pods are gone are ended, also when the pods went while
+//! no bridge was running.
+//!
+//! Only placeholders of our own cluster are looked at, and only once both sides have been read in
+//! full; a gang must be missing twice in a row, so that one in the act of appearing is left alone.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use futures::StreamExt;
+use gangway_api::v1;
+use gangway_core::job::{JobState, Standing};
+use tokio::time::interval;
+
+use crate::follow::Shared;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(shared: Shared) -> anyhow::Result<()> {
+    // Told once the index is complete.
+    tokio::select! {
+        () = shared.sweep.notified() => {}
+        () = shared.stop.cancelled() => return Ok(()),
+    }
+    while !shared.stop.is_cancelled() {
+        if let Err(status) = follow(&shared).await {
+            tracing::warn!(%status, "watching placeholders; beginning anew");
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = shared.stop.cancelled() => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Watches placeholders and ends those nobody stands behind, until the watch breaks.
+async fn follow(shared: &Shared) -> Result<(), tonic::Status> {
+    let mut door = shared.door.clone();
+    let mut events = door.watch(super::watch_request(&shared.cluster)).await?.into_inner();
+    let mut live: HashMap<u32, String> = HashMap::new();
+    let mut missing: HashSet<String> = HashSet::new();
+    let mut synced = false;
+    let mut every = interval(EVERY);
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return Ok(()),
+            event = events.next() => match event {
+                None => return Err(tonic::Status::unavailable("the watch has ended")),
+                Some(event) => match event?.event {
+                    Some(v1::watch_event::Event::Placeholder(p)) => {
+                        if JobState::parse(&[&p.state]).standing() == Standing::Over {
+                            live.remove(&p.job_id);
+                        } else {
+                            live.insert(p.job_id, p.uid);
+                        }
+                    }
+                    Some(v1::watch_event::Event::Synced(_)) => synced = true,
+                    None => {}
+                },
+            },
+            _ = every.tick(), if synced => {
+                let known = shared.world.index().known_gangs();
+                let now: HashSet<String> =
+                    live.values().filter(|uid| !known.contains(*uid)).cloned().collect();
+                for uid in now.intersection(&missing) {
+                    release(shared, uid).await;
+                }
+                missing = now;
+            }
+        }
+    }
+}
+
+async fn release(shared: &Shared, uid: &str) {
+    let request = v1::ReleaseRequest {
+        cluster: shared.cluster.clone(),
+        uid: uid.to_owned(),
+        reason: "its pods are gone".to_owned(),
+    };
+    match shared.door.clone().release(request).await {
+        Ok(answer) => {
+            tracing::warn!(gang = uid, jobs = ?answer.into_inner().job_ids, "ended a placeholder without pods");
+        }
+        Err(status) => {
+            tracing::warn!(gang = uid, %status, "could not end a placeholder without pods")
+        }
+    }
+}

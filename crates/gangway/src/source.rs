@@ -1,0 +1,254 @@
+//! Kubernetes as it is: watches pods, nodes and workloads, keeps the index, wakes the gangs.
+//!
+//! Knows Kubernetes, no Slurm. One task owns the index and the table of gangs; every gang that
+//! has pods gets a follower, which is told whenever the gang changes.
+
+mod lean;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use gangway_core::gang::Assembled;
+use gangway_core::workload::Kind;
+use kube::Client;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use lean::LeanPod;
+pub(crate) use watch::Event;
+
+use crate::follow::{Follower, Shared};
+use crate::http::Readiness;
+use crate::index::{Group, Index};
+
+/// How long events are gathered before gangs are looked at: members of one gang come in bursts.
+const GATHER: Duration = Duration::from_millis(3);
+
+/// The index, shared with the followers: written by the source alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    index: Arc<RwLock<Index>>,
+    /// Counts changes that can free a seat: pods gone or finished, nodes come.
+    freed: channel::Sender<u64>,
+}
+
+impl World {
+    /// A look at the index. Never hold it across an await.
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told whenever a seat may have become free.
+    pub(crate) fn freed(&self) -> channel::Receiver<u64> {
+        self.freed.subscribe()
+    }
+}
+
+/// A gang as its follower is told of it, with the group it was formed from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct View {
+    pub(crate) assembled: Assembled,
+    pub(crate) group: Group,
+}
+
+/// Watches until `stop`.
+pub(crate) struct Source {
+    world: World,
+    shared: Shared,
+    readiness: Arc<Readiness>,
+    followers: HashMap<String, channel::Sender<View>>,
+    /// Gangs formed from each group when it was last looked at.
+    formed: HashMap<Group, BTreeSet<String>>,
+    synced: Synced,
+}
+
+/// Which watches have been read to the end once.
+#[derive(Default)]
+struct Synced {
+    pods: bool,
+    nodes: bool,
+    kinds: HashSet<Kind>,
+    /// Kinds that the API server does not serve have nothing to be read.
+    discovered: bool,
+    expected: HashSet<Kind>,
+}
+
+impl Synced {
+    fn all(&self) -> bool {
+        self.pods && self.nodes && self.discovered && self.expected.is_subset(&self.kinds)
+    }
+}
+
+impl Source {
+    pub(crate) fn new(shared: Shared, world: World, readiness: Arc<Readiness>) -> Self {
+        Self {
+            world,
+            shared,
+            readiness,
+            followers: HashMap::new(),
+            formed: HashMap::new(),
+            synced: Synced::default(),
+        }
+    }
+
+    /// Runs the watches and hands every change on.
+    pub(crate) async fn run(
+        mut self,
+        client: Client,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let (sender, mut events) = mpsc::channel(8192);
+        watch::start(&self.shared.nursery, &client, &sender, &stop, self.readiness.clone());
+        let (gone, mut ended) = mpsc::unbounded_channel();
+        let mut dirty: HashSet<Group> = HashSet::new();
+        let mut due: Option<Instant> = None;
+        loop {
+            let ready = self.synced.all();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(event) = events.recv() => {
+                    self.apply(event, &mut dirty);
+                    if ready && !dirty.is_empty() && due.is_none() {
+                        due = Some(Instant::now() + GATHER);
+                    } else if self.synced.all() && !ready {
+                        self.readiness.synced.store(true, Ordering::Relaxed);
+                        tracing::info!("watches are synced");
+                        dirty.extend(self.world.index().groups().cloned());
+                        due = Some(Instant::now());
+                        self.shared.sweep.notify_one();
+                    }
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
+                    for group in dirty.drain() {
+                        self.look(&group, &gone);
+                    }
+                }
+                Some(uid) = ended.recv() => self.bury(uid, &gone),
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event, dirty: &mut HashSet<Group>) {
+        let mut freed = false;
+        {
+            let mut index = self.world.index.write().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Event::Pod(pod) => {
+                    freed = pod.finished();
+                    let moved = index.pod(&pod.uid).is_some();
+                    if moved && let Some(group) = index.drop_pod(&pod.uid) {
+                        dirty.insert(group);
+                    }
+                    dirty.insert(index.put_pod(*pod));
+                }
+                Event::PodGone(uid) => {
+                    freed = true;
+                    dirty.extend(index.drop_pod(&uid));
+                }
+                Event::PodsListed(uids) => {
+                    self.synced.pods = true;
+                    let gone: Vec<String> = index.pods_not_in(&uids);
+                    for uid in gone {
+                        freed = true;
+                        dirty.extend(index.drop_pod(&uid));
+                    }
+                }
+                Event::Node { name, labels } => {
+                    freed = true;
+                    index.put_node(&name, &labels);
+                }
+                Event::NodeGone(name) => index.drop_node(&name),
+                Event::NodesListed(names) => {
+                    self.synced.nodes = true;
+                    index.keep_nodes(&names);
+                }
+                Event::Workload(workload) => {
+                    dirty.insert(index.put_workload(*workload));
+                }
+                Event::WorkloadGone { kind, namespace, name, uid } => {
+                    dirty.insert(index.drop_workload(kind, &namespace, &name, &uid));
+                }
+                Event::WorkloadsListed(kind, uids) => {
+                    self.synced.kinds.insert(kind);
+                    dirty.extend(index.keep_workloads(kind, &uids));
+                }
+                Event::Discovered(kinds) => {
+                    self.synced.discovered = true;
+                    self.synced.expected.extend(kinds);
+                }
+            }
+        }
+        if freed {
+            self.world.freed.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Looks at one group and tells its gangs.
+    fn look(&mut self, group: &Group, gone: &mpsc::UnboundedSender<String>) {
+        let assembled = self.world.index().assemble(group);
+        let mut now = BTreeSet::new();
+        for assembled in assembled {
+            now.insert(assembled.gang.uid.clone());
+            self.tell(View { assembled, group: group.clone() }, gone);
+        }
+        let before = self.formed.remove(group).unwrap_or_default();
+        for uid in before.difference(&now) {
+            self.empty(uid);
+        }
+        if !now.is_empty() {
+            self.formed.insert(group.clone(), now);
+        }
+    }
+
+    fn tell(&mut self, view: View, gone: &mpsc::UnboundedSender<String>) {
+        let uid = view.assembled.gang.uid.clone();
+        match self.followers.get(&uid) {
+            Some(follower) => {
+                follower.send_if_modified(|old| {
+                    *old != view && {
+                        *old = view;
+                        true
+                    }
+                });
+            }
+            // A gang that nobody follows and that has nothing left needs no follower.
+            None if view.assembled.gang.members.is_empty() && view.assembled.leaving.is_empty() => {
+            }
+            None => {
+                let (sender, views) = channel::channel(view);
+                self.followers.insert(uid.clone(), sender);
+                let follower = Follower::new(self.shared.clone(), views);
+                let gone = gone.clone();
+                self.shared.nursery.start("follower", async move {
+                    follower.run().await;
+                    // The source is gone only when the process ends.
+                    let _ = gone.send(uid);
+                    Ok(())
+                });
+            }
+        }
+    }
+
+    /// Tells a gang that it has no pods left.
+    fn empty(&self, uid: &str) {
+        if let Some(follower) = self.followers.get(uid) {
+            follower.send_modify(|view| {
+                view.assembled.gang.members.clear();
+                view.assembled.leaving.clear();
+                view.assembled.over = true;
+            });
+        }
+    }
+
+    /// A follower has ended. If its gang has pods again by now, a new one follows.
+    fn bury(&mut self, uid: String, gone: &mpsc::UnboundedSender<String>) {
+        let Some(follower) = self.followers.remove(&uid) else { return };
+        let group = follower.borrow().group.clone();
+        self.look(&group, gone);
+    }
+}
