@@ -55,7 +55,7 @@ pub struct Jobs {
 pub struct FinishedJob {
     /// Its id, which Slurm may have given to several jobs.
     pub id: JobId,
-    /// Slurm's unique id of the submission; empty where not sent.
+    /// Slurm's unique id of the submission, the same as [`Job::sluid`].
     pub sluid: String,
     /// State; the database may lag behind slurmctld and still say RUNNING.
     pub state: JobState,
@@ -63,9 +63,9 @@ pub struct FinishedJob {
     pub reason: String,
     /// Hostlist of its nodes.
     pub nodes: String,
-    /// Our key, where the database keeps it (`AccountingStoreFlags=job_comment` and SlurmUser's).
+    /// Our key (kept without any `AccountingStoreFlags`).
     pub admin_comment: String,
-    /// The owner's comment, where the database keeps it.
+    /// The owner's comment, where the database keeps it (`AccountingStoreFlags=job_comment`).
     pub comment: String,
     /// Seconds since the epoch.
     pub submit_time: i64,
