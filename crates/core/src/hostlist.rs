@@ -160,17 +160,28 @@ impl Range {
 
     /// Appends `value` to `out`, padded to this range's width.
     fn write(self, value: u64, out: &mut String) {
-        let digits = digit_count(value);
-        for _ in digits..self.width {
+        let mut digits = [b'0'; U64_DIGITS];
+        let mut start = U64_DIGITS;
+        let mut rest = value;
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let width = usize::from(self.width);
+        for _ in U64_DIGITS..width {
             out.push('0');
         }
-        let mut scale = 10_u64.pow(u32::from(digits) - 1);
-        while scale > 0 {
-            out.push(digit(value / scale % 10));
-            scale /= 10;
-        }
+        start = start.min(U64_DIGITS.saturating_sub(width));
+        out.extend(digits[start..].iter().copied().map(char::from));
     }
 }
+
+/// How many digits the largest number has.
+const U64_DIGITS: usize = 20;
 
 impl Hostlist {
     /// Reads Slurm's notation: names separated by commas or blanks, each with any number of
@@ -319,8 +330,8 @@ impl<'a> IntoIterator for &'a Hostlist {
 
 /// Splits the digits off the end of a name. A number beyond 64 bits stays part of the name.
 fn split_number(name: &str) -> (&str, Option<Range>) {
-    let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    let digits = &name[prefix.len()..];
+    let end = name.bytes().rposition(|byte| !byte.is_ascii_digit()).map_or(0, |last| last + 1);
+    let (prefix, digits) = name.split_at(end);
     match (digits.parse(), u8::try_from(digits.len())) {
         (Ok(lo), Ok(width)) => (prefix, Some(Range { lo, count: 1, width })),
         _ => (name, None),
@@ -329,8 +340,4 @@ fn split_number(name: &str) -> (&str, Option<Range>) {
 
 fn digit_count(value: u64) -> u8 {
     value.checked_ilog10().map_or(1, |log| log as u8 + 1)
-}
-
-fn digit(value: u64) -> char {
-    char::from(b'0' + value as u8)
 }

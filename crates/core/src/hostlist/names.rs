@@ -5,7 +5,7 @@
 
 use std::iter::FusedIterator;
 
-use super::{Hostlist, Range, Run, Span, digit};
+use super::{Hostlist, Range, Run, Span};
 
 /// The names of a [`Hostlist`] in order; made by [`Hostlist::iter`].
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl<'a> Names<'a> {
                 self.write_number();
             } else {
                 self.buffer.truncate(self.last_digit_at);
-                self.buffer.push(digit(last));
+                self.buffer.push(char::from(b'0' + last as u8));
                 self.buffer.push_str(self.suffix);
             }
         }

@@ -174,6 +174,7 @@ fn push_all(
     suffix: &str,
     ranges: &[Range],
 ) -> Result<(), Problem> {
+    list.runs.reserve(ranges.len());
     ranges.iter().try_for_each(|&range| list.push(prefix, suffix, Some(range)))
 }
 
