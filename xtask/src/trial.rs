@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::process::leashed;
 use crate::progress::{minutes, say};
 use crate::world::repo;
 
@@ -92,7 +93,7 @@ fn stand_down(mut guard: Child) -> Result<()> {
 fn cargo(top: &Path, name: &str, words: &[&str], env: &[(&str, &str)]) -> Outcome {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     timed(name, || {
-        let mut command = Command::new(cargo);
+        let mut command = leashed(cargo);
         command.args(words).current_dir(top).envs(env.iter().copied());
         command.status().is_ok_and(|status| status.success())
     })
