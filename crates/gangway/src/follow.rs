@@ -64,7 +64,7 @@ pub(crate) struct Follower {
     verdicts: Option<Verdicts>,
     reporter: Reporter,
     /// Pods whose binding or eviction was answered lately.
-    sent: HashMap<String, Instant>,
+    sent: HashMap<(Write, String), Instant>,
     state: Option<&'static str>,
     /// A seat is not free: look again when one may have become so.
     waits_for_seat: bool,
@@ -189,24 +189,24 @@ impl Follower {
         let mut binds = Vec::new();
         let mut evictions = Vec::new();
         let mut rest = Vec::new();
+        let mut done = Done::All;
         let settled = Instant::now();
         self.sent.retain(|_, at| settled.duration_since(*at) < SETTLE);
         for action in actions {
             match action {
                 Action::Bind { pod, seat, node, job, generation } => {
-                    if !self.sent.contains_key(&pod) {
+                    if !self.settling(Write::Bind, &pod, &mut done) {
                         binds.push(Binding { pod, seat, node, job, generation });
                     }
                 }
                 Action::Evict { pod, why } => {
-                    if !self.sent.contains_key(&pod) {
+                    if !self.settling(Write::Evict, &pod, &mut done) {
                         evictions.push((pod, why));
                     }
                 }
                 other => rest.push(other),
             }
         }
-        let mut done = Done::All;
         if !binds.is_empty() {
             done = done.and(self.bind(view, binds).await);
         }
@@ -232,6 +232,16 @@ impl Follower {
             }
         }
         done
+    }
+
+    /// Whether this write was answered lately and the watch has yet to show it. Then the gang is
+    /// looked at again, in case it never does.
+    fn settling(&self, write: Write, pod: &str, done: &mut Done) -> bool {
+        let settling = self.sent.contains_key(&(write, pod.to_owned()));
+        if settling {
+            *done = done.and(Done::Later);
+        }
+        settling
     }
 
     async fn ask(&mut self, view: &View) -> Done {
@@ -295,7 +305,7 @@ impl Follower {
         drop(under_way);
         let all = bound.len() == total;
         let now = Instant::now();
-        self.sent.extend(bound.into_iter().map(|uid| (uid, now)));
+        self.sent.extend(bound.into_iter().map(|uid| ((Write::Bind, uid), now)));
         if !all {
             return Done::Later;
         }
@@ -323,7 +333,7 @@ impl Follower {
         }
         drop(under_way);
         let now = Instant::now();
-        self.sent.extend(sent.into_iter().map(|uid| (uid, now)));
+        self.sent.extend(sent.into_iter().map(|uid| ((Write::Evict, uid), now)));
         if left == 0 { Done::All } else { Done::Later }
     }
 
@@ -352,6 +362,13 @@ impl Follower {
         }
         self.state = state;
     }
+}
+
+/// A write about a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Write {
+    Bind,
+    Evict,
 }
 
 /// How far the actions of a plan got.

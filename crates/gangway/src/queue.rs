@@ -9,6 +9,7 @@ mod submit;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use gangway_core::follow::Verdict;
@@ -57,8 +58,8 @@ struct Entry {
     gang: Mutex<Gang>,
     /// The gang has changed, or it is to be released.
     changed: Notify,
-    /// Why it is to be released.
-    release: Mutex<Option<String>>,
+    /// Why it is to be released, and since when.
+    release: Mutex<Option<(String, Instant)>>,
     verdict: watch::Sender<Option<Verdict>>,
 }
 
@@ -67,7 +68,7 @@ impl Entry {
         self.gang.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn releasing(&self) -> Option<String> {
+    fn releasing(&self) -> Option<(String, Instant)> {
         self.release.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -155,7 +156,7 @@ impl Queue {
     ) -> Result<Vec<JobId>, gangway_slurm::Error> {
         let entry = self.entries.get(key).map(|e| e.clone());
         if let Some(entry) = entry {
-            *entry.release.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+            *entry.release.lock().unwrap_or_else(PoisonError::into_inner) = Some((why.to_owned(), Instant::now()));
             entry.changed.notify_one();
         }
         let mut ended = Vec::new();

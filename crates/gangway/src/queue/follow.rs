@@ -149,10 +149,7 @@ impl Queue {
                         return Next::Done;
                     }
                     _ if entry.releasing().is_some() => {
-                        let why = entry.releasing().unwrap_or_default();
-                        if let Err(error) = self.end(&job, &why).await {
-                            tracing::warn!(job = %id, error = explain(&error), "could not release; trying again");
-                        }
+                        self.insist(entry, &job).await;
                         retry = Some(RETRY);
                     }
                     Standing::Waiting => entry.say(queued(&job)),
@@ -177,6 +174,17 @@ impl Queue {
                 Some(pause) => drop(timeout(pause, changed).await),
                 None => changed.await,
             }
+        }
+    }
+
+    /// Whoever released the gang has told Slurm; if the job lives on all the same (it was just being
+    /// submitted, or the call failed), it is told again.
+    async fn insist(&self, entry: &Entry, job: &Job) {
+        let Some((why, since)) = entry.releasing() else { return };
+        if since.elapsed() >= RETRY
+            && let Err(error) = self.end(job, &why).await
+        {
+            tracing::warn!(job = %job.id, error = explain(&error), "could not release; trying again");
         }
     }
 
