@@ -5,7 +5,13 @@
 
 /// Messages and services generated from `proto/gangway/v1` by `cargo xtask codegen`.
 #[expect(missing_docs, reason = "generated; the documentation is in the .proto")]
-#[allow(clippy::all, clippy::use_self, unused_qualifications, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::use_self,
+    clippy::allow_attributes_without_reason,
+    unused_qualifications,
+    reason = "generated"
+)]
 #[rustfmt::skip]
 pub mod v1 {
     include!("generated/gangway.v1.rs");

@@ -10,6 +10,7 @@ use crate::gang::{Assembled, Member};
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 use crate::policy::Refusal;
+use crate::reason::needs_a_person;
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -191,7 +192,7 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
             seat_members(facts, *job, *generation, seats, now)
         }
         Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),
-        Some(Verdict::Queued { message, .. }) => queued(facts, message, now),
+        Some(Verdict::Queued { reason, message, .. }) => queued(facts, reason, message, now),
         None => ask(facts, now),
     }
 }
@@ -296,7 +297,10 @@ fn pods_changed(facts: &Facts<'_>) -> bool {
     unfinished(facts).any(|m| asked.is_none_or(|a| !a.pods.contains(&m.uid)))
 }
 
-fn queued(facts: &Facts<'_>, message: &str, now: i64) -> Plan {
+fn queued(facts: &Facts<'_>, reason: &str, message: &str, now: i64) -> Plan {
+    if needs_a_person(reason) {
+        return Plan::say("Queued", message.to_owned(), true);
+    }
     let loud = facts.progress.asked.as_ref().map_or(now, |a| a.at) + QUIET_MS;
     if now < loud {
         return Plan { wake: Some(loud), ..Plan::default() };

@@ -18,7 +18,9 @@ pub fn waiting(reason: &str, description: &str) -> String {
         "PartitionInactive" => "its partition is inactive",
         "PartitionNodeLimit" => "it needs more nodes than its partition allows",
         "PartitionTimeLimit" => "its time limit is longer than its partition allows",
-        "PartitionConfig" => "its partition's limits do not allow it",
+        "PartitionConfig" => {
+            "it asks for more nodes, CPUs or memory than its partition has or allows; ask for less or name another partition"
+        }
         "ReqNodeNotAvail" => "nodes it needs are down, drained or reserved",
         "Reservation" | "ReservationDeleted" => "waiting for its reservation",
         "Licenses" => "waiting for licences",
@@ -41,6 +43,22 @@ pub fn waiting(reason: &str, description: &str) -> String {
     out
 }
 
+/// Whether a placeholder that waits for this reason waits in vain until somebody changes something:
+/// its request, or a limit.
+pub fn needs_a_person(reason: &str) -> bool {
+    matches!(
+        reason,
+        "PartitionConfig"
+            | "PartitionNodeLimit"
+            | "PartitionTimeLimit"
+            | "BadConstraints"
+            | "DependencyNeverSatisfied"
+            | "JobHeldAdmin"
+            | "JobHeldUser"
+            | "ReservationDeleted"
+    )
+}
+
 /// A refusal by Slurm's error number (slurm_errno.h), with what to do.
 pub fn refused(
     code: u32,
@@ -59,7 +77,7 @@ pub fn refused(
             Category::Policy,
             format!("Slurm does not let user {user} use partition {partition}; ask its administrator"),
         ),
-        2006 | 2015 | 2016 | 2034 => (
+        2006 | 2015 | 2034 => (
             Category::Resources,
             format!("partition {partition} does not have that many nodes; ask for fewer pods or another partition"),
         ),

@@ -85,7 +85,7 @@ pub(crate) enum ConfigError {
     #[error("cannot read the configuration file {path}")]
     Read { path: PathBuf, source: std::io::Error },
     #[error("the configuration file {path} is not YAML")]
-    Yaml { path: PathBuf, source: serde_saphyr::Error },
+    Yaml { path: PathBuf, source: Box<serde_saphyr::Error> },
     #[error("the configuration has {} problem(s):\n  {}", .0.len(), .0.join("\n  "))]
     Problems(Vec<String>),
 }
@@ -98,8 +98,10 @@ impl Settings {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-                parse_yaml(&text)
-                    .map_err(|source| ConfigError::Yaml { path: path.clone(), source })?
+                parse_yaml(&text).map_err(|source| ConfigError::Yaml {
+                    path: path.clone(),
+                    source: Box::new(source),
+                })?
             }
         };
         Self::read(&file, flags).map_err(ConfigError::Problems)

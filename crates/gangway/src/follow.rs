@@ -292,7 +292,8 @@ impl Follower {
     /// Binds members, all at once, each with its one write.
     async fn bind(&mut self, view: &View, binds: Vec<Binding>) -> Done {
         let total = binds.len();
-        self.progress.first_bind.get_or_insert(self.shared.now());
+        let now = self.shared.now();
+        self.progress.first_bind.get_or_insert(now);
         let gang = &view.assembled.gang;
         let mut under_way: FuturesUnordered<_> =
             binds.iter().map(|binding| bind::bind(&self.shared, gang, binding)).collect();

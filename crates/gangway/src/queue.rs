@@ -156,7 +156,8 @@ impl Queue {
     ) -> Result<Vec<JobId>, gangway_slurm::Error> {
         let entry = self.entries.get(key).map(|e| e.clone());
         if let Some(entry) = entry {
-            *entry.release.lock().unwrap_or_else(PoisonError::into_inner) = Some((why.to_owned(), Instant::now()));
+            *entry.release.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((why.to_owned(), Instant::now()));
             entry.changed.notify_one();
         }
         let mut ended = Vec::new();
@@ -194,11 +195,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits, and after a
-    /// refusal some job has ended since.
-    fn immediate_is_fair(&self) -> bool {
+    /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits in the
+    /// partition, and after a refusal some job has ended since. (Slurm itself refuses when a job of
+    /// another partition waits for the same nodes.)
+    fn immediate_is_fair(&self, partition: &str) -> bool {
         self.immediate
-            && !self.board.anything_pending()
+            && !self.board.pending_in(partition)
             && self.missed_at.load(Ordering::Relaxed) != self.board.endings() + 1
     }
 

@@ -105,7 +105,7 @@ impl Reporter {
                 "type": "PodScheduled",
                 "status": "False",
                 // What kube-scheduler and autoscalers know as "no room yet".
-                "reason": if report.problem { report.reason } else { "Unschedulable" },
+                "reason": if report.reason == "Refused" { "Refused" } else { "Unschedulable" },
                 "message": report.message,
                 "lastProbeTime": null,
                 "lastTransitionTime": Timestamp::now().to_string(),

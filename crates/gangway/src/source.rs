@@ -128,7 +128,7 @@ impl Source {
                         self.look(&group, &gone);
                     }
                 }
-                Some(uid) = ended.recv() => self.bury(uid, &gone),
+                Some(uid) = ended.recv() => self.bury(&uid, &gone),
             }
         }
     }
@@ -246,8 +246,8 @@ impl Source {
     }
 
     /// A follower has ended. If its gang has pods again by now, a new one follows.
-    fn bury(&mut self, uid: String, gone: &mpsc::UnboundedSender<String>) {
-        let Some(follower) = self.followers.remove(&uid) else { return };
+    fn bury(&mut self, uid: &str, gone: &mpsc::UnboundedSender<String>) {
+        let Some(follower) = self.followers.remove(uid) else { return };
         let group = follower.borrow().group.clone();
         self.look(&group, gone);
     }

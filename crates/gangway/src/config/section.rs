@@ -111,17 +111,17 @@ impl<'a> Section<'a> {
         self.typed(key, "a mapping of texts", read).unwrap_or_default()
     }
 
-    pub(super) fn section(&mut self, key: &str) -> Section<'a> {
+    pub(super) fn section(&mut self, key: &str) -> Self {
         let value = self.get(key);
-        Section::new(self.at(key), value, self.problems)
+        Self::new(self.at(key), value, self.problems)
     }
 
-    pub(super) fn sections(&mut self, key: &str) -> Vec<Section<'a>> {
+    pub(super) fn sections(&mut self, key: &str) -> Vec<Self> {
         let path = self.at(key);
         let problems = self.problems;
         let list = self.typed(key, "a list", Value::as_array);
         let entries = list.into_iter().flatten().enumerate();
-        entries.map(|(i, v)| Section::new(format!("{path}[{i}]"), Some(v), problems)).collect()
+        entries.map(|(i, v)| Self::new(format!("{path}[{i}]"), Some(v), problems)).collect()
     }
 
     /// Every key must have been asked for by now.

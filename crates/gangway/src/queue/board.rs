@@ -68,6 +68,8 @@ struct Inner {
     states: HashMap<JobId, JobState>,
     stamped: HashMap<JobId, (Stamp, Arc<Job>)>,
     tracked: HashMap<JobId, watch::Sender<Seen>>,
+    /// Where the jobs of the last list are; a job may name several partitions.
+    partitions: HashMap<JobId, String>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
     endings: u64,
 }
@@ -118,20 +120,30 @@ impl Board {
         self.inner().states.values().any(|s| s.base == BaseState::Pending)
     }
 
+    /// Whether a job waits in this partition; one whose partition is not known counts.
+    pub(crate) fn pending_in(&self, partition: &str) -> bool {
+        let inner = self.inner();
+        let mut pending = inner.states.iter().filter(|(_, s)| s.base == BaseState::Pending);
+        pending.any(|(id, _)| {
+            let known = inner.partitions.get(id);
+            known.is_none_or(|names| names.split(',').any(|name| name == partition))
+        })
+    }
+
     /// How many jobs have stopped holding nodes since the start.
     pub(crate) fn endings(&self) -> u64 {
         self.inner().endings
     }
 
-    /// Follows one job from now on; polls at once.
+    /// Follows one job from now on, beginning with what is known of it.
     pub(crate) fn track(&self, job: JobId) -> watch::Receiver<Seen> {
-        let receiver = {
-            let mut inner = self.inner();
-            let tracked = inner.tracked.entry(job);
-            tracked.or_insert_with(|| watch::Sender::new(Seen::Nothing)).subscribe()
-        };
-        self.nudge.notify_one();
-        receiver
+        let mut inner = self.inner();
+        let known = inner.stamped.get(&job).map(|(_, job)| Seen::Job(job.clone()));
+        if known.is_none() {
+            self.nudge.notify_one();
+        }
+        let seen = known.unwrap_or(Seen::Nothing);
+        inner.tracked.entry(job).or_insert_with(|| watch::Sender::new(seen)).subscribe()
     }
 
     /// Takes in a job read elsewhere.
@@ -144,6 +156,7 @@ impl Board {
     }
 
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
+        inner.partitions.insert(job.id, job.partition.clone());
         if let Some(stamp) = Stamp::of(job) {
             let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);
             if changed {
@@ -244,6 +257,7 @@ impl Board {
         let jobs = self.slurm.jobs().await?;
         {
             let mut inner = self.inner();
+            inner.partitions.clear();
             let present: std::collections::HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
             inner.stamped.retain(|id, (_, job)| {
                 // An ended job that Slurm has purged is forgotten; a live one that is missing is

@@ -125,14 +125,6 @@ impl Queue {
     /// Follows one job while it waits and runs.
     async fn follow_job(&self, entry: &Entry, id: JobId, generation: u32) -> Next {
         let mut seen = self.board.track(id);
-        // The poller would notice within its interval; a fresh placeholder is worth one look now.
-        match self.slurm.job(id).await {
-            Ok(Some(job)) => {
-                self.board.note(job);
-            }
-            Ok(None) => {}
-            Err(error) => tracing::debug!(job = %id, error = explain(&error), "could not look"),
-        }
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done;
@@ -282,7 +274,7 @@ impl Queue {
                 }
             }
             Err(error) => {
-                tracing::debug!(job = %id, error = explain(&error), "accounting does not answer")
+                tracing::debug!(job = %id, error = explain(&error), "accounting does not answer");
             }
         }
         if entry.releasing().is_some() {

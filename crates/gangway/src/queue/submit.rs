@@ -3,9 +3,9 @@
 //! First the immediate path where it cannot overtake anyone, then the queue with a job id of our own
 //! choosing, so that a repeated submit is refused by Slurm instead of becoming a second job.
 
-use gangway_core::job::{JobId, PlaceholderRequest};
+use gangway_core::job::{Job, JobId, PlaceholderRequest};
 use gangway_core::placeholder::Stamp;
-use gangway_core::policy::Refusal;
+use gangway_core::policy::{Category, Refusal};
 use gangway_core::reason;
 use gangway_slurm::{Error, SlurmCode};
 
@@ -29,11 +29,10 @@ const ID_ATTEMPTS: u32 = 8;
 
 impl Queue {
     pub(super) async fn submit(&self, stamp: &Stamp, request: &PlaceholderRequest) -> Submitted {
-        if self.immediate_is_fair() {
-            match self.allocate(request).await {
-                Some(submitted) => return submitted,
-                None => self.note_miss(),
-            }
+        if self.immediate_is_fair(&request.partition)
+            && let Some(submitted) = self.allocate(request).await
+        {
+            return submitted;
         }
         for attempt in 0..ID_ATTEMPTS {
             let id = self.job_ids.choose(stamp, attempt);
@@ -61,11 +60,19 @@ impl Queue {
             Ok(job) => {
                 self.count("immediate", "accepted");
                 // The owner can write `comment`; what we trust from here on is `admin_comment`.
-                // Failing is no harm: the key is in the comment, and the next list repeats it.
-                if let Err(error) = self.slurm.set_admin_comment(job, &request.key).await {
+                let (seen, written) = futures::join!(
+                    self.slurm.job(job),
+                    self.slurm.set_admin_comment(job, &request.key)
+                );
+                if let Err(error) = written {
+                    // No harm: the key is in the comment as well.
                     tracing::warn!(%job, error = explain(&error), "could not write the key");
                 }
-                Some(Submitted::As(job))
+                match seen {
+                    Ok(Some(seen)) => Some(self.owned(seen, request).await),
+                    Ok(None) => None,
+                    Err(error) => Some(Submitted::Doubt(explain(&error))),
+                }
             }
             Err(error) if error.is_doubtful() => {
                 self.count("immediate", "doubt");
@@ -75,12 +82,38 @@ impl Queue {
                 self.count("immediate", "unreachable");
                 Some(Submitted::Later(explain(&error)))
             }
-            // A refusal of any kind: the queue gives the full answer.
-            Err(_) => {
+            Err(Error::Refused { .. }) => {
                 self.count("immediate", "missed");
+                self.note_miss();
+                None
+            }
+            // It can never run so, or not as this user: the queue gives the full answer.
+            Err(_) => {
+                self.count("immediate", "refused");
                 None
             }
         }
+    }
+
+    /// Without an accounting database, a user that slurmctld does not know becomes "nobody" instead
+    /// of a refusal (tried live): a job of another owner than policy says is none of ours.
+    async fn owned(&self, job: Job, request: &PlaceholderRequest) -> Submitted {
+        let id = job.id;
+        let numeric = request.user.chars().all(|c| c.is_ascii_digit());
+        if numeric || job.user.is_empty() || job.user == request.user {
+            self.board.note(job);
+            return Submitted::As(id);
+        }
+        if let Err(error) = self.slurm.cancel(id).await {
+            tracing::error!(job = %id, error = explain(&error), "could not cancel a job of the wrong owner");
+        }
+        Submitted::Refused(Refusal::new(
+            Category::Account,
+            format!(
+                "Slurm does not know user {}; have it added, or correct policy.identities",
+                request.user
+            ),
+        ))
     }
 
     /// Whether the job that holds our chosen id is our own earlier submit.

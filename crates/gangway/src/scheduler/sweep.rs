@@ -84,7 +84,7 @@ async fn release(shared: &Shared, uid: &str) {
             tracing::warn!(gang = uid, jobs = ?answer.into_inner().job_ids, "ended a placeholder without pods");
         }
         Err(status) => {
-            tracing::warn!(gang = uid, %status, "could not end a placeholder without pods")
+            tracing::warn!(gang = uid, %status, "could not end a placeholder without pods");
         }
     }
 }

@@ -61,7 +61,8 @@ pub(super) fn start(
     stop: &CancellationToken,
     readiness: Arc<Readiness>,
 ) {
-    nursery.start("pod watch", until(stop.clone(), pods(client.clone(), events.clone(), readiness)));
+    nursery
+        .start("pod watch", until(stop.clone(), pods(client.clone(), events.clone(), readiness)));
     nursery.start("node watch", until(stop.clone(), nodes(client.clone(), events.clone())));
     let found = discover(nursery.clone(), client.clone(), events.clone(), stop.clone());
     nursery.start("discovery", until(stop.clone(), found));
@@ -117,7 +118,8 @@ async fn pods(
 
 async fn nodes(client: Client, events: Sender<Event>) -> anyhow::Result<()> {
     let all = watcher::Config::default();
-    let mut stream = watch(Api::<PartialObjectMeta<Node>>::all(client), all).default_backoff().boxed();
+    let mut stream =
+        watch(Api::<PartialObjectMeta<Node>>::all(client), all).default_backoff().boxed();
     let mut listed = HashSet::new();
     let known = |node: &PartialObjectMeta<Node>| Event::Node {
         name: node.name_any(),
