@@ -74,6 +74,11 @@ impl Queue {
                     Err(error) => Some(Submitted::Doubt(explain(&error))),
                 }
             }
+            Err(Error::Refused { .. }) => {
+                self.count("immediate", "missed");
+                self.note_miss();
+                None
+            }
             Err(error) if error.is_doubtful() => {
                 self.count("immediate", "doubt");
                 Some(Submitted::Doubt(explain(&error)))
@@ -81,11 +86,6 @@ impl Queue {
             Err(error) if error.is_retryable() => {
                 self.count("immediate", "unreachable");
                 Some(Submitted::Later(explain(&error)))
-            }
-            Err(Error::Refused { .. }) => {
-                self.count("immediate", "missed");
-                self.note_miss();
-                None
             }
             // It can never run so, or not as this user: the queue gives the full answer.
             Err(_) => {
