@@ -151,6 +151,8 @@ pub enum Action {
 pub struct Report {
     /// CamelCase word for condition and event: `Queued`, `Refused`, `GangIncomplete` …
     pub reason: &'static str,
+    /// What it is about, so that news can be told from new wording: Slurm's reason, or empty.
+    pub topic: String,
     /// The sentence.
     pub message: String,
     /// Something the user must mend: written at once and as a warning event.
@@ -175,7 +177,8 @@ impl Plan {
     }
 
     fn say(reason: &'static str, message: String, problem: bool) -> Self {
-        Self { report: Some(Report { reason, message, problem }), ..Self::default() }
+        let topic = String::new();
+        Self { report: Some(Report { reason, topic, message, problem }), ..Self::default() }
     }
 }
 
@@ -298,14 +301,16 @@ fn pods_changed(facts: &Facts<'_>) -> bool {
 }
 
 fn queued(facts: &Facts<'_>, reason: &str, message: &str, now: i64) -> Plan {
-    if needs_a_person(reason) {
-        return Plan::say("Queued", message.to_owned(), true);
-    }
-    let loud = facts.progress.asked.as_ref().map_or(now, |a| a.at) + QUIET_MS;
-    if now < loud {
+    let problem = needs_a_person(reason);
+    // Slurm takes a moment to say why; until then there is nothing to tell.
+    let quiet = if reason.is_empty() { 5 * QUIET_MS } else { QUIET_MS };
+    let loud = facts.progress.asked.as_ref().map_or(now, |a| a.at) + quiet;
+    if now < loud && !problem {
         return Plan { wake: Some(loud), ..Plan::default() };
     }
-    Plan::say("Queued", message.to_owned(), false)
+    let topic = reason.to_owned();
+    let report = Report { reason: "Queued", topic, message: message.to_owned(), problem };
+    Plan { report: Some(report), ..Plan::default() }
 }
 
 /// The gang has its nodes: bind all, or none.

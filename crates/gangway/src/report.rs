@@ -58,13 +58,13 @@ impl Reporter {
             return None;
         }
         let since = match &self.pending {
-            Some((pending, since)) if pending.reason == report.reason => *since,
+            Some((pending, since)) if same_news(pending, report) => *since,
             _ => Instant::now(),
         };
         self.pending = Some((report.clone(), since));
         let mut due = since + SETTLE;
         if let Some((old, at, pods)) = &self.written
-            && old.reason == report.reason
+            && same_news(old, report)
             && unbound.iter().all(|uid| pods.contains(uid))
         {
             due = due.max(*at + REWORD);
@@ -124,6 +124,11 @@ impl Reporter {
             event(&self.shared, pod_reference(&pod), &Note::of(report)).await;
         }
     }
+}
+
+/// Whether two reports tell the same, in other words.
+fn same_news(a: &Report, b: &Report) -> bool {
+    (a.reason, &a.topic, a.problem) == (b.reason, &b.topic, b.problem)
 }
 
 /// One event.

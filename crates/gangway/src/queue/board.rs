@@ -22,7 +22,7 @@ const FAST: Duration = Duration::from_millis(100);
 /// Poll interval otherwise.
 const SLOW: Duration = Duration::from_secs(1);
 /// How often reasons of waiting placeholders are read.
-const REASONS: Duration = Duration::from_secs(2);
+const REASONS: Duration = Duration::from_secs(1);
 /// How often every job is listed, to find what should not be there.
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
