@@ -6,6 +6,8 @@
 )]
 
 mod cache;
+mod codegen;
+mod demo;
 mod process;
 mod progress;
 mod tidy;
@@ -22,6 +24,7 @@ use crate::world::Wish;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
+  demo           The main job on real parts, shown step by step; sets up what is missing and cleans up.
   world up [--dir DIR] [--nodes N] [--bridge]
                  Bring up a real Slurm and a real Kubernetes on loopback. The first time this fetches and builds
                  them into ${XDG_CACHE_HOME:-~/.cache}/gangway/world; later it takes seconds. N is the number of
@@ -31,6 +34,7 @@ Usage: cargo xtask COMMAND
   world status [--dir DIR]
                  What runs, with pid and address. Exits with 1 when a part is dead.
   test           Everything CI does: format, tidy, clippy, docs, all tests in a world of their own.
+  codegen        Write the generated code again from proto/.
   tidy           The rules of the house that are checked by code.
 
 DIR is target/world unless given. Worlds in different directories live side by side.
@@ -73,6 +77,16 @@ fn command(mut words: Vec<String>) -> Result<bool> {
         "test" => {
             Options::parse(&words, &[])?;
             trial::run()
+        }
+        "demo" => {
+            Options::parse(&words, &[])?;
+            demo::run()?;
+            Ok(true)
+        }
+        "codegen" => {
+            Options::parse(&words, &[])?;
+            codegen::run()?;
+            Ok(true)
         }
         "tidy" => {
             Options::parse(&words, &[])?;

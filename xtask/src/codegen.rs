@@ -1,0 +1,21 @@
+//! `cargo xtask codegen`: writes the generated code again. A test compares it with what is committed.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::progress::step;
+use crate::world::repo;
+
+/// Runs the generators.
+pub(crate) fn run() -> Result<()> {
+    step("writing crates/api/src/generated from proto/", || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let words = ["run", "--quiet", "-p", "gangway-api", "--example", "generate"];
+        let status = Command::new(cargo).args(words).current_dir(repo()?).status()?;
+        if !status.success() {
+            bail!("the generator failed");
+        }
+        Ok(())
+    })
+}
