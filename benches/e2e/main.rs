@@ -1,0 +1,138 @@
+//! The bridge on a real stack, from the first create to the last bind: `cargo xtask bench e2e`.
+//!
+//! Needs a world that is up with the bridge in it, and its env file sourced. One line of JSON per
+//! shape on standard output; what it does is told on standard error. It must never judge: limits
+//! are for whoever reads the lines.
+
+mod audit;
+mod cluster;
+mod figures;
+mod trial;
+mod world;
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::trial::{Shape, Trial};
+use crate::world::World;
+
+/// What is measured, in this order; a shape of one pod is a pod without a group.
+const SHAPES: [Shape; 4] = [
+    Shape::of("1", 1, 1),
+    Shape::of("1x8", 1, 8),
+    Shape::of("1x128", 1, 128),
+    Shape::of("16x8", 16, 8),
+];
+/// Trials of a shape unless asked: many of the small ones, fewer of the big ones.
+const FEW_PODS: u32 = 8;
+const REPEATS: (usize, usize) = (5, 3);
+/// Between two trials, so that no one pays for what another left behind.
+const REST: Duration = Duration::from_secs(1);
+
+const HELP: &str = "\
+Usage: e2e [--repeats N] [--shape NAME]...
+
+Shapes: 1, 1x8, 1x128, 16x8, and ideal (bindings alone, without a bridge). All unless named.
+Needs the env file of a world with the bridge up (`cargo xtask world up --bridge`), sourced.
+";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Some(options) = Options::parse(std::env::args().skip(1))? else {
+        return Ok(write!(std::io::stdout(), "{HELP}")?);
+    };
+    let world = World::of_environment()?;
+    let cluster = Cluster::connect().await?;
+    let session = trial::Session::new(&world, &cluster).await?;
+    let measured = measure(&options, &session).await;
+    // Whatever happened, nothing is left behind.
+    let cleaned = cluster.remove_namespaces().await;
+    measured.and(cleaned)
+}
+
+struct Options {
+    repeats: Option<usize>,
+    shapes: Vec<String>,
+}
+
+impl Options {
+    /// `None` for a person who asks for help.
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        let mut options = Self { repeats: None, shapes: Vec::new() };
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--repeats" => {
+                    let count = words.next().context("--repeats takes a number")?.parse()?;
+                    if count == 0 {
+                        bail!("--repeats 0 measures nothing");
+                    }
+                    options.repeats = Some(count);
+                }
+                "--shape" => {
+                    let name = words.next().context("--shape takes a name")?;
+                    if name != "ideal" && SHAPES.iter().all(|shape| shape.name != name) {
+                        bail!("there is no shape {name}; see --help");
+                    }
+                    options.shapes.push(name);
+                }
+                "--help" | "-h" => return Ok(None),
+                other => bail!("{other} is not an option; see --help"),
+            }
+        }
+        Ok(Some(options))
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.shapes.is_empty() || self.shapes.iter().any(|shape| shape == name)
+    }
+
+    fn repeats(&self, pods: u32) -> usize {
+        self.repeats.unwrap_or(if pods <= FEW_PODS { REPEATS.0 } else { REPEATS.1 })
+    }
+}
+
+async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> {
+    note("one pod that does not count");
+    session.run(&SHAPES[0]).await.context("the bridge bound nothing")?;
+    let mut ideal = None;
+    if options.wants("ideal") {
+        let mut runs = Vec::new();
+        for i in 0..options.repeats(trial::IDEAL_PODS) {
+            note(&format!("ideal, run {}", i + 1));
+            runs.push(session.ideal().await?);
+            tokio::time::sleep(REST).await;
+        }
+        let (line, typical) = figures::ideal(session, &runs);
+        emit(&line)?;
+        ideal = Some(typical);
+    }
+    for shape in SHAPES.iter().filter(|shape| options.wants(shape.name)) {
+        let mut trials: Vec<Trial> = Vec::new();
+        for i in 0..options.repeats(shape.pods()) {
+            tokio::time::sleep(REST).await;
+            let trial = session.run(shape).await?;
+            note(&format!(
+                "{}, trial {}: last bound after {:.0} ms",
+                shape.name,
+                i + 1,
+                trial.last_bound_ms()
+            ));
+            trials.push(trial);
+        }
+        emit(&figures::shape(session, shape, &trials, ideal))?;
+    }
+    Ok(())
+}
+
+fn emit(line: &Value) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+fn note(text: &str) {
+    // Nobody listening is fine.
+    let _ = writeln!(std::io::stderr(), "e2e: {text}");
+}
