@@ -269,7 +269,7 @@ pub struct PlaceholderRequest {
     pub group: String,
     /// Account, or the user's default.
     pub account: Option<String>,
-    /// Partition.
+    /// Partition; empty for Slurm's default.
     pub partition: String,
     /// Quality of service, or the default.
     pub qos: Option<String>,

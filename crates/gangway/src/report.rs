@@ -21,6 +21,9 @@ use crate::source::{LeanPod, View};
 
 /// A report that does not last this long is not written: members and owners arrive out of order.
 const SETTLE: Duration = Duration::from_millis(250);
+/// A gang that is still being made is left alone until it has not grown for so long: writing to its
+/// pods then would cost a write each, just when the API server is busiest.
+const GROWN: Duration = Duration::from_secs(1);
 /// A new wording of the same reason is written at most this often.
 const REWORD: Duration = Duration::from_secs(10);
 
@@ -58,11 +61,13 @@ impl Reporter {
             return None;
         }
         let since = match &self.pending {
-            Some((pending, since)) if same_news(pending, report) => *since,
+            Some((pending, since)) if same_news(pending, report) && !growing(pending, report) => {
+                *since
+            }
             _ => Instant::now(),
         };
         self.pending = Some((report.clone(), since));
-        let mut due = since + SETTLE;
+        let mut due = since + if report.reason == INCOMPLETE { GROWN } else { SETTLE };
         if let Some((old, at, pods)) = &self.written
             && same_news(old, report)
             && unbound.iter().all(|uid| pods.contains(uid))
@@ -124,6 +129,13 @@ impl Reporter {
             event(&self.shared, pod_reference(&pod), &Note::of(report)).await;
         }
     }
+}
+
+const INCOMPLETE: &str = "GangIncomplete";
+
+/// Whether members have come since the report that is pending.
+fn growing(pending: &Report, report: &Report) -> bool {
+    report.reason == INCOMPLETE && pending.message != report.message
 }
 
 /// Whether two reports tell the same, in other words.

@@ -14,6 +14,8 @@ pub(crate) struct Body {
 #[derive(Debug, Serialize)]
 struct JobFields {
     name: String,
+    /// Empty: Slurm's default partition.
+    #[serde(skip_serializing_if = "String::is_empty")]
     partition: String,
     flags: [&'static str; 1],
     /// Exactly this many: a string, for Slurm also takes ranges here.
