@@ -45,7 +45,8 @@ impl v1::extender_server::Extender for Extender {
             request.into_inner().gang.ok_or_else(|| Status::invalid_argument("gang is missing"))?;
         let cluster = gang.cluster.clone();
         let gang = Gang::try_from(gang).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let verdicts = WatchStream::new(self.queue.place(cluster, gang)).filter_map(async |v| v);
+        let verdicts =
+            WatchStream::new(self.queue.place(cluster, gang).await).filter_map(async |v| v);
         // The stream ends with the verdict that ends the question.
         let answer = verdicts.scan(false, |over, verdict| {
             let item = (!*over).then(|| Ok(v1::Verdict::of(&verdict)));

@@ -61,9 +61,22 @@ struct Entry {
     /// Why it is to be released, and since when.
     release: Mutex<Option<(String, Instant)>>,
     verdict: watch::Sender<Option<Verdict>>,
+    /// Set once the entry is out of the table.
+    done: CancellationToken,
 }
 
 impl Entry {
+    fn new(key: Key, gang: Gang) -> Self {
+        Self {
+            key,
+            gang: Mutex::new(gang),
+            changed: Notify::new(),
+            release: Mutex::new(None),
+            verdict: watch::Sender::new(None),
+            done: CancellationToken::new(),
+        }
+    }
+
     fn gang(&self) -> Gang {
         self.gang.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -112,28 +125,40 @@ impl Queue {
         &self.board
     }
 
-    /// Asks for room for a gang. The same gang is one placeholder however often it is asked for.
-    pub(crate) fn place(
+    /// Asks for room for a gang. The same gang is one placeholder however often it is asked for; one
+    /// that is being released is over first, so that new pods never hear of an old end.
+    pub(crate) async fn place(
         self: &Arc<Self>,
         cluster: String,
         gang: Gang,
     ) -> watch::Receiver<Option<Verdict>> {
         let key = Key { cluster, gang: gang.uid.clone() };
+        loop {
+            match self.enter(&key, &gang) {
+                Ok(verdicts) => return verdicts,
+                Err(releasing) => releasing.cancelled().await,
+            }
+        }
+    }
+
+    /// Joins the entry of a gang, or makes it. `Err`: it is being released; wait for this.
+    fn enter(
+        self: &Arc<Self>,
+        key: &Key,
+        gang: &Gang,
+    ) -> Result<watch::Receiver<Option<Verdict>>, CancellationToken> {
         let entry = match self.entries.entry(key.clone()) {
+            dashmap::Entry::Occupied(found) if found.get().releasing().is_some() => {
+                return Err(found.get().done.clone());
+            }
             dashmap::Entry::Occupied(found) => {
-                let entry = found.get().clone();
-                *entry.gang.lock().unwrap_or_else(PoisonError::into_inner) = gang;
+                let entry = found.get();
+                *entry.gang.lock().unwrap_or_else(PoisonError::into_inner) = gang.clone();
                 entry.changed.notify_one();
-                return entry.verdict.subscribe();
+                return Ok(entry.verdict.subscribe());
             }
             dashmap::Entry::Vacant(vacant) => {
-                let entry = Arc::new(Entry {
-                    key,
-                    gang: Mutex::new(gang),
-                    changed: Notify::new(),
-                    release: Mutex::new(None),
-                    verdict: watch::Sender::new(None),
-                });
+                let entry = Arc::new(Entry::new(key.clone(), gang.clone()));
                 vacant.insert(entry.clone());
                 entry
             }
@@ -141,11 +166,17 @@ impl Queue {
         let verdicts = entry.verdict.subscribe();
         let queue = self.clone();
         self.nursery.start("placeholder", async move {
-            queue.follow(&entry).await;
+            let last = queue.follow(&entry).await;
+            // Out of the table before the last word is said: whoever hears it and asks again begins
+            // anew.
             queue.entries.remove_if(&entry.key, |_, e| Arc::ptr_eq(e, &entry));
+            if let Some(verdict) = last {
+                entry.say(verdict);
+            }
+            entry.done.cancel();
             Ok(())
         });
-        verdicts
+        Ok(verdicts)
     }
 
     /// Ends whatever placeholder a gang has. Returns the jobs that were told to end.
@@ -181,8 +212,9 @@ impl Queue {
     async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
         tracing::info!(job = %job.id, why, "releasing placeholder");
         self.slurm.cancel(job.id).await?;
-        if let Some(seen) = self.slurm.job(job.id).await? {
-            self.board.note(seen);
+        match self.slurm.job(job.id).await? {
+            Some(seen) => drop(self.board.note(seen)),
+            None => self.board.forget(job.id),
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());

@@ -23,13 +23,14 @@ const RETRY: Duration = Duration::from_secs(1);
 enum Next {
     /// Look again at what Slurm lists.
     Again,
-    /// It is over: the last verdict has been said.
-    Done,
+    /// It is over, and this is the last word on it, if there is one.
+    Done(Option<Verdict>),
 }
 
 impl Queue {
-    /// Follows a gang until it has been refused, has ended, or the bridge stops.
-    pub(super) async fn follow(&self, entry: &Entry) {
+    /// Follows a gang until it has been refused, has ended, or the bridge stops. Returns the last word
+    /// on it.
+    pub(super) async fn follow(&self, entry: &Entry) -> Option<Verdict> {
         while !self.stop.is_cancelled() {
             if !self.slurm_answers(entry).await {
                 continue;
@@ -41,26 +42,23 @@ impl Queue {
                 self.end_duplicate(&listed, job).await;
             }
             let outcome = match step {
-                Step::Submit { .. } if entry.releasing().is_some() => Next::Done,
+                Step::Submit { .. } if entry.releasing().is_some() => Next::Done(None),
                 Step::Submit { stamp } => self.submit_one(entry, &gang, &stamp).await,
                 Step::Follow { job, generation } => self.follow_job(entry, job, generation).await,
                 Step::Over { job, generation, state } => {
                     let job = listed.iter().find(|(_, j)| j.id == job).map(|(_, j)| j);
-                    if let Some(job) = job {
-                        entry.say(ended(job, generation));
-                    } else {
-                        tracing::error!(gang = gang.uid, ?state, "an ended job was not listed");
-                    }
-                    Next::Done
+                    debug_assert!(job.is_some(), "{state:?} came from this list");
+                    Next::Done(job.map(|job| ended(job, generation)))
                 }
                 Step::Lost { job, generation } => {
                     self.look_in_accounting(entry, job, generation).await
                 }
             };
-            if matches!(outcome, Next::Done) {
-                return;
+            if let Next::Done(last) = outcome {
+                return last;
             }
         }
+        None
     }
 
     /// Whether Slurm answers; if not, says so and waits a little.
@@ -90,16 +88,12 @@ impl Queue {
         let request = match request {
             Ok(request) => request,
             Err(refusal) => {
-                entry.say(Verdict::Refused(refusal));
-                return Next::Done;
+                return Next::Done(Some(Verdict::Refused(refusal)));
             }
         };
         match self.submit(stamp, &request).await {
             Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
-            Submitted::Refused(refusal) => {
-                entry.say(Verdict::Refused(refusal));
-                Next::Done
-            }
+            Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
             Submitted::Later(why) => {
                 entry.say(unreachable(&why));
                 self.pause(entry).await;
@@ -127,7 +121,7 @@ impl Queue {
         let mut seen = self.board.track(id);
         loop {
             if self.stop.is_cancelled() {
-                return Next::Done;
+                return Next::Done(None);
             }
             let now = seen.borrow_and_update().clone();
             let mut retry = None;
@@ -137,8 +131,7 @@ impl Queue {
                 Seen::NoSuchJob => return self.vanished(entry, id, generation).await,
                 Seen::Job(job) => match job.state.standing() {
                     Standing::Over => {
-                        entry.say(ended(&job, generation));
-                        return Next::Done;
+                        return Next::Done(Some(ended(&job, generation)));
                     }
                     _ if entry.releasing().is_some() => {
                         self.insist(entry, &job).await;
@@ -264,13 +257,12 @@ impl Queue {
                     .into_iter()
                     .find(|r| own(&r.admin_comment) && r.state.standing() == Standing::Over);
                 if let Some(record) = record {
-                    entry.say(Verdict::Ended {
+                    return Next::Done(Some(Verdict::Ended {
                         job: id,
                         generation,
                         message: ended_message(id, &record.state.base, ""),
                         state: record.state.base,
-                    });
-                    return Next::Done;
+                    }));
                 }
             }
             Err(error) => {
@@ -278,7 +270,7 @@ impl Queue {
             }
         }
         if entry.releasing().is_some() {
-            return Next::Done;
+            return Next::Done(None);
         }
         entry.say(Verdict::Queued {
             job: Some(id),
