@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The harness of the stories: a real Slurm, a real Kubernetes, and a bridge of the story's own.
+//!
+//! `GANGWAY_WORLD_ENV` names the env file of a running world (`cargo xtask world up`). Start reading
+//! at [`Story`]; the stories themselves are in `stories/`. Nothing here decides what is right, and
+//! nothing waits by the clock alone: every wait looks at a state, with a deadline.
+
+mod bridge;
+pub mod http;
+mod kubernetes;
+pub mod manifest;
+mod proxy;
+mod slurm;
+mod story;
+mod wait;
+mod world;
+
+pub use bridge::{Bridge, Setup};
+pub use kubernetes::{Kubernetes, Note, Pod};
+pub use proxy::{Mood, Proxy};
+pub use slurm::Slurm;
+pub use story::Story;
+pub use wait::{SOON, stays, wait};
+pub use world::World;

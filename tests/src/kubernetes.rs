@@ -1,0 +1,224 @@
+//! The Kubernetes side as a user of kubectl sees it, in one namespace.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gangway_core::names;
+use gangway_core::order::natural;
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod as KubePod, ServiceAccount};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
+    PatchParams, PostParams,
+};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::Value;
+
+/// A pod, as far as stories look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Name.
+    pub name: String,
+    /// Unique id.
+    pub uid: String,
+    /// The node it is bound to.
+    pub node: Option<String>,
+    /// `Running` and so on.
+    pub phase: String,
+    /// Deletion has begun.
+    pub deleting: bool,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Reason and message of `PodScheduled=False`.
+    pub told: Option<(String, String)>,
+    /// Changes with every write.
+    pub version: String,
+}
+
+impl Pod {
+    fn of(pod: KubePod) -> Self {
+        let (meta, spec) = (pod.metadata, pod.spec.unwrap_or_default());
+        let status = pod.status.unwrap_or_default();
+        let scheduled = status.conditions.unwrap_or_default();
+        let scheduled = scheduled.into_iter().find(|c| c.type_ == "PodScheduled");
+        Self {
+            name: meta.name.unwrap_or_default(),
+            uid: meta.uid.unwrap_or_default(),
+            node: spec.node_name,
+            phase: status.phase.unwrap_or_default(),
+            deleting: meta.deletion_timestamp.is_some(),
+            annotations: meta.annotations.unwrap_or_default(),
+            labels: meta.labels.unwrap_or_default(),
+            told: scheduled
+                .filter(|c| c.status == "False")
+                .map(|c| (c.reason.unwrap_or_default(), c.message.unwrap_or_default())),
+            version: meta.resource_version.unwrap_or_default(),
+        }
+    }
+
+    /// A number that the bridge wrote.
+    pub fn number(&self, annotation: &str) -> Option<u32> {
+        self.annotations.get(annotation)?.parse().ok()
+    }
+
+    /// Its rank.
+    pub fn rank(&self) -> u32 {
+        self.number(names::RANK).unwrap_or_else(|| unreachable!("{} has no rank", self.name))
+    }
+
+    /// The Slurm job it is bound for.
+    pub fn job(&self) -> u32 {
+        self.number(names::JOB_ID).unwrap_or_else(|| unreachable!("{} has no job", self.name))
+    }
+
+    /// Why it waits, in one text.
+    pub fn why(&self) -> String {
+        self.told
+            .as_ref()
+            .map(|(reason, message)| format!("{reason}: {message}"))
+            .unwrap_or_default()
+    }
+}
+
+/// An event.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// Kind of what it is about.
+    pub kind: String,
+    /// Name of what it is about.
+    pub name: String,
+    /// Its reason.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+}
+
+/// One namespace.
+#[derive(Clone)]
+pub struct Kubernetes {
+    /// For what has no helper here.
+    pub client: kube::Client,
+    /// The namespace.
+    pub namespace: String,
+}
+
+impl Kubernetes {
+    /// The way to a namespace, which need not exist yet.
+    pub async fn reach(kubeconfig: &Path, namespace: &str) -> Self {
+        let file = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig can be read");
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &options).await;
+        let client = kube::Client::try_from(config.expect("the kubeconfig makes sense"));
+        Self { client: client.expect("a client"), namespace: namespace.to_owned() }
+    }
+
+    /// Makes the namespace and waits until pods can be created in it.
+    pub async fn make_namespace(&self) {
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(self.namespace.clone());
+        let all: Api<Namespace> = Api::all(self.client.clone());
+        all.create(&PostParams::default(), &namespace).await.expect("a new namespace");
+        let accounts: Api<ServiceAccount> = self.api();
+        crate::wait("the namespace has its service account", crate::SOON, async || {
+            accounts.get("default").await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// Lets the namespace go; nobody waits for it.
+    pub async fn drop_namespace(&self) {
+        let all: Api<Namespace> = Api::all(self.client.clone());
+        // It is empty by now; one that stays is a cosmetic fault of the world.
+        let _ = all.delete(&self.namespace, &DeleteParams::default()).await;
+    }
+
+    /// Typed access to this namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn dynamic(&self, api_version: &str, kind: &str) -> Api<DynamicObject> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    /// Creates an object, as `kubectl create` does. Gives its uid.
+    pub async fn create(&self, object: &Value) -> String {
+        let text = |key: &str| object[key].as_str().unwrap_or_default();
+        let api = self.dynamic(text("apiVersion"), text("kind"));
+        let object: DynamicObject =
+            serde_json::from_value(object.clone()).expect("a manifest is an object");
+        let made = api.create(&PostParams::default(), &object).await;
+        made.expect("the API server takes the object").metadata.uid.unwrap_or_default()
+    }
+
+    /// Deletes an object by the manifest it was made from; its pods go with it.
+    pub async fn delete(&self, object: &Value) {
+        let text = |key: &str| object[key].as_str().unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let api = self.dynamic(text("apiVersion"), text("kind"));
+        let deleted = api.delete(name, &DeleteParams::background()).await;
+        assert!(deleted.is_ok(), "{} {name} cannot be deleted: {deleted:?}", text("kind"));
+    }
+
+    /// Deletes one pod.
+    pub async fn delete_pod(&self, name: &str) {
+        let deleted = self.api::<KubePod>().delete(name, &DeleteParams::default()).await;
+        assert!(deleted.is_ok(), "pod {name} cannot be deleted: {deleted:?}");
+    }
+
+    /// Deletes everything a story may have made; what is not there is fine.
+    pub async fn delete_all(&self) {
+        let kinds = [
+            ("kubeflow.org/v1", "PyTorchJob"),
+            ("batch/v1", "Job"),
+            ("scheduling.k8s.io/v1alpha2", "PodGroup"),
+            ("v1", "Pod"),
+        ];
+        for (api_version, kind) in kinds {
+            let api = self.dynamic(api_version, kind);
+            let all = ListParams::default();
+            let deleted = api.delete_collection(&DeleteParams::background(), &all).await;
+            assert!(deleted.is_ok(), "{kind}s cannot be deleted: {deleted:?}");
+        }
+    }
+
+    /// Writes a part of a pod.
+    pub async fn patch_pod(&self, name: &str, part: &Value) {
+        let patch = Patch::Merge(part);
+        let patched = self.api::<KubePod>().patch(name, &PatchParams::default(), &patch).await;
+        assert!(patched.is_ok(), "pod {name} cannot be patched: {patched:?}");
+    }
+
+    /// All pods, in the order of their names.
+    pub async fn pods(&self) -> Vec<Pod> {
+        let listed = self.api::<KubePod>().list(&ListParams::default()).await;
+        let listed = listed.expect("pods can be listed").items;
+        let mut pods: Vec<Pod> = listed.into_iter().map(Pod::of).collect();
+        pods.sort_by(|a, b| natural(&a.name, &b.name));
+        pods
+    }
+
+    /// One pod, which must be there.
+    pub async fn pod(&self, name: &str) -> Pod {
+        Pod::of(self.api::<KubePod>().get(name).await.expect("the pod is there"))
+    }
+
+    /// All events.
+    pub async fn events(&self) -> Vec<Note> {
+        let listed = self.api::<Event>().list(&ListParams::default()).await;
+        let note = |event: Event| Note {
+            kind: event.involved_object.kind.unwrap_or_default(),
+            name: event.involved_object.name.unwrap_or_default(),
+            reason: event.reason.unwrap_or_default(),
+            message: event.message.unwrap_or_default(),
+        };
+        listed.expect("events can be listed").items.into_iter().map(note).collect()
+    }
+}

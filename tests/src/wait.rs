@@ -1,0 +1,37 @@
+//! Waiting for a state, and seeing that a state stays.
+
+use std::time::{Duration, Instant};
+
+/// Generous: two cores may be busy compiling something else.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+const STEP: Duration = Duration::from_millis(25);
+
+/// Looks until `probe` finds what is wanted; what it says instead is shown when time is up.
+pub async fn wait<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let began = Instant::now();
+    loop {
+        let seen = match probe().await {
+            Ok(found) => return found,
+            Err(seen) => seen,
+        };
+        assert!(began.elapsed() < within, "not within {within:?}: {what}; last seen: {seen}");
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// Looks for the whole `span`: what `probe` asserts must hold every time.
+pub async fn stays(what: &str, span: Duration, mut probe: impl AsyncFnMut() -> Result<(), String>) {
+    let began = Instant::now();
+    while began.elapsed() < span {
+        if let Err(seen) = probe().await {
+            unreachable!("after {:?} no longer: {what}; but: {seen}", began.elapsed());
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}

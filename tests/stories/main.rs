@@ -1,0 +1,8 @@
+//! What Gangway promises, told on a real Slurm and a real Kubernetes; one module per story.
+//!
+//! `GANGWAY_WORLD_ENV=target/world/env cargo test -p gangway-tests`; see `src/lib.rs` for the
+//! harness.
+
+mod giving_back;
+mod pytorchjob;
+mod scancel;
