@@ -337,8 +337,13 @@ fn seat_members(
         return Plan::default();
     }
     // A replacement that has come since: ask again, once; the placeholder is the same.
+    // One that comes after the release is not of this round: the end of the placeholder comes first.
     if unbound.iter().any(|m| !seats.contains_key(&m.uid)) {
-        return if pods_changed(facts) { Plan::act(Action::Ask) } else { Plan::default() };
+        return if pods_changed(facts) && !facts.progress.released {
+            Plan::act(Action::Ask)
+        } else {
+            Plan::default()
+        };
     }
     let late = |first: i64| now >= first + ALL_BOUND_WITHIN_MS && !facts.progress.all_bound;
     let some_bound = unfinished(facts).any(|m| m.bound.is_some());

@@ -11,7 +11,7 @@ use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
 use crate::pod::{self, Demand, Pod};
-use crate::workload::{Kind, Shape, Workload};
+use crate::workload::{Kind, Role, Shape, Workload};
 
 /// The pods of a workload that must start together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,12 +126,18 @@ pub fn assemble(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
         Some(w) if w.shape != Shape::Singles => split(w, pods),
         _ => (Vec::new(), pods.to_vec()),
     };
+    let mut strangers = Vec::new();
     if let Some(w) = workload.filter(|w| w.shape != Shape::Singles) {
-        out.push(form(w, &together));
+        let (formed, unranked) = form(w, &together);
+        out.push(formed);
+        strangers = unranked.into_iter().map(|pod| (pod, Some(no_place(w)))).collect();
     }
-    for pod in alone {
+    for (pod, problem) in alone.into_iter().map(|pod| (pod, None)).chain(strangers) {
         let mut builder = Builder::new(annotations);
         let member = builder.member(pod, "", 0);
+        if let Some(problem) = problem {
+            builder.fault(pod, problem);
+        }
         let deleting = pod.deleting;
         out.push(builder.finish(
             Gang {
@@ -178,8 +184,14 @@ fn split<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Vec<&'a Pod>, Vec<&'a Po
     (together, alone)
 }
 
-/// Forms the gang of a workload.
-fn form(workload: &Workload, pods: &[&Pod]) -> Assembled {
+/// What is wrong with a pod whose workload does not know its role and index.
+fn no_place(workload: &Workload) -> String {
+    format!("no role and index that {} {} knows", workload.kind.name(), workload.name)
+}
+
+/// Forms the gang of a workload. Returns also the pods that have no place in it: they stand alone
+/// with their problem, because a gang without members tells nobody.
+fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) {
     let mut builder = Builder::new(&workload.annotations);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
@@ -206,12 +218,7 @@ fn form(workload: &Workload, pods: &[&Pod]) -> Assembled {
         }
     }
     for pod in &unranked {
-        builder.problems.push(format!(
-            "pod {} has no role and index that {} {} knows",
-            pod.name,
-            workload.kind.name(),
-            workload.name
-        ));
+        builder.fault(pod, no_place(workload));
     }
     let mut members = Vec::new();
     for (rank, mut pods) in by_rank {
@@ -226,7 +233,7 @@ fn form(workload: &Workload, pods: &[&Pod]) -> Assembled {
             members.push(builder.member(pod, role, rank));
         }
     }
-    builder.finish(
+    let formed = builder.finish(
         Gang {
             uid: workload.uid.clone(),
             namespace: workload.namespace.clone(),
@@ -238,51 +245,63 @@ fn form(workload: &Workload, pods: &[&Pod]) -> Assembled {
         },
         leaving,
         workload.over,
-    )
+    );
+    (formed, unranked)
 }
 
-/// The rank and role a pod has by what it is; for a PodGroup, the rank it was bound with.
+/// The rank and role a pod has by what it is, or else the rank it was bound with: a bound pod that
+/// its workload no longer counts (a PyTorchJob made smaller) holds its node until it has ended.
 fn rank<'a>(workload: &'a Workload, pod: &Pod) -> Option<(u32, &'a str)> {
-    let number = |map: &BTreeMap<String, String>, key: &str| map.get(key)?.parse::<u32>().ok();
-    match &workload.shape {
-        Shape::Singles => None,
-        Shape::AtLeast(_) => {
-            pod.node().and_then(|_| number(&pod.annotations, names::RANK)).map(|rank| (rank, ""))
+    let by_shape = match &workload.shape {
+        Shape::Roles(roles) => rank_by_role(workload.kind, roles, pod),
+        Shape::Singles | Shape::AtLeast(_) => None,
+    };
+    let as_bound = || pod.node().and_then(|_| number(&pod.annotations, names::RANK));
+    by_shape.or_else(|| as_bound().map(|rank| (rank, "")))
+}
+
+/// The rank and role by labels: ranks run through the roles in their order.
+fn rank_by_role<'a>(kind: Kind, roles: &'a [Role], pod: &Pod) -> Option<(u32, &'a str)> {
+    let (role, index) = match kind {
+        Kind::Job => {
+            let key = "batch.kubernetes.io/job-completion-index";
+            ("", number(&pod.annotations, key).or_else(|| number(&pod.labels, key))?)
         }
-        Shape::Roles(roles) => {
-            let (role, index) = match workload.kind {
-                Kind::Job => {
-                    let key = "batch.kubernetes.io/job-completion-index";
-                    ("", number(&pod.annotations, key).or_else(|| number(&pod.labels, key))?)
-                }
-                Kind::PyTorchJob | Kind::PodGroup => (
-                    pod.labels.get("training.kubeflow.org/replica-type")?.as_str(),
-                    number(&pod.labels, "training.kubeflow.org/replica-index")?,
-                ),
-            };
-            let mut before = 0u32;
-            for candidate in roles {
-                if candidate.name == role {
-                    return (index < candidate.count)
-                        .then(|| (before + index, candidate.name.as_str()));
-                }
-                before += candidate.count;
-            }
-            None
+        Kind::PyTorchJob | Kind::PodGroup => (
+            pod.labels.get("training.kubeflow.org/replica-type")?.as_str(),
+            number(&pod.labels, "training.kubeflow.org/replica-index")?,
+        ),
+    };
+    let mut before = 0u32;
+    for candidate in roles {
+        if candidate.name == role {
+            return (index < candidate.count).then(|| (before + index, candidate.name.as_str()));
         }
+        before += candidate.count;
     }
+    None
+}
+
+fn number(map: &BTreeMap<String, String>, key: &str) -> Option<u32> {
+    map.get(key)?.parse().ok()
 }
 
 /// Collects members and what is wrong with them.
 struct Builder<'a> {
     annotations: &'a BTreeMap<String, String>,
     problems: Vec<String>,
+    /// What is wrong with single pods, and which.
+    faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
 }
 
 impl<'a> Builder<'a> {
     fn new(annotations: &'a BTreeMap<String, String>) -> Self {
-        Self { annotations, problems: Vec::new(), asks: Vec::new() }
+        Self { annotations, problems: Vec::new(), faults: BTreeMap::new(), asks: Vec::new() }
+    }
+
+    fn fault(&mut self, pod: &Pod, what: String) {
+        self.faults.entry(what).or_default().push(pod.name.clone());
     }
 
     fn member(&mut self, pod: &Pod, role: &str, rank: u32) -> Member {
@@ -293,15 +312,12 @@ impl<'a> Builder<'a> {
         let demand = match pod::demand(&pod.spec) {
             Ok(demand) => {
                 if demand.is_empty() {
-                    self.problems.push(format!(
-                        "pod {} requests nothing, so Slurm cannot know what it needs; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on its containers",
-                        pod.name
-                    ));
+                    self.fault(pod, "nothing is requested, so Slurm cannot know what is needed; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on the containers".to_owned());
                 }
                 demand
             }
             Err(bad) => {
-                self.problems.push(format!("pod {}: {bad}", pod.name));
+                self.fault(pod, bad.to_string());
                 Demand::default()
             }
         };
@@ -328,6 +344,15 @@ impl<'a> Builder<'a> {
             }
         }
         // Ten members with the same fault are one fault.
+        for (what, pods) in self.faults {
+            let others = match pods.len() {
+                0 | 1 => String::new(),
+                2 => " (and 1 other)".to_owned(),
+                n => format!(" (and {} others)", n - 1),
+            };
+            let first = pods.first().map_or("", String::as_str);
+            self.problems.push(format!("pod {first}{others}: {what}"));
+        }
         self.problems.sort();
         self.problems.dedup();
         Assembled { gang, problems: self.problems, leaving, over }

@@ -1,13 +1,14 @@
 //! Placement: who of the gang sits where, by a rule that always gives the same answer (rule 9).
 //!
 //! Slurm has already chosen the nodes; this is ordering and a checked join, not a search. Nodes are
-//! taken in natural order of their names, each gives its seats in a row, ranks fill the seats in
-//! order, and a member that is already bound keeps its node.
+//! taken in natural order of their names, each gives its seats in a row, a member's seat is the one
+//! with the number of its rank, and a member that is already bound keeps its node.
 
 use std::collections::HashMap;
 
 use crate::job::{Allocation, NodeAllocation};
 use crate::order::natural;
+use crate::workload::MAX_GANG;
 
 /// A member as far as seating needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub fn place(
     gres: &[(String, u32)],
     allocation: &Allocation,
 ) -> Result<Vec<Seat>, PlaceError> {
-    let per_node = per_node.max(1) as usize;
+    let per_node = per_node.clamp(1, MAX_GANG) as usize;
     let mut nodes: Vec<&NodeAllocation> = allocation.nodes.iter().collect();
     nodes.sort_by(|a, b| natural(&a.name, &b.name));
     let seats = nodes.len() * per_node;
@@ -82,8 +83,16 @@ pub fn place(
         return Err(PlaceError::TooFew { seats, nodes: nodes.len(), members: seekers.len() });
     }
     let seat_of = assign(seekers, &nodes, per_node)?;
-    let devices =
-        nodes.iter().map(|n| devices(n, per_node, gres)).collect::<Result<Vec<_>, _>>()?;
+    // A gang smaller than `per_node` has asked for its own seats only.
+    let mut used = vec![0; nodes.len()];
+    for seat in &seat_of {
+        used[seat / per_node] = used[seat / per_node].max(seat % per_node + 1);
+    }
+    let devices = nodes
+        .iter()
+        .zip(used)
+        .map(|(node, seats)| devices(node, seats, gres))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(seekers
         .iter()
         .zip(seat_of)
@@ -95,33 +104,65 @@ pub fn place(
         .collect())
 }
 
-/// Which seat each member gets: bound members first, on their own node and where possible on the
-/// seat their rank would have; the rest fill what is left in rank order.
+/// Which seat each member gets: the one with the number of its rank, so that whoever replaces a
+/// member finds the same devices, however many others are missing at the time. A bound member gets
+/// one on its own node in any case; who has none yet fills what is left in rank order.
 fn assign(
     seekers: &[Seeker<'_>],
     nodes: &[&NodeAllocation],
     per_node: usize,
 ) -> Result<Vec<usize>, PlaceError> {
-    if seekers.iter().all(|s| s.bound.is_none()) {
+    if seekers.iter().enumerate().all(|(i, s)| s.bound.is_none() && s.rank as usize == i) {
         return Ok((0..seekers.len()).collect());
     }
     let node_at: HashMap<&str, usize> =
         nodes.iter().enumerate().map(|(i, n)| (n.name.as_str(), i)).collect();
-    let mut taken = vec![false; nodes.len() * per_node];
-    let mut out: Vec<Option<usize>> = vec![None; seekers.len()];
+    let mut seats =
+        Seats { taken: vec![false; nodes.len() * per_node], of: vec![usize::MAX; seekers.len()] };
+    let mut bound = Vec::new();
+    let mut unbound = Vec::new();
     for (i, seeker) in seekers.iter().enumerate() {
-        let Some(name) = seeker.bound else { continue };
+        let Some(name) = seeker.bound else {
+            unbound.push(i);
+            continue;
+        };
         let outside = || PlaceError::Outside { rank: seeker.rank, node: name.to_owned() };
         let node = *node_at.get(name).ok_or_else(outside)?;
         let own = node * per_node..(node + 1) * per_node;
-        let preferred = Some(i).filter(|s| own.contains(s) && !taken[*s]);
-        let seat =
-            preferred.or_else(|| own.into_iter().find(|s| !taken[*s])).ok_or_else(outside)?;
-        taken[seat] = true;
-        out[i] = Some(seat);
+        if !own.contains(&(seeker.rank as usize)) || !seats.take(i, seeker.rank as usize) {
+            bound.push((i, own, outside()));
+        }
     }
-    let mut free = (0..taken.len()).filter(|s| !taken[*s]);
-    Ok(out.into_iter().map(|seat| seat.or_else(|| free.next()).unwrap_or(usize::MAX)).collect())
+    for (i, own, outside) in bound {
+        if !own.into_iter().any(|seat| seats.take(i, seat)) {
+            return Err(outside);
+        }
+    }
+    unbound.retain(|i| !seats.take(*i, seekers[*i].rank as usize));
+    let mut left = 0..nodes.len() * per_node;
+    for i in unbound {
+        left.by_ref().any(|seat| seats.take(i, seat));
+    }
+    Ok(seats.of)
+}
+
+/// Seats as they are given away.
+struct Seats {
+    taken: Vec<bool>,
+    /// The seat of each seeker.
+    of: Vec<usize>,
+}
+
+impl Seats {
+    /// Gives a seat to a seeker, if it is there and free.
+    fn take(&mut self, seeker: usize, seat: usize) -> bool {
+        let free = self.taken.get(seat) == Some(&false);
+        if free {
+            self.taken[seat] = true;
+            self.of[seeker] = seat;
+        }
+        free
+    }
 }
 
 /// The devices of one node, ready to be shared out among its seats.
@@ -132,13 +173,21 @@ struct Devices {
 
 fn devices(
     node: &NodeAllocation,
-    per_node: usize,
+    seats: usize,
     gres: &[(String, u32)],
 ) -> Result<Devices, PlaceError> {
     let mut kinds = Vec::with_capacity(gres.len());
     for (name, each) in gres {
-        let given: u32 = node.gres.iter().filter(|g| &g.name == name).map(|g| g.count).sum();
-        let needed = each.saturating_mul(u32::try_from(per_node).unwrap_or(u32::MAX));
+        let own = || node.gres.iter().filter(|g| &g.name == name);
+        let mut indexes: Vec<u32> = own().flat_map(|g| g.indexes.iter().copied()).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        // Where Slurm says which devices, only those count.
+        let given = match u32::try_from(indexes.len()).unwrap_or(u32::MAX) {
+            0 => own().fold(0u32, |sum, g| sum.saturating_add(g.count)),
+            n => n,
+        };
+        let needed = each.saturating_mul(u32::try_from(seats).unwrap_or(u32::MAX));
         if given < needed {
             return Err(PlaceError::ShortOf {
                 node: node.name.clone(),
@@ -147,13 +196,6 @@ fn devices(
                 needed,
             });
         }
-        let mut indexes: Vec<u32> = node
-            .gres
-            .iter()
-            .filter(|g| &g.name == name)
-            .flat_map(|g| g.indexes.iter().copied())
-            .collect();
-        indexes.sort_unstable();
         kinds.push((name.clone(), *each as usize, indexes));
     }
     Ok(Devices { kinds })
@@ -178,7 +220,7 @@ pub fn ranges(indexes: &[u32]) -> String {
     let mut i = 0;
     while i < indexes.len() {
         let mut j = i;
-        while j + 1 < indexes.len() && indexes[j + 1] == indexes[j] + 1 {
+        while j + 1 < indexes.len() && Some(indexes[j + 1]) == indexes[j].checked_add(1) {
             j += 1;
         }
         if !out.is_empty() {

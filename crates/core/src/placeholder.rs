@@ -43,7 +43,8 @@ impl Stamp {
             generation: words.next()?.parse().ok()?,
             pods: u64::from_str_radix(words.next()?, 16).ok()?,
         };
-        words.next().is_none().then_some(stamp)
+        // One stamp has one text: no sign, no leading zero, no other case, nothing after it.
+        (stamp.to_text() == text).then_some(stamp)
     }
 
     /// The stamp of a job: from `admin_comment`, which only we can write, or else from `comment` of

@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    fn shape(kind: Kind, spec: Value) -> Shape {
+    fn shape(kind: Kind, spec: &Value) -> Shape {
         let object = json!({"metadata": {"name": "n", "uid": "u"}, "spec": spec});
         Workload::read(kind, &object).expect("an object").shape
     }
@@ -206,23 +206,23 @@ mod tests {
     #[test]
     fn a_pytorchjob_counts_its_replicas_master_first() {
         let spec = json!({"pytorchReplicaSpecs": {"Worker": {"replicas": 3}, "Master": {}}});
-        assert_eq!(shape(Kind::PyTorchJob, spec), roles(&[("master", 1), ("worker", 3)]));
+        assert_eq!(shape(Kind::PyTorchJob, &spec), roles(&[("master", 1), ("worker", 3)]));
     }
 
     #[test]
     fn only_an_indexed_job_that_runs_at_once_is_a_gang() {
         let indexed = |p: u32, c: u32| json!({"completionMode": "Indexed", "parallelism": p, "completions": c});
-        assert_eq!(shape(Kind::Job, indexed(4, 4)), roles(&[("", 4)]));
-        assert_eq!(shape(Kind::Job, indexed(2, 4)), Shape::Singles);
-        assert_eq!(shape(Kind::Job, json!({"parallelism": 4, "completions": 4})), Shape::Singles);
+        assert_eq!(shape(Kind::Job, &indexed(4, 4)), roles(&[("", 4)]));
+        assert_eq!(shape(Kind::Job, &indexed(2, 4)), Shape::Singles);
+        assert_eq!(shape(Kind::Job, &json!({"parallelism": 4, "completions": 4})), Shape::Singles);
     }
 
     #[test]
     fn a_pod_group_asks_for_its_least_count() {
         let gang = json!({"schedulingPolicy": {"gang": {"minCount": 5}}});
-        assert_eq!(shape(Kind::PodGroup, gang), Shape::AtLeast(5));
+        assert_eq!(shape(Kind::PodGroup, &gang), Shape::AtLeast(5));
         assert_eq!(
-            shape(Kind::PodGroup, json!({"schedulingPolicy": {"basic": {}}})),
+            shape(Kind::PodGroup, &json!({"schedulingPolicy": {"basic": {}}})),
             Shape::Singles
         );
     }
@@ -230,9 +230,9 @@ mod tests {
     #[test]
     fn absurd_sizes_do_not_make_a_gang() {
         let huge = json!({"schedulingPolicy": {"gang": {"minCount": 4_000_000_000u64}}});
-        assert_eq!(shape(Kind::PodGroup, huge), Shape::Singles);
+        assert_eq!(shape(Kind::PodGroup, &huge), Shape::Singles);
         let many = json!({"pytorchReplicaSpecs": {"Worker": {"replicas": 65_000}, "Master": {"replicas": 65_000}}});
-        assert_eq!(shape(Kind::PyTorchJob, many), Shape::Singles);
+        assert_eq!(shape(Kind::PyTorchJob, &many), Shape::Singles);
     }
 
     #[test]

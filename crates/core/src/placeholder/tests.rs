@@ -1,1 +1,276 @@
+use expect_test::expect;
+use proptest::prelude::*;
 
+use super::*;
+use crate::ask::Ask;
+use crate::gang::{Bound, Member};
+use crate::job::JobState;
+use crate::pod::Demand;
+
+proptest! {
+    #[test]
+    fn a_stamp_survives_its_text(stamp in any_stamp()) {
+        prop_assert_eq!(Stamp::parse(&stamp.to_text()), Some(stamp));
+    }
+
+    #[test]
+    fn only_what_to_text_wrote_is_a_stamp(
+        text in prop_oneof![
+            any::<String>(),
+            "gangway/1 [a-c:]{0,2} ?[a-c]{1,2} [+0-9]{1,3} [+0-9a-fA-F]{1,17}",
+            "gangway/1 [a-c] [a-c] [0-9]{1,2} [0-9a-f]{16}[ \n]?",
+        ],
+    ) {
+        if let Some(stamp) = Stamp::parse(&text) {
+            prop_assert_eq!(stamp.to_text(), text);
+        }
+    }
+
+    #[test]
+    fn a_damaged_stamp_is_none_or_another_one(
+        stamp in any_stamp(), at in any::<prop::sample::Index>(), with in any::<char>(),
+    ) {
+        let text: Vec<char> = stamp.to_text().chars().collect();
+        let at = at.index(text.len());
+        let damaged: String =
+            text.iter().enumerate().map(|(i, c)| if i == at { with } else { *c }).collect();
+        prop_assert_eq!(Stamp::parse(&damaged) == Some(stamp), text[at] == with);
+    }
+
+    #[test]
+    fn chosen_ids_stay_in_their_range_and_are_always_the_same(
+        stamp in any_stamp(), first in 1u32.., last in 1u32.., attempt in any::<u32>(),
+    ) {
+        let ids = JobIds { first, last: first.max(last) };
+        let JobId(id) = ids.choose(&stamp, attempt);
+        prop_assert!((ids.first..=ids.last).contains(&id), "{id}");
+        prop_assert_eq!(ids.choose(&stamp.clone(), attempt), JobId(id));
+    }
+
+    #[test]
+    fn every_attempt_has_another_id(stamp in any_stamp()) {
+        let ids: BTreeSet<JobId> =
+            (0..64).map(|attempt| JobIds::default().choose(&stamp, attempt)).collect();
+        prop_assert_eq!(ids.len(), 64);
+    }
+
+    /// Rule 6: whatever Slurm lists, bound pods are never met with a new placeholder, and an ending
+    /// is told only of a listed job that has ended.
+    #[test]
+    fn bound_pods_are_never_asked_for_anew(
+        jobs in proptest::collection::vec((1u32..5, 1u32..4, 0usize..5, any::<bool>()), 0..5),
+        bound in 1u32..4,
+    ) {
+        let states = ["PENDING", "RUNNING", "CANCELLED", "FAILED", "SUSPENDED"];
+        let listed: Vec<(Stamp, Job)> = jobs.iter()
+            .map(|(id, generation, state, same)| {
+                let pods = if *same { PODS } else { &["other"] };
+                listed(*id, *generation, pods, states[*state])
+            })
+            .collect();
+        let (step, _) = next("c", &gang(&[Some((bound, 2)), None]), &listed);
+        match step {
+            Step::Submit { .. } => prop_assert!(false, "submitted beside bound pods"),
+            Step::Over { job, .. } => prop_assert!(
+                job == JobId(2) && listed.iter().any(|(_, j)| j.id == job
+                    && j.state.standing() == Standing::Over)
+            ),
+            Step::Follow { .. } | Step::Lost { .. } => {}
+        }
+    }
+}
+
+#[test]
+fn a_stamp_is_read_as_written() {
+    let stamp = stamp(7, PODS);
+    expect!["gangway/1 c g 7 d83b7e181946b740"].assert_eq(&stamp.to_text());
+    for text in [
+        "",
+        "gangway/2 c g 7 0000000000000001",
+        "gangway/1 c g 7 1",
+        "gangway/1 c g +7 0000000000000001",
+        "gangway/1 c g 07 0000000000000001",
+        "gangway/1 c g 7 000000000000000A",
+        "gangway/1 c  g 7 0000000000000001",
+        " gangway/1 c g 7 0000000000000001",
+        "gangway/1 c g 7 0000000000000001 ",
+        "gangway/1 c g 4294967296 0000000000000001",
+    ] {
+        assert_eq!(Stamp::parse(text), None, "{text:?}");
+    }
+}
+
+#[test]
+fn only_the_admin_comment_is_trusted_or_the_comment_of_an_external_job_without_one() {
+    let (admins, users) = (stamp(2, PODS), stamp(9, PODS));
+    let job = |admin: &str, comment: &str, external: bool| Job {
+        admin_comment: admin.to_owned(),
+        comment: comment.to_owned(),
+        external,
+        ..job(1, "RUNNING")
+    };
+    let (a, u) = (admins.to_text(), users.to_text());
+    assert_eq!(Stamp::of(&job(&a, &u, true)), Some(admins));
+    assert_eq!(Stamp::of(&job("", &u, true)), Some(users));
+    assert_eq!(Stamp::of(&job("", &u, false)), None, "a user's sbatch job");
+    assert_eq!(Stamp::of(&job("a note", &u, true)), None, "an administrator wrote another word");
+}
+
+#[test]
+fn a_fingerprint_knows_a_set_of_pods() {
+    assert_eq!(fingerprint(["a", "b"]), fingerprint(["b", "a", "b"]));
+    assert_ne!(fingerprint(["a", "b"]), fingerprint(["ab"]));
+    assert_ne!(fingerprint(["a", "b"]), fingerprint(["a"]));
+}
+
+#[test]
+fn with_nothing_listed_the_first_placeholder_is_submitted() {
+    let step = next("c", &gang(&[None, None]), &[]);
+    assert_eq!(step, (Step::Submit { stamp: stamp(1, PODS) }, vec![]));
+}
+
+#[test]
+fn a_live_placeholder_is_followed_also_in_a_state_nobody_knows() {
+    for state in ["PENDING", "RUNNING", "SUSPENDED", "TELEPORTED"] {
+        // Also for other pods than it was made for: one of them may have been replaced.
+        for pods in [PODS, &["other"]] {
+            let jobs = [listed(5, 1, &["old"], "CANCELLED"), listed(6, 2, pods, state)];
+            let step = next("c", &gang(&[None, None]), &jobs);
+            assert_eq!(step, (follow(6, 2), vec![]), "{state}");
+        }
+    }
+}
+
+#[test]
+fn of_live_duplicates_the_holding_one_wins_then_the_oldest() {
+    let jobs = [
+        listed(5, 1, PODS, "PENDING"),
+        listed(6, 2, PODS, "RUNNING"),
+        listed(7, 3, PODS, "RUNNING"),
+        listed(8, 3, PODS, "CANCELLED"),
+    ];
+    let wanted = (follow(6, 2), vec![JobId(5), JobId(7)]);
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), wanted);
+    let jobs = [listed(7, 1, PODS, "PENDING"), listed(6, 1, PODS, "PENDING")];
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(6, 1), vec![JobId(7)]));
+}
+
+#[test]
+fn an_end_under_the_same_pods_is_over_and_under_others_a_new_attempt() {
+    let ended = [listed(5, 1, &["old"], "TIMEOUT"), listed(6, 2, PODS, "CANCELLED")];
+    let step = next("c", &gang(&[None, None]), &ended).0;
+    let over = Step::Over { job: JobId(6), generation: 2, state: BaseState::Cancelled };
+    assert_eq!(step, over);
+    let recreated = [listed(6, 2, &["old-a", "old-b"], "CANCELLED")];
+    let step = next("c", &gang(&[None, None]), &recreated).0;
+    assert_eq!(step, Step::Submit { stamp: stamp(3, PODS) });
+}
+
+#[test]
+fn a_refused_immediate_ask_is_no_ending() {
+    let mut refused = listed(6, 1, PODS, "FAILED");
+    refused.1.nodes = String::new();
+    let step = next("c", &gang(&[None, None]), &[refused.clone()]).0;
+    assert_eq!(step, Step::Submit { stamp: stamp(2, PODS) });
+    // One that had nodes and failed is.
+    refused.1.nodes = "n1".to_owned();
+    let step = next("c", &gang(&[None, None]), &[refused]).0;
+    assert_eq!(step, Step::Over { job: JobId(6), generation: 1, state: BaseState::Failed });
+}
+
+#[test]
+fn bound_pods_are_over_with_their_job_only_on_its_own_record() {
+    let bound = gang(&[Some((2, 6)), None]);
+    let over = Step::Over { job: JobId(6), generation: 2, state: BaseState::NodeFail };
+    assert_eq!(next("c", &bound, &[listed(6, 2, &["old"], "NODE_FAIL")]).0, over);
+    let lost = Step::Lost { job: JobId(6), generation: 2 };
+    // Nothing listed (rule 6), another attempt's end, or another job under the same key.
+    assert_eq!(next("c", &bound, &[]).0, lost);
+    assert_eq!(next("c", &bound, &[listed(6, 1, PODS, "CANCELLED")]).0, lost);
+    assert_eq!(next("c", &bound, &[listed(7, 2, PODS, "CANCELLED")]).0, lost);
+}
+
+#[test]
+fn jobs_of_other_clusters_and_gangs_are_invisible() {
+    let mut foreign = listed(5, 4, PODS, "RUNNING");
+    foreign.0.cluster = "other".to_owned();
+    let mut another = listed(6, 4, PODS, "RUNNING");
+    another.0.gang = "other".to_owned();
+    let step = next("c", &gang(&[None, None]), &[foreign, another]);
+    assert_eq!(step, (Step::Submit { stamp: stamp(1, PODS) }, vec![]));
+}
+
+#[test]
+fn a_range_the_wrong_way_round_is_its_first_id() {
+    let ids = JobIds { first: 9, last: 3 };
+    assert_eq!(ids.choose(&stamp(1, PODS), 5), JobId(9));
+}
+
+const PODS: &[&str] = &["pod-0", "pod-1"];
+
+fn any_stamp() -> impl Strategy<Value = Stamp> {
+    ("[a-zA-Z0-9._:-]{1,9}", "[a-zA-Z0-9._:-]{1,9}", any::<u32>(), any::<u64>())
+        .prop_map(|(cluster, gang, generation, pods)| Stamp { cluster, gang, generation, pods })
+}
+
+fn stamp(generation: u32, pods: &[&str]) -> Stamp {
+    let pods = fingerprint(pods.iter().copied());
+    Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation, pods }
+}
+
+fn listed(id: u32, generation: u32, pods: &[&str], state: &str) -> (Stamp, Job) {
+    (stamp(generation, pods), job(id, state))
+}
+
+fn follow(job: u32, generation: u32) -> Step {
+    Step::Follow { job: JobId(job), generation }
+}
+
+fn job(id: u32, state: &str) -> Job {
+    Job {
+        id: JobId(id),
+        sluid: String::new(),
+        name: String::new(),
+        state: JobState::parse(&[state]),
+        reason: String::new(),
+        description: String::new(),
+        nodes: "n1".to_owned(),
+        partition: String::new(),
+        user: String::new(),
+        account: String::new(),
+        submit_time: 0,
+        start_time: 0,
+        end_time: 0,
+        priority: None,
+        admin_comment: String::new(),
+        comment: String::new(),
+        external: true,
+    }
+}
+
+/// Members `pod-0`, `pod-1` …, each bound for a (generation, job) or not.
+fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
+    let member = |(rank, bound): (u32, &Option<(u32, u32)>)| Member {
+        uid: format!("pod-{rank}"),
+        name: format!("pod-{rank}"),
+        role: String::new(),
+        rank,
+        demand: Demand::default(),
+        bound: bound.map(|(generation, job)| Bound {
+            generation,
+            job: JobId(job),
+            node: "n1".to_owned(),
+        }),
+        finished: false,
+        gated: false,
+    };
+    Gang {
+        uid: "g".to_owned(),
+        namespace: "team".to_owned(),
+        name: "train".to_owned(),
+        kind: "PyTorchJob".to_owned(),
+        members: (0..).zip(bound).map(member).collect(),
+        expected: 2,
+        ask: Ask::default(),
+    }
+}

@@ -4,14 +4,14 @@ fn spec(json: serde_json::Value) -> PodSpec {
     serde_json::from_value(json).expect("a pod spec")
 }
 
-fn asks(requests: serde_json::Value) -> serde_json::Value {
+fn asks(requests: &serde_json::Value) -> serde_json::Value {
     serde_json::json!({"name": "c", "resources": {"requests": requests}})
 }
 
 #[test]
 fn containers_add_up_and_limits_stand_in() {
     let spec = spec(serde_json::json!({"containers": [
-        asks(serde_json::json!({"cpu": "1500m", "memory": "1Gi"})),
+        asks(&serde_json::json!({"cpu": "1500m", "memory": "1Gi"})),
         {"name": "gpu", "resources": {"limits": {"nvidia.com/gpu": "8", "cpu": "1"}}},
     ]}));
     let demand = demand(&spec).expect("readable");
@@ -21,11 +21,11 @@ fn containers_add_up_and_limits_stand_in() {
 
 #[test]
 fn the_largest_init_step_counts_beside_the_sidecars_before_it() {
-    let mut sidecar = asks(serde_json::json!({"cpu": "1"}));
+    let mut sidecar = asks(&serde_json::json!({"cpu": "1"}));
     sidecar["restartPolicy"] = "Always".into();
     let spec = spec(serde_json::json!({
-        "initContainers": [asks(serde_json::json!({"cpu": "2"})), sidecar, asks(serde_json::json!({"cpu": "5"}))],
-        "containers": [asks(serde_json::json!({"cpu": "3"}))],
+        "initContainers": [asks(&serde_json::json!({"cpu": "2"})), sidecar, asks(&serde_json::json!({"cpu": "5"}))],
+        "containers": [asks(&serde_json::json!({"cpu": "3"}))],
         "overhead": {"cpu": "250m"},
     }));
     // Running: 3 + 1 sidecar = 4; the last init step: 1 + 5 = 6; overhead on top.
@@ -35,7 +35,7 @@ fn the_largest_init_step_counts_beside_the_sidecars_before_it() {
 #[test]
 fn pod_level_resources_overrule_the_sum() {
     let spec = spec(serde_json::json!({
-        "containers": [asks(serde_json::json!({"cpu": "1", "nvidia.com/gpu": "2"}))],
+        "containers": [asks(&serde_json::json!({"cpu": "1", "nvidia.com/gpu": "2"}))],
         "resources": {"requests": {"cpu": "16"}},
     }));
     let demand = demand(&spec).expect("readable");
@@ -45,13 +45,13 @@ fn pod_level_resources_overrule_the_sum() {
 #[test]
 fn nothing_asked_is_nothing() {
     let spec = spec(
-        serde_json::json!({"containers": [{"name": "c"}, asks(serde_json::json!({"nvidia.com/gpu": "0"}))]}),
+        serde_json::json!({"containers": [{"name": "c"}, asks(&serde_json::json!({"nvidia.com/gpu": "0"}))]}),
     );
     assert!(demand(&spec).expect("readable").is_empty());
 }
 
 #[test]
 fn a_bad_quantity_is_named() {
-    let spec = spec(serde_json::json!({"containers": [asks(serde_json::json!({"cpu": "many"}))]}));
+    let spec = spec(serde_json::json!({"containers": [asks(&serde_json::json!({"cpu": "many"}))]}));
     assert_eq!(demand(&spec), Err(BadQuantity("many".into())));
 }

@@ -1,0 +1,201 @@
+//! What must never happen, whatever the facts.
+
+use super::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn the_same_facts_make_the_same_plan(scene in any_scene()) {
+        prop_assert_eq!(scene.plan(), scene.clone().plan());
+    }
+
+    /// Rules 1 and 4: a pod is bound only where Slurm's word says, on a free seat, and only if it
+    /// is not bound already.
+    #[test]
+    fn nothing_is_bound_but_in_an_allocation_on_a_free_seat(scene in any_scene()) {
+        for action in scene.actions() {
+            let Action::Bind { pod, seat, node, job, generation } = action else { continue };
+            let Some(Verdict::Allocated { job: j, generation: g, seats }) = &scene.verdict else {
+                return Err(TestCaseError::fail(format!("{pod} is bound without an allocation")));
+            };
+            prop_assert_eq!((&job, &generation), (j, g));
+            prop_assert_eq!(Some(&seat), seats.get(&pod));
+            prop_assert_eq!(Some(&Spot::Free(node)), scene.spots.get(&pod));
+            let member = scene.find(&pod);
+            prop_assert!(member.bound.is_none() && !member.finished);
+        }
+    }
+
+    /// Rule 3: the first bind of a gang is the bind of all.
+    #[test]
+    fn of_a_gang_without_bound_members_all_are_bound_or_none(scene in any_scene()) {
+        let running: Vec<&Member> =
+            scene.assembled.gang.members.iter().filter(|m| !m.finished).collect();
+        if running.iter().all(|m| m.bound.is_none()) {
+            let bound = scene.actions().iter().filter(|a| matches!(a, Action::Bind { .. })).count();
+            prop_assert!(bound == 0 || bound == running.len(), "{bound} of {}", running.len());
+            prop_assert!(bound == 0 || scene.assembled.gang.complete());
+        }
+    }
+
+    /// Rule 3: a gang that is bound in part for longer than its time is bound no further.
+    #[test]
+    fn a_gang_that_is_late_leaves_as_a_whole(mut scene in any_scene()) {
+        scene.progress.all_bound = false;
+        scene.progress.first_bind = Some(0);
+        scene.now = ALL_BOUND_WITHIN_MS;
+        let actions = scene.actions();
+        if actions.iter().any(|a| matches!(a, Action::Bind { .. })) {
+            let held = scene.assembled.gang.members.iter().any(|m| m.bound.is_some() && !m.finished);
+            prop_assert!(!held, "{actions:?}");
+        }
+    }
+
+    /// Rule 6: a pod leaves only on the end of its own placeholder, or while another one, allocated,
+    /// is its gang's; a pod that was made since does not.
+    #[test]
+    fn nobody_is_evicted_without_evidence(scene in any_scene()) {
+        for action in scene.actions() {
+            let Action::Evict { pod, .. } = action else { continue };
+            let member = scene.find(&pod);
+            prop_assert!(!member.finished);
+            match &scene.verdict {
+                Some(Verdict::Ended { job, generation, .. }) => match &member.bound {
+                    Some(b) => prop_assert!(b.generation <= *generation || b.job == *job),
+                    None => prop_assert!(
+                        scene.progress.asked.as_ref().is_some_and(|a| a.pods.contains(&pod))
+                    ),
+                },
+                Some(Verdict::Allocated { job, .. }) => {
+                    let bound = member.bound.as_ref().expect("only bound pods leave");
+                    let first = scene.progress.first_bind;
+                    let late = first.is_some_and(|f| scene.now >= f + ALL_BOUND_WITHIN_MS)
+                        && !scene.progress.all_bound;
+                    prop_assert!(bound.job != *job || late);
+                }
+                other => prop_assert!(false, "{pod} is evicted on {other:?}"),
+            }
+        }
+    }
+
+    /// Rule 5: the end of the placeholder leaves no bound pod of it behind.
+    #[test]
+    fn an_ended_placeholder_keeps_no_pod(mut scene in any_scene(), at in 0usize..4) {
+        scene.verdict = Some(ended(7, 1));
+        let name = scene.names().get(at).cloned();
+        if let Some(name) = name.filter(|n| !scene.find(n).finished) {
+            scene.bind(&name, 7, 1);
+            prop_assert!(scene.evicted().contains(&name));
+        }
+    }
+
+    /// Rule 4: nodes go back only when every pod has ended; and the gang is dropped only then.
+    #[test]
+    fn nothing_is_given_back_under_a_pod(scene in any_scene()) {
+        let back = |a: &Action| matches!(a, Action::Release { .. } | Action::Forget);
+        if scene.actions().iter().any(back) {
+            prop_assert!(scene.assembled.gang.members.iter().all(|m| m.finished));
+            prop_assert!(scene.assembled.leaving.is_empty());
+        }
+    }
+
+    /// Rule 5: a gang without pods is released, unless that is done, and dropped.
+    #[test]
+    fn a_gang_without_pods_is_dropped(mut scene in any_scene()) {
+        scene.assembled.gang.members.clear();
+        scene.assembled.leaving.clear();
+        let actions = scene.actions();
+        prop_assert_eq!(actions.last(), Some(&Action::Forget));
+        let ended = matches!(scene.verdict, Some(Verdict::Ended { .. }));
+        let released = actions.iter().any(|a| matches!(a, Action::Release { .. }));
+        prop_assert_eq!(released, !ended && !scene.progress.released);
+    }
+}
+
+impl Scene {
+    fn find(&self, name: &str) -> &Member {
+        self.assembled.gang.members.iter().find(|m| m.name == name).expect("a member")
+    }
+}
+
+/// Facts in any combination, also such as should not be: pods, jobs and verdicts of several rounds.
+fn any_scene() -> impl Strategy<Value = Scene> {
+    let bound = proptest::option::of((6u32..9, 0u32..3));
+    let marks = proptest::collection::vec((bound, prop::bool::weighted(0.2), any_spot()), 4);
+    let gang = (0u32..=4, 0u32..=5, any::<[bool; 3]>(), prop::bool::weighted(0.2), 0usize..4);
+    (gang, marks, any_verdict(), any_progress(), any_time()).prop_map(
+        |(
+            (members, expected, [over, leaving, problem], gated, which),
+            marks,
+            verdict,
+            progress,
+            now,
+        )| {
+            let mut scene = Scene::new(members);
+            scene.assembled.gang.expected = expected;
+            scene.assembled.over = over;
+            scene.assembled.leaving.extend(leaving.then(|| "old".to_owned()));
+            scene.assembled.problems.extend(problem.then(|| "a problem".to_owned()));
+            for (i, (name, (bound, finished, spot))) in
+                scene.names().into_iter().zip(marks).enumerate()
+            {
+                if let Some((job, generation)) = bound {
+                    scene.bind(&name, job, generation);
+                }
+                scene.member(&name).finished = finished;
+                scene.member(&name).gated = gated && i == which;
+                scene.spots.extend(spot.map(|spot| (name.clone(), spot)));
+            }
+            Scene { verdict, progress, now, ..scene }
+        },
+    )
+}
+
+fn any_verdict() -> impl Strategy<Value = Option<Verdict>> {
+    let seats = proptest::sample::subsequence(vec!["a", "b", "c", "d"], 0..=4);
+    let seats = prop_oneof![2 => Just(vec!["a", "b", "c", "d"]), 1 => seats];
+    let allocated = (seats, 6u32..9, 0u32..3).prop_map(|(pods, job, generation)| {
+        let seats = pods.into_iter().map(str::to_owned).zip((0..).map(seat)).collect();
+        Some(Verdict::Allocated { job: JobId(job), generation, seats })
+    });
+    let refusal = || Refusal::new(Category::Shape, "no");
+    prop_oneof![
+        1 => Just(None),
+        1 => Just(Some(Verdict::Refused(refusal()))),
+        1 => Just(Some(queued_for("Lost"))),
+        2 => (6u32..9, 0u32..3).prop_map(|(job, generation)| Some(ended(job, generation))),
+        5 => allocated,
+    ]
+}
+
+fn any_progress() -> impl Strategy<Value = Progress> {
+    let pods = proptest::sample::subsequence(vec!["a", "b", "c", "d", "old"], 0..=5);
+    let asked = proptest::option::of((pods, any_time()));
+    let times = (proptest::option::of(any_time()), proptest::option::of(any_time()));
+    (asked, times, any::<(bool, bool)>()).prop_map(
+        |(asked, (first_bind, finished_since), (all_bound, released))| Progress {
+            asked: asked.map(|(pods, at)| Asked {
+                pods: pods.into_iter().map(str::to_owned).collect(),
+                at,
+            }),
+            first_bind,
+            all_bound,
+            released,
+            finished_since,
+        },
+    )
+}
+
+fn any_spot() -> impl Strategy<Value = Option<Spot>> {
+    prop_oneof![
+        6 => Just(Some(Spot::Free("kube".to_owned()))),
+        1 => Just(Some(Spot::Taken { by: "team/old".to_owned() })),
+        1 => Just(Some(Spot::NoNode)),
+        1 => Just(None),
+    ]
+}
+
+fn any_time() -> impl Strategy<Value = i64> {
+    prop_oneof![Just(0), Just(QUIET_MS), 0..2 * ALL_BOUND_WITHIN_MS]
+}
