@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{Binding as KubeBinding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::api::{Api, PostParams};
 
-use crate::follow::Shared;
-use crate::queue::explain;
-use crate::source::LeanPod;
+use crate::chain::explain;
+use crate::cluster::Cluster;
+use crate::lean::LeanPod;
 
 /// One member's place, ready to be written.
 pub(crate) struct Binding {
@@ -26,10 +26,10 @@ pub(crate) struct Binding {
 }
 
 /// Binds one pod. Returns its uid and whether it is now where it should be.
-pub(crate) async fn bind(shared: &Shared, gang: &Gang, binding: &Binding) -> (String, bool) {
+pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (String, bool) {
     let uid = binding.pod.clone();
     let Some(member) = gang.members.iter().find(|m| m.uid == uid) else { return (uid, false) };
-    let Ok(_permit) = shared.writes.acquire().await else { return (uid, false) };
+    let Ok(_permit) = cluster.writes.acquire().await else { return (uid, false) };
     let body = KubeBinding {
         metadata: ObjectMeta {
             name: Some(member.name.clone()),
@@ -45,7 +45,7 @@ pub(crate) async fn bind(shared: &Shared, gang: &Gang, binding: &Binding) -> (St
             ..ObjectReference::default()
         },
     };
-    let api = Api::<LeanPod>::namespaced(shared.client.clone(), &gang.namespace);
+    let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &gang.namespace);
     let outcome: Result<Status, _> =
         api.create_subresource("binding", &member.name, &PostParams::default(), &body).await;
     let label = match &outcome {
@@ -55,7 +55,7 @@ pub(crate) async fn bind(shared: &Shared, gang: &Gang, binding: &Binding) -> (St
         Err(kube::Error::Api(status)) if status.code == 404 => "gone",
         Err(_) => "error",
     };
-    shared.metrics.binds.with_label_values(&[label]).inc();
+    cluster.metrics.binds.with_label_values(&[label]).inc();
     match outcome {
         Ok(_) => {
             tracing::debug!(pod = member.name, node = binding.node, rank = binding.seat.rank, job = %binding.job, "bound");

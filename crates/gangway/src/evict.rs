@@ -8,25 +8,30 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use kube::api::{Api, PostParams};
 
-use crate::follow::Shared;
+use crate::chain::explain;
+use crate::cluster::Cluster;
 use crate::index::Group;
-use crate::queue::explain;
+use crate::lean::LeanPod;
 use crate::report::{self, Note};
-use crate::source::LeanPod;
 
 /// Evicts one pod. Returns its uid and whether its going is under way.
-pub(crate) async fn evict(shared: &Shared, group: &Group, uid: &str, why: &str) -> (String, bool) {
+pub(crate) async fn evict(
+    cluster: &Cluster,
+    group: &Group,
+    uid: &str,
+    why: &str,
+) -> (String, bool) {
     let (pod, workload) = {
-        let index = shared.world.index();
+        let index = cluster.world.index();
         (index.pod(uid).cloned(), index.workload(group).cloned())
     };
     // No longer there: that is what was wanted.
     let Some(pod) = pod else { return (uid.to_owned(), true) };
-    let Ok(_permit) = shared.writes.acquire().await else { return (uid.to_owned(), false) };
+    let Ok(_permit) = cluster.writes.acquire().await else { return (uid.to_owned(), false) };
     let note = Note { reason: "Evicted", message: why, warning: true, action: "Evicting" };
-    report::event(shared, report::pod_reference(&pod), &note).await;
+    report::event(cluster, report::pod_reference(&pod), &note).await;
     if let Some(workload) = &workload {
-        report::event(shared, report::workload_reference(workload), &note).await;
+        report::event(cluster, report::workload_reference(workload), &note).await;
     }
     let body = Eviction {
         metadata: ObjectMeta {
@@ -42,7 +47,7 @@ pub(crate) async fn evict(shared: &Shared, group: &Group, uid: &str, why: &str) 
             ..DeleteOptions::default()
         }),
     };
-    let api = Api::<LeanPod>::namespaced(shared.client.clone(), &pod.namespace);
+    let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
     let outcome: Result<Status, _> =
         api.create_subresource("eviction", &pod.name, &PostParams::default(), &body).await;
     let (label, ok) = match &outcome {
@@ -53,7 +58,7 @@ pub(crate) async fn evict(shared: &Shared, group: &Group, uid: &str, why: &str) 
         Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),
         Err(_) => ("error", false),
     };
-    shared.metrics.evictions.with_label_values(&[label]).inc();
+    cluster.metrics.evictions.with_label_values(&[label]).inc();
     match outcome {
         Err(error) if !ok => {
             tracing::warn!(

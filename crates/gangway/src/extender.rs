@@ -12,7 +12,8 @@ use gangway_core::placeholder::Stamp;
 use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tonic::{Request, Response, Status};
 
-use crate::queue::{Health, Key, Queue, explain};
+use crate::chain::explain;
+use crate::queue::{Health, Key, Queue};
 
 /// Largest message that is read: a gang of 65,536 members with their resources.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;

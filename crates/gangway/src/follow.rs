@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
@@ -13,51 +12,24 @@ use futures::{Stream, StreamExt};
 use gangway_api::v1;
 use gangway_core::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide};
 use gangway_core::gang::Assembled;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::bind::{self, Binding};
-use crate::door::Door;
+use crate::cluster::{Cluster, View};
 use crate::evict;
-use crate::metrics::Metrics;
-use crate::nursery::Nursery;
 use crate::report::Reporter;
-use crate::source::{View, World};
 
 /// Pause after a call that failed, before the gang is looked at again.
 const RETRY: Duration = Duration::from_millis(500);
 /// A binding or eviction that was answered is not sent again for so long, while the watch catches up.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What every follower works with.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) client: kube::Client,
-    pub(crate) door: Door,
-    pub(crate) cluster: String,
-    pub(crate) world: World,
-    pub(crate) nursery: Nursery,
-    pub(crate) metrics: Metrics,
-    /// Bounds writes to the API server that are under way at once.
-    pub(crate) writes: Arc<Semaphore>,
-    /// Looks for placeholders without pods.
-    pub(crate) sweep: Arc<Notify>,
-    pub(crate) started: Instant,
-    pub(crate) stop: CancellationToken,
-}
-
-impl Shared {
-    fn now(&self) -> i64 {
-        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
-    }
-}
-
 type Verdicts = Pin<Box<dyn Stream<Item = Result<v1::Verdict, tonic::Status>> + Send>>;
 
 /// Follows one gang.
 pub(crate) struct Follower {
-    shared: Shared,
+    cluster: Cluster,
     views: watch::Receiver<View>,
     progress: Progress,
     verdict: Option<Verdict>,
@@ -71,10 +43,10 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn new(shared: Shared, views: watch::Receiver<View>) -> Self {
+    pub(crate) fn new(cluster: Cluster, views: watch::Receiver<View>) -> Self {
         Self {
-            reporter: Reporter::new(shared.clone()),
-            shared,
+            reporter: Reporter::new(cluster.clone()),
+            cluster,
             views,
             progress: Progress::default(),
             verdict: None,
@@ -87,8 +59,8 @@ impl Follower {
 
     /// Follows the gang until nothing is left of it.
     pub(crate) async fn run(mut self) {
-        let mut freed = self.shared.world.freed();
-        while !self.shared.stop.is_cancelled() {
+        let mut freed = self.cluster.world.freed();
+        while !self.cluster.stop.is_cancelled() {
             let view = self.views.borrow_and_update().clone();
             freed.mark_unchanged();
             let plan = self.plan(&view.assembled);
@@ -99,7 +71,7 @@ impl Follower {
                 Done::All => {}
                 Done::LookAgain => continue,
                 Done::Later => {
-                    let retry = i64::try_from(RETRY.as_millis()).unwrap_or(0) + self.shared.now();
+                    let retry = i64::try_from(RETRY.as_millis()).unwrap_or(0) + self.cluster.now();
                     wake = Some(wake.map_or(retry, |w| w.min(retry)));
                 }
             }
@@ -110,7 +82,7 @@ impl Follower {
     }
 
     fn plan(&mut self, assembled: &Assembled) -> Plan {
-        let now = self.shared.now();
+        let now = self.cluster.now();
         let members = &assembled.gang.members;
         let finished = !members.is_empty() && members.iter().all(|m| m.finished);
         self.progress.finished_since =
@@ -120,7 +92,7 @@ impl Follower {
             self.progress.all_bound = true;
         }
         let spots: BTreeMap<String, Spot> = match &self.verdict {
-            Some(Verdict::Allocated { seats, .. }) => self.shared.world.index().spots(seats),
+            Some(Verdict::Allocated { seats, .. }) => self.cluster.world.index().spots(seats),
             _ => BTreeMap::new(),
         };
         self.waits_for_seat = spots.values().any(|s| !matches!(s, Spot::Free(_)));
@@ -140,14 +112,14 @@ impl Follower {
         freed: &mut watch::Receiver<u64>,
     ) {
         let at =
-            |ms: i64| self.shared.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+            |ms: i64| self.cluster.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
         let until = [wake.map(at), report].into_iter().flatten().min();
         let verdicts = self.verdicts.as_mut();
         tokio::select! {
             changed = self.views.changed() => {
                 if changed.is_err() {
                     // The source is gone: the process is ending.
-                    self.shared.stop.cancelled().await;
+                    self.cluster.stop.cancelled().await;
                 }
             }
             next = async { match verdicts { Some(v) => v.next().await, None => std::future::pending().await } } => {
@@ -155,7 +127,7 @@ impl Follower {
             }
             () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             _ = freed.changed(), if self.waits_for_seat => {}
-            () = self.shared.stop.cancelled() => {}
+            () = self.cluster.stop.cancelled() => {}
         }
     }
 
@@ -246,7 +218,7 @@ impl Follower {
 
     async fn ask(&mut self, view: &View) -> Done {
         let gang = &view.assembled.gang;
-        let request = v1::PlaceRequest { gang: Some(v1::Gang::of(&self.shared.cluster, gang)) };
+        let request = v1::PlaceRequest { gang: Some(v1::Gang::of(&self.cluster.id, gang)) };
         let pods = gang.members.iter().filter(|m| !m.finished).map(|m| m.uid.clone()).collect();
         tracing::info!(
             gang = gang.uid,
@@ -254,10 +226,10 @@ impl Follower {
             members = gang.members.len(),
             "asking for room"
         );
-        match self.shared.door.place(request).await {
+        match self.cluster.door.place(request).await {
             Ok(stream) => {
                 self.verdicts = Some(Box::pin(stream.into_inner()));
-                let at = self.progress.asked.as_ref().map_or_else(|| self.shared.now(), |a| a.at);
+                let at = self.progress.asked.as_ref().map_or_else(|| self.cluster.now(), |a| a.at);
                 self.progress.asked = Some(Asked { pods, at });
                 self.progress.released = false;
                 Done::All
@@ -272,11 +244,11 @@ impl Follower {
     async fn release(&mut self, view: &View, why: String) -> bool {
         let gang = &view.assembled.gang;
         let request = v1::ReleaseRequest {
-            cluster: self.shared.cluster.clone(),
+            cluster: self.cluster.id.clone(),
             uid: gang.uid.clone(),
             reason: why,
         };
-        match self.shared.door.release(request).await {
+        match self.cluster.door.release(request).await {
             Ok(answer) => {
                 tracing::info!(gang = gang.uid, name = gang.path(), jobs = ?answer.into_inner().job_ids, "released");
                 self.progress.released = true;
@@ -292,11 +264,11 @@ impl Follower {
     /// Binds members, all at once, each with its one write.
     async fn bind(&mut self, view: &View, binds: Vec<Binding>) -> Done {
         let total = binds.len();
-        let now = self.shared.now();
+        let now = self.cluster.now();
         self.progress.first_bind.get_or_insert(now);
         let gang = &view.assembled.gang;
         let mut under_way: FuturesUnordered<_> =
-            binds.iter().map(|binding| bind::bind(&self.shared, gang, binding)).collect();
+            binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding)).collect();
         let mut bound = Vec::new();
         while let Some((uid, ok)) = under_way.next().await {
             if ok {
@@ -312,8 +284,8 @@ impl Follower {
         }
         if let Some(asked) = &self.progress.asked {
             let took =
-                Duration::from_millis(u64::try_from(self.shared.now() - asked.at).unwrap_or(0));
-            self.shared.metrics.gang_seconds.observe(took.as_secs_f64());
+                Duration::from_millis(u64::try_from(self.cluster.now() - asked.at).unwrap_or(0));
+            self.cluster.metrics.gang_seconds.observe(took.as_secs_f64());
             tracing::info!(gang = gang.uid, name = gang.path(), members = total, ?took, "bound");
         }
         Done::All
@@ -322,7 +294,7 @@ impl Follower {
     async fn evict(&mut self, view: &View, pods: Vec<(String, String)>) -> Done {
         let mut under_way: FuturesUnordered<_> = pods
             .iter()
-            .map(|(uid, why)| evict::evict(&self.shared, &view.group, uid, why))
+            .map(|(uid, why)| evict::evict(&self.cluster, &view.group, uid, why))
             .collect();
         let mut left = pods.len();
         let mut sent = Vec::new();
@@ -354,7 +326,7 @@ impl Follower {
         if self.state == state {
             return;
         }
-        let gauge = &self.shared.metrics.gangs;
+        let gauge = &self.cluster.metrics.gangs;
         if let Some(old) = self.state {
             gauge.with_label_values(&[old]).dec();
         }

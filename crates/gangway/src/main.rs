@@ -1,6 +1,8 @@
 //! The one binary: reads flags, hands over to a subcommand, prints the error chain if it fails.
 
 mod bind;
+mod chain;
+mod cluster;
 mod config;
 mod door;
 mod evict;
@@ -8,6 +10,7 @@ mod extender;
 mod follow;
 mod http;
 mod index;
+mod lean;
 mod metrics;
 mod nursery;
 mod queue;

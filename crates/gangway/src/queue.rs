@@ -22,7 +22,9 @@ use gangway_slurm::Client;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use board::{Board, Health, explain};
+pub(crate) use board::{Board, Health};
+
+use crate::chain::explain;
 
 use crate::config::Settings;
 use crate::metrics::Metrics;

@@ -15,9 +15,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::time::Instant;
 
-use crate::follow::Shared;
-use crate::queue::explain;
-use crate::source::{LeanPod, View};
+use crate::chain::explain;
+use crate::cluster::Cluster;
+use crate::cluster::View;
+use crate::lean::LeanPod;
 
 /// A report that does not last this long is not written: members and owners arrive out of order.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -29,7 +30,7 @@ const REWORD: Duration = Duration::from_secs(10);
 
 /// Writes the reports of one gang.
 pub(crate) struct Reporter {
-    shared: Shared,
+    cluster: Cluster,
     /// The report that is due, and since when.
     pending: Option<(Report, Instant)>,
     /// What was written last, when, and for which pods.
@@ -37,8 +38,8 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn new(shared: Shared) -> Self {
-        Self { shared, pending: None, written: None }
+    pub(crate) fn new(cluster: Cluster) -> Self {
+        Self { cluster, pending: None, written: None }
     }
 
     /// Takes the gang's present report and writes it if it is due. Returns when to come back.
@@ -95,15 +96,15 @@ impl Reporter {
         let fresh: Vec<&String> = pods.iter().collect();
         let writes = fresh.iter().map(|uid| self.write_one(uid, report));
         futures::future::join_all(writes).await;
-        let workload = self.shared.world.index().workload(&view.group).cloned();
+        let workload = self.cluster.world.index().workload(&view.group).cloned();
         if let Some(workload) = workload {
-            event(&self.shared, workload_reference(&workload), &Note::of(report)).await;
+            event(&self.cluster, workload_reference(&workload), &Note::of(report)).await;
         }
     }
 
     async fn write_one(&self, uid: &str, report: &Report) {
-        let Some(pod) = self.shared.world.index().pod(uid).cloned() else { return };
-        let Ok(_permit) = self.shared.writes.acquire().await else { return };
+        let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return };
+        let Ok(_permit) = self.cluster.writes.acquire().await else { return };
         let condition = serde_json::json!({
             "metadata": {"uid": uid},
             "status": {"conditions": [{
@@ -116,7 +117,7 @@ impl Reporter {
                 "lastTransitionTime": Timestamp::now().to_string(),
             }]},
         });
-        let api = Api::<LeanPod>::namespaced(self.shared.client.clone(), &pod.namespace);
+        let api = Api::<LeanPod>::namespaced(self.cluster.client.clone(), &pod.namespace);
         let patch = Patch::Strategic(condition);
         if let Err(error) = api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
             tracing::debug!(
@@ -126,7 +127,7 @@ impl Reporter {
             );
         }
         if report.problem {
-            event(&self.shared, pod_reference(&pod), &Note::of(report)).await;
+            event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
         }
     }
 }
@@ -186,7 +187,7 @@ pub(crate) fn workload_reference(workload: &Workload) -> ObjectReference {
 
 /// Writes an event. One with the same object, reason and message has the same name, so that
 /// repeating it makes no second one.
-pub(crate) async fn event(shared: &Shared, about: ObjectReference, note: &Note<'_>) {
+pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note<'_>) {
     let namespace = about.namespace.clone().unwrap_or_default();
     let uid = about.uid.clone().unwrap_or_default();
     let words = [uid.as_str(), note.reason, note.message];
@@ -214,7 +215,7 @@ pub(crate) async fn event(shared: &Shared, about: ObjectReference, note: &Note<'
         reporting_component: Some(names::SCHEDULER.to_owned()),
         ..Event::default()
     };
-    let api = Api::<Event>::namespaced(shared.client.clone(), &namespace);
+    let api = Api::<Event>::namespaced(cluster.client.clone(), &namespace);
     match api.create(&PostParams::default(), &event).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -15,14 +15,14 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::{Cluster, World};
 use crate::config::{Flags, Settings};
 use crate::door;
-use crate::follow::Shared;
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
 use crate::queue::{Board, Health, Queue};
-use crate::source::{Source, World};
+use crate::source::Source;
 
 mod sweep;
 
@@ -157,10 +157,10 @@ async fn start_source(
 ) -> anyhow::Result<()> {
     let (door, serving) = door::inside(queue.clone(), stop.clone());
     nursery.start("own door", serving);
-    let shared = Shared {
+    let cluster = Cluster {
         client: kube_client(settings).await?,
         door,
-        cluster: settings.cluster.clone(),
+        id: settings.cluster.clone(),
         world: World::default(),
         nursery: nursery.clone(),
         metrics: metrics.clone(),
@@ -169,10 +169,10 @@ async fn start_source(
         started: Instant::now(),
         stop: stop.clone(),
     };
-    nursery.start("sweep", sweep::run(shared.clone()));
-    let client = shared.client.clone();
-    let world = shared.world.clone();
-    let source = Source::new(shared, world, readiness);
+    nursery.start("sweep", sweep::run(cluster.clone()));
+    let client = cluster.client.clone();
+    let world = cluster.world.clone();
+    let source = Source::new(cluster, world, readiness);
     let stop = stop.clone();
     nursery.start("source", async move { source.run(client, stop).await });
     Ok(())

@@ -3,62 +3,33 @@
 //! Knows Kubernetes, no Slurm. One task owns the index and the table of gangs; every gang that
 //! has pods gets a follower, which is told whenever the gang changes.
 
-mod lean;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use gangway_core::gang::Assembled;
 use gangway_core::workload::Kind;
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use lean::LeanPod;
 pub(crate) use watch::Event;
 
-use crate::follow::{Follower, Shared};
+use crate::cluster::{Cluster, View, World};
+use crate::follow::Follower;
 use crate::http::Readiness;
-use crate::index::{Group, Index};
+use crate::index::Group;
 
 /// How long events are gathered before gangs are looked at: members of one gang come in bursts.
 const GATHER: Duration = Duration::from_millis(3);
 
-/// The index, shared with the followers: written by the source alone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct World {
-    index: Arc<RwLock<Index>>,
-    /// Counts changes that can free a seat: pods gone or finished, nodes come.
-    freed: channel::Sender<u64>,
-}
-
-impl World {
-    /// A look at the index. Never hold it across an await.
-    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Told whenever a seat may have become free.
-    pub(crate) fn freed(&self) -> channel::Receiver<u64> {
-        self.freed.subscribe()
-    }
-}
-
-/// A gang as its follower is told of it, with the group it was formed from.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct View {
-    pub(crate) assembled: Assembled,
-    pub(crate) group: Group,
-}
-
 /// Watches until `stop`.
 pub(crate) struct Source {
     world: World,
-    shared: Shared,
+    cluster: Cluster,
     readiness: Arc<Readiness>,
     followers: HashMap<String, channel::Sender<View>>,
     /// Gangs formed from each group when it was last looked at.
@@ -84,10 +55,10 @@ impl Synced {
 }
 
 impl Source {
-    pub(crate) fn new(shared: Shared, world: World, readiness: Arc<Readiness>) -> Self {
+    pub(crate) fn new(cluster: Cluster, world: World, readiness: Arc<Readiness>) -> Self {
         Self {
             world,
-            shared,
+            cluster,
             readiness,
             followers: HashMap::new(),
             formed: HashMap::new(),
@@ -102,7 +73,7 @@ impl Source {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(8192);
-        watch::start(&self.shared.nursery, &client, &sender, &stop, self.readiness.clone());
+        watch::start(&self.cluster.nursery, &client, &sender, &stop, self.readiness.clone());
         let (gone, mut ended) = mpsc::unbounded_channel();
         let mut dirty: HashSet<Group> = HashSet::new();
         let mut due: Option<Instant> = None;
@@ -119,7 +90,7 @@ impl Source {
                         tracing::info!("watches are synced");
                         dirty.extend(self.world.index().groups().cloned());
                         due = Some(Instant::now());
-                        self.shared.sweep.notify_one();
+                        self.cluster.sweep.notify_one();
                     }
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -136,7 +107,7 @@ impl Source {
     fn apply(&mut self, event: Event, dirty: &mut HashSet<Group>) {
         let mut freed = false;
         {
-            let mut index = self.world.index.write().unwrap_or_else(PoisonError::into_inner);
+            let mut index = self.world.change();
             match event {
                 Event::Pod(pod) => {
                     freed = pod.finished();
@@ -184,7 +155,7 @@ impl Source {
             }
         }
         if freed {
-            self.world.freed.send_modify(|n| *n += 1);
+            self.world.seats_freed();
         }
     }
 
@@ -222,9 +193,9 @@ impl Source {
             None => {
                 let (sender, views) = channel::channel(view);
                 self.followers.insert(uid.clone(), sender);
-                let follower = Follower::new(self.shared.clone(), views);
+                let follower = Follower::new(self.cluster.clone(), views);
                 let gone = gone.clone();
-                self.shared.nursery.start("follower", async move {
+                self.cluster.nursery.start("follower", async move {
                     follower.run().await;
                     // The source is gone only when the process ends.
                     let _ = gone.send(uid);

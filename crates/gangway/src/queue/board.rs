@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::explain;
 use crate::metrics::Metrics;
 
 /// Poll interval while something of ours waits.
@@ -341,16 +342,4 @@ impl Board {
     async fn reasons(&self, waiting: &[JobId]) -> Result<(), gangway_slurm::Error> {
         if waiting.len() <= ONE_BY_ONE { self.fetch(waiting).await } else { self.list().await }
     }
-}
-
-/// An error with its causes in one line, for a user.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        out.push_str(": ");
-        out.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    out
 }

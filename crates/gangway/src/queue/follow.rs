@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Queue, explain};
+use super::{Entry, Health, Queue};
+use crate::chain::explain;
 
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);

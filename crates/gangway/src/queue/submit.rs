@@ -10,7 +10,7 @@ use gangway_core::reason;
 use gangway_slurm::{Error, SlurmCode};
 
 use super::Queue;
-use super::board::explain;
+use crate::chain::explain;
 
 /// What came of a submit.
 pub(super) enum Submitted {

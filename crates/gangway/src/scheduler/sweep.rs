@@ -12,23 +12,23 @@ use gangway_api::v1;
 use gangway_core::job::{JobState, Standing};
 use tokio::time::interval;
 
-use crate::follow::Shared;
+use crate::cluster::Cluster;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(shared: Shared) -> anyhow::Result<()> {
+pub(super) async fn run(cluster: Cluster) -> anyhow::Result<()> {
     // Told once the index is complete.
     tokio::select! {
-        () = shared.sweep.notified() => {}
-        () = shared.stop.cancelled() => return Ok(()),
+        () = cluster.sweep.notified() => {}
+        () = cluster.stop.cancelled() => return Ok(()),
     }
-    while !shared.stop.is_cancelled() {
-        if let Err(status) = follow(&shared).await {
+    while !cluster.stop.is_cancelled() {
+        if let Err(status) = follow(&cluster).await {
             tracing::warn!(%status, "watching placeholders; beginning anew");
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
-                () = shared.stop.cancelled() => {}
+                () = cluster.stop.cancelled() => {}
             }
         }
     }
@@ -36,16 +36,16 @@ pub(super) async fn run(shared: Shared) -> anyhow::Result<()> {
 }
 
 /// Watches placeholders and ends those nobody stands behind, until the watch breaks.
-async fn follow(shared: &Shared) -> Result<(), tonic::Status> {
-    let mut door = shared.door.clone();
-    let mut events = door.watch(super::watch_request(&shared.cluster)).await?.into_inner();
+async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
+    let mut door = cluster.door.clone();
+    let mut events = door.watch(super::watch_request(&cluster.id)).await?.into_inner();
     let mut live: HashMap<u32, String> = HashMap::new();
     let mut missing: HashSet<String> = HashSet::new();
     let mut synced = false;
     let mut every = interval(EVERY);
     loop {
         tokio::select! {
-            () = shared.stop.cancelled() => return Ok(()),
+            () = cluster.stop.cancelled() => return Ok(()),
             event = events.next() => match event {
                 None => return Err(tonic::Status::unavailable("the watch has ended")),
                 Some(event) => match event?.event {
@@ -61,11 +61,11 @@ async fn follow(shared: &Shared) -> Result<(), tonic::Status> {
                 },
             },
             _ = every.tick(), if synced => {
-                let known = shared.world.index().known_gangs();
+                let known = cluster.world.index().known_gangs();
                 let now: HashSet<String> =
                     live.values().filter(|uid| !known.contains(*uid)).cloned().collect();
                 for uid in now.intersection(&missing) {
-                    release(shared, uid).await;
+                    release(cluster, uid).await;
                 }
                 missing = now;
             }
@@ -73,13 +73,13 @@ async fn follow(shared: &Shared) -> Result<(), tonic::Status> {
     }
 }
 
-async fn release(shared: &Shared, uid: &str) {
+async fn release(cluster: &Cluster, uid: &str) {
     let request = v1::ReleaseRequest {
-        cluster: shared.cluster.clone(),
+        cluster: cluster.id.clone(),
         uid: uid.to_owned(),
         reason: "its pods are gone".to_owned(),
     };
-    match shared.door.clone().release(request).await {
+    match cluster.door.clone().release(request).await {
         Ok(answer) => {
             tracing::warn!(gang = uid, jobs = ?answer.into_inner().job_ids, "ended a placeholder without pods");
         }

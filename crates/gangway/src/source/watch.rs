@@ -20,10 +20,10 @@ use kube::{Client, ResourceExt, discovery};
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::LeanPod;
+use crate::chain::explain;
 use crate::http::Readiness;
+use crate::lean::LeanPod;
 use crate::nursery::Nursery;
-use crate::queue::explain;
 
 /// How often the API server is asked what it serves.
 const DISCOVER: Duration = Duration::from_secs(30);

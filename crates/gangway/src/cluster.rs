@@ -1,0 +1,76 @@
+//! The Kubernetes side of the bridge as its rooms share it: the client, the index, the door to the
+//! Slurm half, and the limits. No loops and no decisions.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use gangway_core::gang::Assembled;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::door::Door;
+use crate::index::{Group, Index};
+use crate::metrics::Metrics;
+use crate::nursery::Nursery;
+
+/// The Kubernetes side, as everyone on it shares it.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) client: kube::Client,
+    pub(crate) door: Door,
+    /// Names this bridge's world in every placeholder.
+    pub(crate) id: String,
+    pub(crate) world: World,
+    pub(crate) nursery: Nursery,
+    pub(crate) metrics: Metrics,
+    /// Bounds writes to the API server that are under way at once.
+    pub(crate) writes: Arc<Semaphore>,
+    /// Looks for placeholders without pods.
+    pub(crate) sweep: Arc<Notify>,
+    pub(crate) started: Instant,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Cluster {
+    /// Milliseconds since the start: the `now` of core's decisions.
+    pub(crate) fn now(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The index, shared with the followers: written by the source alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    index: Arc<RwLock<Index>>,
+    /// Counts changes that can free a seat: pods gone or finished, nodes come.
+    freed: watch::Sender<u64>,
+}
+
+impl World {
+    /// Changes the index: for the source alone.
+    pub(crate) fn change(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everyone that a seat may have become free.
+    pub(crate) fn seats_freed(&self) {
+        self.freed.send_modify(|n| *n += 1);
+    }
+
+    /// A look at the index. Never hold it across an await.
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told whenever a seat may have become free.
+    pub(crate) fn freed(&self) -> watch::Receiver<u64> {
+        self.freed.subscribe()
+    }
+}
+
+/// A gang as its follower is told of it, with the group it was formed from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct View {
+    pub(crate) assembled: Assembled,
+    pub(crate) group: Group,
+}
