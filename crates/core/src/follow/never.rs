@@ -7,7 +7,8 @@ proptest! {
 
     #[test]
     fn the_same_facts_make_the_same_plan(scene in any_scene()) {
-        prop_assert_eq!(scene.plan(), scene.clone().plan());
+        let same = scene.clone();
+        prop_assert_eq!(scene.plan(), same.plan());
     }
 
     /// Rules 1 and 4: a pod is bound only where Slurm's word says, on a free seat, and only if it
