@@ -3,6 +3,11 @@
 //! `GANGWAY_WORLD_ENV=target/world/env cargo test -p gangway-tests`; see `src/lib.rs` for the
 //! harness.
 
+mod assembly;
+mod bad_input;
 mod giving_back;
+mod no_room;
 mod pytorchjob;
+mod restart;
 mod scancel;
+mod sharing;
