@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::audit::Span;
-use crate::trial::{IDEAL_AT_ONCE, IDEAL_PODS, Session, Shape, Trial};
+use crate::trial::{IDEAL_PODS, Session, Shape, Trial};
 
 /// Requests by which the bridge looks at all jobs, whether or not there is anything new.
 const POLLING: [&str; 2] = ["jobs", "jobs/state"];
 
 /// The line of the loop that only binds, and its median in milliseconds.
-pub(crate) fn ideal(session: &Session<'_>, runs: &[f64]) -> (Value, f64) {
+pub(crate) fn ideal(session: &Session<'_>, at_once: usize, runs: &[f64]) -> (Value, f64) {
     let typical = rank(runs, 0.5);
     let line = json!({
         "shape": "ideal", "pods": IDEAL_PODS, "nodes": session.nodes.len(), "trials": runs.len(),
-        "concurrency": IDEAL_AT_ONCE,
+        "concurrency": at_once,
         "binds_ms_p50": round(typical), "binds_ms_max": round(rank(runs, 1.0)),
         "binds_per_s": round(f64::from(IDEAL_PODS) / typical * 1e3),
     });
@@ -50,6 +50,8 @@ pub(crate) fn shape(
         "pod_ms_p50": round(rank(&each, 0.5)), "pod_ms_p99": round(rank(&each, 0.99)),
         "last_bound_ms_p50": round(rank(&last, 0.5)), "last_bound_ms_p99": round(rank(&last, 0.99)),
         "last_bound_ms_max": round(rank(&last, 1.0)),
+        // The bridge may have to open its connections for this one.
+        "last_bound_ms_first": round(last.first().copied().unwrap_or(f64::NAN)),
         "create_ms": round(rank(&all(|trial| trial.create_ms), 0.5)),
         "after_create_ms": round(rank(&after, 0.5)), "after_create_ms_min": round(rank(&after, 0.0)),
         "pods_per_s": round(pods / rank(&last, 0.5) * 1e3),

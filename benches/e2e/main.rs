@@ -30,13 +30,16 @@ const SHAPES: [Shape; 4] = [
 /// Trials of a shape unless asked: many of the small ones, fewer of the big ones.
 const FEW_PODS: u32 = 8;
 const REPEATS: (usize, usize) = (5, 3);
+/// Writes that the bridge has under way at once; the ideal loop gets the same.
+const BRIDGE_WRITES: usize = 48;
 /// Between two trials, so that no one pays for what another left behind.
 const REST: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
-Usage: e2e [--repeats N] [--shape NAME]...
+Usage: e2e [--repeats N] [--shape NAME]... [--at-once N]
 
 Shapes: 1, 1x8, 1x128, 16x8, and ideal (bindings alone, without a bridge). All unless named.
+--at-once N is for ideal: bindings under way at once (48, as many as the bridge's own).
 Needs the env file of a world with the bridge up (`cargo xtask world up --bridge`), sourced.
 ";
 
@@ -57,21 +60,17 @@ async fn main() -> Result<()> {
 struct Options {
     repeats: Option<usize>,
     shapes: Vec<String>,
+    at_once: usize,
 }
 
 impl Options {
     /// `None` for a person who asks for help.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { repeats: None, shapes: Vec::new() };
+        let mut options = Self { repeats: None, shapes: Vec::new(), at_once: BRIDGE_WRITES };
         while let Some(word) = words.next() {
             match word.as_str() {
-                "--repeats" => {
-                    let count = words.next().context("--repeats takes a number")?.parse()?;
-                    if count == 0 {
-                        bail!("--repeats 0 measures nothing");
-                    }
-                    options.repeats = Some(count);
-                }
+                "--repeats" => options.repeats = Some(number(words.next())?),
+                "--at-once" => options.at_once = number(words.next())?,
                 "--shape" => {
                     let name = words.next().context("--shape takes a name")?;
                     if name != "ideal" && SHAPES.iter().all(|shape| shape.name != name) {
@@ -95,6 +94,11 @@ impl Options {
     }
 }
 
+fn number(word: Option<String>) -> Result<usize> {
+    let number = word.as_deref().and_then(|word| word.parse().ok()).filter(|number| *number > 0);
+    number.with_context(|| format!("{} is not a number above 0", word.unwrap_or_default()))
+}
+
 async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> {
     note("one pod that does not count");
     session.run(&SHAPES[0]).await.context("the bridge bound nothing")?;
@@ -103,10 +107,10 @@ async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> 
         let mut runs = Vec::new();
         for i in 0..options.repeats(trial::IDEAL_PODS) {
             note(&format!("ideal, run {}", i + 1));
-            runs.push(session.ideal().await?);
+            runs.push(session.ideal(options.at_once).await?);
             tokio::time::sleep(REST).await;
         }
-        let (line, typical) = figures::ideal(session, &runs);
+        let (line, typical) = figures::ideal(session, options.at_once, &runs);
         emit(&line)?;
         ideal = Some(typical);
     }

@@ -15,8 +15,7 @@ use crate::world::{Requests, World};
 const LIMIT: Duration = Duration::from_secs(90);
 /// After the last bind, until the bridge has written whatever it still wants to.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Bindings that are under way at once in the ideal loop: as many as the bridge's own.
-pub(crate) const IDEAL_AT_ONCE: usize = 48;
+/// How many pods the loop binds that does nothing else.
 pub(crate) const IDEAL_PODS: u32 = 128;
 
 /// How many gangs of how many pods.
@@ -123,14 +122,14 @@ impl<'a> Session<'a> {
 
     /// Bindings alone: what the API server and this machine allow. From the first sent to the last
     /// seen by a watch, milliseconds.
-    pub(crate) async fn ideal(&self) -> Result<f64> {
+    pub(crate) async fn ideal(&self, at_once: usize) -> Result<f64> {
         let namespace = self.cluster.namespace().await?;
-        let measured = self.bind_all(&namespace).await;
+        let measured = self.bind_all(&namespace, at_once).await;
         self.cluster.clear(&namespace).await?;
         measured
     }
 
-    async fn bind_all(&self, namespace: &str) -> Result<f64> {
+    async fn bind_all(&self, namespace: &str, at_once: usize) -> Result<f64> {
         let created = self.cluster.create_ownerless(namespace, IDEAL_PODS).await?;
         tokio::time::sleep(SETTLE).await;
         let (sender, mut bound) = unbounded_channel();
@@ -141,7 +140,7 @@ impl<'a> Session<'a> {
         let sent = names.into_iter().zip(&self.nodes);
         let sent = sent.map(|(name, node)| self.cluster.bind(namespace, name, node));
         let sending = async {
-            let sent = futures::stream::iter(sent).buffer_unordered(IDEAL_AT_ONCE);
+            let sent = futures::stream::iter(sent).buffer_unordered(at_once);
             sent.try_collect::<Vec<()>>().await
         };
         let both = async { futures::try_join!(sending, gather(&mut bound, &created)) };

@@ -6,8 +6,11 @@
 mod assembly;
 mod bad_input;
 mod giving_back;
+mod interlock;
 mod no_room;
+mod process;
 mod pytorchjob;
 mod restart;
 mod scancel;
 mod sharing;
+mod slurm_away;

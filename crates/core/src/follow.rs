@@ -322,69 +322,36 @@ fn seat_members(
     now: i64,
 ) -> Plan {
     // A pod from an earlier placeholder holds a node that is no longer ours.
-    let strays: Vec<Action> = unfinished(facts)
-        .filter(|m| m.bound.as_ref().is_some_and(|b| b.job != job))
-        .map(|m| Action::Evict {
-            pod: m.uid.clone(),
-            why: format!("it is bound for an earlier placeholder than Slurm job {job}"),
-        })
-        .collect();
-    if !strays.is_empty() {
-        return Plan { actions: strays, ..Plan::default() };
+    let stray = |m: &&Member| m.bound.as_ref().is_some_and(|b| b.job != job);
+    if unfinished(facts).any(|m| stray(&m)) {
+        let why = format!("it is bound for an earlier placeholder than Slurm job {job}");
+        return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
     }
     let unbound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_none()).collect();
+    let some_bound = unfinished(facts).any(|m| m.bound.is_some());
+    let partial = !unbound.is_empty() || !facts.assembled.gang.complete();
+    let late = |first: i64| now >= first + ALL_BOUND_WITHIN_MS;
+    // With nobody bound there is no first bind to count from: this is a fresh attempt.
+    let first_bind = facts.progress.first_bind.filter(|first| some_bound || !late(*first));
+    let first_bind = first_bind.filter(|_| partial && !facts.progress.all_bound);
+    if some_bound && first_bind.is_some_and(late) {
+        return roll_back(facts);
+    }
+    let deadline = first_bind.map(|first| first + ALL_BOUND_WITHIN_MS);
     if unbound.is_empty() {
-        return Plan::default();
+        return Plan { wake: deadline, ..Plan::default() };
     }
     // A replacement that has come since: ask again, once; the placeholder is the same.
     // One that comes after the release is not of this round: the end of the placeholder comes first.
     if unbound.iter().any(|m| !seats.contains_key(&m.uid)) {
-        return if pods_changed(facts) && !facts.progress.released {
-            Plan::act(Action::Ask)
-        } else {
-            Plan::default()
-        };
+        let ask = pods_changed(facts) && !facts.progress.released;
+        let actions = if ask { vec![Action::Ask] } else { Vec::new() };
+        return Plan { actions, wake: deadline, report: None };
     }
-    let late = |first: i64| now >= first + ALL_BOUND_WITHIN_MS && !facts.progress.all_bound;
-    let some_bound = unfinished(facts).any(|m| m.bound.is_some());
-    if some_bound && facts.progress.first_bind.is_some_and(late) {
-        return roll_back(facts);
-    }
-    // With nobody bound there is no first bind to count from: this is a fresh attempt.
-    let first_bind = facts.progress.first_bind.filter(|first| some_bound || !late(*first));
     if !facts.assembled.gang.complete() && !some_bound {
         return Plan::say("GangIncomplete", incomplete(facts), false);
     }
-    let mut binds = Vec::with_capacity(unbound.len());
-    let mut obstacle = None;
-    for member in unbound {
-        match facts.spots.get(&member.uid) {
-            Some(Spot::Free(node)) => {
-                if let Some(seat) = seats.get(&member.uid) {
-                    binds.push(Action::Bind {
-                        pod: member.uid.clone(),
-                        seat: seat.clone(),
-                        node: node.clone(),
-                        job,
-                        generation,
-                    });
-                }
-            }
-            Some(Spot::Taken { by }) => {
-                obstacle = Some(format!(
-                    "Slurm job {job} has its nodes, but pod {by} still holds a device there; waiting for it to end"
-                ));
-            }
-            Some(Spot::NoNode) | None => {
-                let node = seats.get(&member.uid).map_or("", |s| s.node.as_str());
-                obstacle = Some(format!(
-                    "Slurm gave node {node}, which Kubernetes does not have; remove it from the partition or label its Kubernetes node {}={node}",
-                    crate::names::SLURM_NODE_LABEL
-                ));
-            }
-        }
-    }
-    let deadline = first_bind.map(|f| f + ALL_BOUND_WITHIN_MS);
+    let (binds, obstacle) = bindings(facts, &unbound, job, generation, seats);
     match obstacle {
         // Nothing is bound before everything can be (rule 3).
         Some(message) if !some_bound => {
@@ -401,15 +368,52 @@ fn seat_members(
     }
 }
 
+/// The bindings that can be made now, and what stands in the way of the others.
+fn bindings(
+    facts: &Facts<'_>,
+    unbound: &[&Member],
+    job: JobId,
+    generation: u32,
+    seats: &BTreeMap<String, Seat>,
+) -> (Vec<Action>, Option<String>) {
+    let mut binds = Vec::with_capacity(unbound.len());
+    let mut obstacle = None;
+    for member in unbound {
+        let Some(seat) = seats.get(&member.uid) else { continue };
+        match facts.spots.get(&member.uid) {
+            Some(Spot::Free(node)) => binds.push(Action::Bind {
+                pod: member.uid.clone(),
+                seat: seat.clone(),
+                node: node.clone(),
+                job,
+                generation,
+            }),
+            Some(Spot::Taken { by }) => {
+                obstacle = Some(format!(
+                    "Slurm job {job} has its nodes, but pod {by} still holds a device there; waiting for it to end"
+                ));
+            }
+            Some(Spot::NoNode) | None => {
+                let (node, label) = (&seat.node, crate::names::SLURM_NODE_LABEL);
+                obstacle = Some(format!(
+                    "Slurm gave node {node}, which Kubernetes does not have; remove it from the partition or label its Kubernetes node {label}={node}"
+                ));
+            }
+        }
+    }
+    (binds, obstacle)
+}
+
 /// Not every member could be bound in time: none stays. The placeholder is kept, and the gang is
 /// bound anew, together, when its pods are there again.
 fn roll_back(facts: &Facts<'_>) -> Plan {
     let why = "not every pod of the gang could be bound in time, so none stays bound";
-    let actions = unfinished(facts)
-        .filter(|m| m.bound.is_some())
-        .map(|m| Action::Evict { pod: m.uid.clone(), why: why.to_owned() })
-        .collect();
+    let actions = evict(unfinished(facts).filter(|m| m.bound.is_some()), why);
     Plan { actions, ..Plan::say("RolledBack", why.to_owned(), true) }
+}
+
+fn evict<'a>(members: impl Iterator<Item = &'a Member>, why: &str) -> Vec<Action> {
+    members.map(|m| Action::Evict { pod: m.uid.clone(), why: why.to_owned() }).collect()
 }
 
 #[cfg(test)]

@@ -43,6 +43,11 @@ pub fn waiting(reason: &str, description: &str) -> String {
     out
 }
 
+/// Our own reason for waiting: Slurm cannot be asked.
+pub const UNREACHABLE: &str = "SlurmUnreachable";
+/// Our own reason for waiting: pods are bound for a job that Slurm does not know any more.
+pub const LOST: &str = "Lost";
+
 /// Whether a placeholder that waits for this reason waits in vain until somebody changes something:
 /// its request, or a limit.
 pub fn needs_a_person(reason: &str) -> bool {
@@ -56,6 +61,8 @@ pub fn needs_a_person(reason: &str) -> bool {
             | "JobHeldAdmin"
             | "JobHeldUser"
             | "ReservationDeleted"
+            | UNREACHABLE
+            | LOST
     )
 }
 

@@ -84,19 +84,13 @@ pub fn placeholder(
             "gangway.dev/gpu-type is set, but no container asks for a GPU; add limits nvidia.com/gpu or remove the annotation",
         ));
     }
-    let partition = grant.partition.clone().ok_or_else(|| {
-        Refusal::new(
-            Category::Partition,
-            "no partition: set the annotation gangway.dev/partition, or policy.defaultPartition in gangway's configuration",
-        )
-    })?;
     Ok(PlaceholderRequest {
         key: stamp.to_text(),
         name: gang.ask.job_name.clone().unwrap_or_else(|| gang.path()),
         user: grant.user.clone(),
         group: grant.group.clone(),
         account: grant.account.clone(),
-        partition,
+        partition: grant.partition.clone().unwrap_or_default(),
         qos: grant.qos.clone(),
         nodes: members.div_ceil(per_node),
         tasks_per_node: per_node,

@@ -145,12 +145,11 @@ fn a_gpu_type_goes_to_gpus_only_and_not_without_them() {
 }
 
 #[test]
-fn without_a_partition_it_is_refused_with_what_to_do() {
+fn without_a_partition_it_is_left_to_slurms_default() {
     let none = Grant { partition: None, ..grant() };
     let table = ResourceTable::default();
-    let refusal = placeholder(&gang([demand(1, 1, 0)]), &none, &stamp(), &table).expect_err("none");
-    assert_eq!(refusal.category, Category::Partition);
-    assert!(refusal.message.contains("gangway.dev/partition"));
+    let request = placeholder(&gang([demand(1, 1, 0)]), &none, &stamp(), &table);
+    assert_eq!(request.expect("asked for").partition, "");
 }
 
 #[test]

@@ -127,7 +127,8 @@ impl Board {
         let mut pending = inner.states.iter().filter(|(_, s)| s.base == BaseState::Pending);
         pending.any(|(id, _)| {
             let known = inner.partitions.get(id);
-            known.is_none_or(|names| names.split(',').any(|name| name == partition))
+            partition.is_empty()
+                || known.is_none_or(|names| names.split(',').any(|name| name == partition))
         })
     }
 

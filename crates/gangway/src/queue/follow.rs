@@ -275,7 +275,7 @@ impl Queue {
         }
         entry.say(Verdict::Queued {
             job: Some(id),
-            reason: "Lost".to_owned(),
+            reason: reason::LOST.to_owned(),
             message: format!(
                 "Slurm does not know job {id} any more; its pods are left alone until it does"
             ),
@@ -289,7 +289,7 @@ impl Queue {
 fn unreachable(why: &str) -> Verdict {
     Verdict::Queued {
         job: None,
-        reason: "SlurmUnreachable".to_owned(),
+        reason: reason::UNREACHABLE.to_owned(),
         message: format!(
             "SlurmUnreachable: gangway cannot reach Slurm and goes on trying; nothing is lost ({why})"
         ),
