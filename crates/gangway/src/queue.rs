@@ -92,10 +92,21 @@ impl Entry {
             if old.as_ref() == Some(&verdict) {
                 return false;
             }
-            tracing::info!(gang = self.key.gang, cluster = self.key.cluster, ?verdict, "verdict");
+            let (word, job) = summary(&verdict);
+            tracing::info!(gang = self.key.gang, cluster = self.key.cluster, job, "{word}");
             *old = Some(verdict);
             true
         });
+    }
+}
+
+/// A verdict in a word, and its job (0 for none): seats and messages would fill the log.
+fn summary(verdict: &Verdict) -> (&'static str, u32) {
+    match verdict {
+        Verdict::Refused(_) => ("refused", 0),
+        Verdict::Queued { job, .. } => ("queued", job.map_or(0, |job| job.0)),
+        Verdict::Allocated { job, .. } => ("allocated", job.0),
+        Verdict::Ended { job, .. } => ("ended", job.0),
     }
 }
 
