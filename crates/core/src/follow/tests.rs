@@ -141,6 +141,20 @@ fn a_gang_that_could_not_be_bound_in_time_leaves_its_nodes() {
 }
 
 #[test]
+fn a_member_lost_before_all_were_bound_counts_as_not_bound() {
+    let mut scene = Scene::new(2).allocated();
+    scene.bind("a", 7, 1);
+    scene.assembled.gang.members.remove(1);
+    scene.progress.first_bind = Some(0);
+    assert_eq!(scene.plan(), Plan { wake: Some(ALL_BOUND_WITHIN_MS), ..Plan::default() });
+    scene.now = ALL_BOUND_WITHIN_MS;
+    assert_eq!(scene.evicted(), ["a"]);
+    // Lost after all were bound, its replacement is awaited instead.
+    scene.progress.all_bound = true;
+    assert_eq!(scene.plan(), Plan::default());
+}
+
+#[test]
 fn after_a_roll_back_the_gang_is_bound_afresh() {
     let mut scene = Scene::new(2).allocated();
     scene.progress.first_bind = Some(0);
