@@ -5,6 +5,7 @@
     reason = "a command line program talks to a person"
 )]
 
+mod bench;
 mod cache;
 mod codegen;
 mod demo;
@@ -34,6 +35,10 @@ Usage: cargo xtask COMMAND
   world status [--dir DIR]
                  What runs, with pid and address. Exits with 1 when a part is dead.
   test           Everything CI does: format, tidy, clippy, docs, all tests in a world of their own.
+  bench core     How fast the core is in memory: one line of JSON per figure.
+  bench e2e [--nodes N] [--repeats N]
+                 How fast the bridge is on a real stack of its own, N nodes (256); one line of JSON per shape. Exits
+                 with 1 when a floor is missed.
   codegen        Write the generated code again from proto/.
   tidy           The rules of the house that are checked by code.
 
@@ -60,7 +65,7 @@ fn command(mut words: Vec<String>) -> Result<bool> {
     }
     let mut next = || if words.is_empty() { String::new() } else { words.remove(0) };
     let name = match next() {
-        name if name == "world" => format!("world {}", next()),
+        name if name == "world" || name == "bench" => format!("{name} {}", next()),
         name => name,
     };
     match name.as_str() {
@@ -83,6 +88,14 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             demo::run()?;
             Ok(true)
         }
+        "bench core" => {
+            Options::parse(&words, &[])?;
+            bench::core()
+        }
+        "bench e2e" => {
+            let options = Options::parse(&words, &["--nodes", "--repeats"])?;
+            bench::e2e(options.nodes, options.repeats)
+        }
         "codegen" => {
             Options::parse(&words, &[])?;
             codegen::run()?;
@@ -101,6 +114,7 @@ fn command(mut words: Vec<String>) -> Result<bool> {
 struct Options {
     dir: Option<PathBuf>,
     nodes: Option<usize>,
+    repeats: Option<usize>,
     bridge: bool,
 }
 
@@ -118,6 +132,11 @@ impl Options {
                 "--nodes" => {
                     let count = value()?.parse().ok().filter(|count| (2..=4000).contains(count));
                     options.nodes = Some(count.context("--nodes takes a number from 2 to 4000")?);
+                }
+                "--repeats" => {
+                    let count = value()?.parse().ok().filter(|count| (1..=1000).contains(count));
+                    options.repeats =
+                        Some(count.context("--repeats takes a number from 1 to 1000")?);
                 }
                 _ => options.bridge = true,
             }

@@ -1,0 +1,177 @@
+//! `cargo xtask bench`: what it costs, in lines of JSON, and the floors below which it must not fall.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::{leashed, tail, wait_for};
+use crate::progress::{say, step};
+use crate::world::daemons::Daemons;
+use crate::world::ports::Ports;
+use crate::world::{self, Wish, bridge, doors, repo};
+
+/// Nodes unless asked: room for the largest shape twice.
+const NODES: usize = 256;
+
+/// One pod per node and 128 pods: from the first create until the last bind is seen, in every trial.
+const LARGE: &str = "1x128";
+const LARGE_WITHIN_MS: f64 = 3000.0;
+/// Writes to the API server per pod, in every shape: its binding, and hardly anything else.
+const WRITES_PER_POD: f64 = 1.2;
+
+/// The core in memory; no world is needed.
+pub(crate) fn core() -> Result<bool> {
+    let mut cargo = leashed(cargo());
+    cargo.args(["bench", "--quiet", "-p", "gangway-benches"]).current_dir(repo()?);
+    Ok(cargo.status().context("cannot start cargo")?.success())
+}
+
+/// The bridge on a real stack of its own. False when a floor is missed.
+pub(crate) fn e2e(nodes: Option<usize>, repeats: Option<usize>) -> Result<bool> {
+    let dir = repo()?.join("target/bench-world");
+    build()?;
+    // One that an interrupted run has left would bring its old bridge along.
+    world::down(&dir)?;
+    let nodes = nodes.unwrap_or(NODES);
+    world::up(&Wish { dir: dir.clone(), nodes: Some(nodes), bridge: false })?;
+    let measured = start_bridge(&dir).and_then(|()| measure(&dir, repeats));
+    let down = world::down(&dir);
+    let lines = measured?;
+    down?;
+    let kept = target()?.join("bench-e2e.jsonl");
+    fs::write(&kept, lines.join("\n") + "\n")?;
+    say(&format!("the lines are kept in {}", kept.display()));
+    let missed = missed(&lines)?;
+    for sentence in &missed {
+        eprintln!("bench: {sentence}");
+    }
+    Ok(missed.is_empty())
+}
+
+/// Builds the bridge and its bench the way they are measured.
+fn build() -> Result<()> {
+    let mut cargo = leashed(cargo());
+    // In one go: apart, their dependencies would be built twice with different features.
+    cargo.args(["build", "--release", "--quiet", "-p", "gangway", "-p", "gangway-benches"]);
+    cargo.current_dir(repo()?);
+    step("building gangway and its bench in release", || {
+        ensure!(cargo.status().context("cannot start cargo")?.success(), "cargo build failed");
+        Ok(())
+    })
+}
+
+/// Starts the release build as a daemon of the world and waits until it is ready.
+fn start_bridge(dir: &Path) -> Result<()> {
+    let dir = dir.canonicalize()?;
+    let daemons = Daemons::of(&dir);
+    let mut command = Command::new(target()?.join("release/gangway"));
+    command.arg("scheduler").arg("--config").arg(dir.join("gangway.yaml"));
+    command.env("KUBECONFIG", dir.join("kubernetes/gangway.kubeconfig"));
+    let process = daemons.start("gangway", &mut command)?;
+    let (log, health) = (daemons.log("gangway"), Ports::of(&dir)?.port("health"));
+    let ready = wait_for(Duration::from_secs(60), || {
+        ensure!(process.alive(), "gangway ended; {}", tail(&log));
+        Ok(bridge::status(health, "/readyz") == Some(200))
+    })?;
+    ensure!(ready, "gangway is not ready after 60 s; {}", tail(&log));
+    doors::add(&dir, &[("GANGWAY_PID", &process.pid.to_string())])
+}
+
+/// Runs the bench, shows its lines as they come, and gives them back.
+fn measure(dir: &Path, repeats: Option<usize>) -> Result<Vec<String>> {
+    say("measuring");
+    let mut bench = leashed("sh");
+    bench.args(["-c", ". \"$0\"; exec \"$@\""]).arg(dir.join("env"));
+    bench.arg(target()?.join("release/e2e"));
+    if let Some(repeats) = repeats {
+        bench.args(["--repeats", &repeats.to_string()]);
+    }
+    let mut running = bench.stdout(Stdio::piped()).spawn().context("cannot start the bench")?;
+    let output = running.stdout.take().context("the bench has no output")?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        lines.push(line);
+    }
+    ensure!(running.wait()?.success(), "the bench failed; see above");
+    Ok(lines)
+}
+
+/// A sentence for every floor that was missed.
+fn missed(lines: &[String]) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    let mut seen_large = false;
+    for line in lines.iter().filter(|line| line.contains("\"api_writes_per_pod\"")) {
+        let shape = text(line, "shape")?;
+        let writes = number(line, "api_writes_per_pod")?;
+        if writes > WRITES_PER_POD {
+            out.push(format!(
+                "shape {shape} took {writes} writes per pod; the floor is {WRITES_PER_POD}"
+            ));
+        }
+        if shape == LARGE {
+            seen_large = true;
+            let slowest = number(line, "last_bound_ms_max")?;
+            if slowest >= LARGE_WITHIN_MS {
+                out.push(format!(
+                    "the last pod of {LARGE} was bound after {slowest} ms; the floor is {LARGE_WITHIN_MS} ms"
+                ));
+            }
+        }
+    }
+    if !seen_large {
+        bail!("the bench said nothing of shape {LARGE}");
+    }
+    Ok(out)
+}
+
+/// The value of a key in a line of JSON without spaces, as the bench writes it.
+fn value<'a>(line: &'a str, key: &str) -> Result<&'a str> {
+    let found = line.split_once(&format!("\"{key}\":")).map(|(_, rest)| rest);
+    let end = |rest: &'a str| rest.split([',', '}']).next();
+    found.and_then(end).with_context(|| format!("the bench says no {key}: {line}"))
+}
+
+fn text<'a>(line: &'a str, key: &str) -> Result<&'a str> {
+    Ok(value(line, key)?.trim_matches('"'))
+}
+
+fn number(line: &str, key: &str) -> Result<f64> {
+    value(line, key)?.parse().with_context(|| format!("{key} is not a number"))
+}
+
+fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn target() -> Result<PathBuf> {
+    let top = repo()?;
+    Ok(top.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(shape: &str, writes: f64, last: f64) -> String {
+        format!(
+            "{{\"api_writes_per_pod\":{writes},\"last_bound_ms_max\":{last},\"shape\":\"{shape}\"}}"
+        )
+    }
+
+    #[test]
+    fn a_missed_floor_is_one_sentence() {
+        let good = [line("1", 1.0, 20.0), line(LARGE, 1.0, 900.0)];
+        assert!(missed(&good).is_ok_and(|sentences| sentences.is_empty()));
+        let bad = [line("1", 1.3, 20.0), line(LARGE, 1.0, 3100.5)];
+        let sentences = missed(&bad).unwrap();
+        assert_eq!(sentences.len(), 2);
+        assert!(sentences[1].contains("3100.5 ms"));
+        assert!(missed(&[line("1", 1.0, 20.0)]).is_err());
+    }
+}
