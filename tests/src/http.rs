@@ -1,5 +1,6 @@
 //! HTTP by hand: one question on one connection, for what a person would ask with curl.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,8 +23,12 @@ pub async fn get(port: u16, path: &str) -> Option<(u16, String)> {
     timeout(Duration::from_secs(5), exchange).await.ok().flatten()
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, from below the range that outgoing connections take theirs
+/// from: a port that is let go for a while can be had again.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its number").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 400).expect("less than 400") * 10;
+    let tries = (0..4000).map(|_| 15_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 4000);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    tries.into_iter().find(free).expect("a free port")
 }

@@ -1,6 +1,7 @@
 //! A small proxy before slurmrestd that can be in several moods, for what goes wrong on the way.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,35 +65,47 @@ impl Drop for Proxy {
 }
 
 async fn serve(port: u16, target: SocketAddr, mut moods: watch::Receiver<Mood>) {
+    let mut listener = None;
     loop {
         let mood = *moods.borrow_and_update();
-        if mood == Mood::Refuse {
-            // Without a listener the kernel refuses.
-            if moods.changed().await.is_err() {
-                return;
+        // Without a listener the kernel refuses.
+        let open = match listener.take().filter(|_| mood != Mood::Refuse) {
+            None if mood == Mood::Refuse => {
+                if moods.changed().await.is_err() {
+                    return;
+                }
+                continue;
             }
-            continue;
-        }
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the proxy's port");
-        loop {
-            tokio::select! {
-                changed = moods.changed() => {
-                    if changed.is_err() {
-                        return;
+            Some(open) => open,
+            None => listen(port).await,
+        };
+        tokio::select! {
+            changed = moods.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            Ok((stream, _)) = open.accept() => {
+                let mut moods = moods.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = treat(stream, target, mood) => {}
+                        _ = moods.changed() => {}
                     }
-                    break;
-                }
-                Ok((stream, _)) = listener.accept() => {
-                    let mut moods = moods.clone();
-                    tokio::spawn(async move {
-                        tokio::select! {
-                            () = treat(stream, target, mood) => {}
-                            _ = moods.changed() => {}
-                        }
-                    });
-                }
+                });
             }
         }
+        listener = Some(open);
+    }
+}
+
+async fn listen(port: u16) -> TcpListener {
+    loop {
+        // Nobody else wants it, but the kernel may take a moment to let go of it.
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

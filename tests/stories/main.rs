@@ -5,6 +5,7 @@
 
 mod assembly;
 mod bad_input;
+mod door;
 mod giving_back;
 mod interlock;
 mod no_room;
