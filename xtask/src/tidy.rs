@@ -125,12 +125,12 @@ fn unreachable_files(files: &Files) -> Vec<String> {
         ["/src/lib.rs", "/src/main.rs"].iter().any(|end| name.ends_with(end))
             || name.contains("/src/bin/")
     };
-    let mut open: Vec<String> =
-        sources.iter().map(|(name, _)| (*name).to_owned()).filter(|name| is_root(name)).collect();
-    while let Some(name) = open.pop() {
+    let roots = sources.iter().map(|(name, _)| *name).filter(|name| is_root(name));
+    let mut open: Vec<(String, bool)> = roots.map(|name| (name.to_owned(), true)).collect();
+    while let Some((name, own_folder)) = open.pop() {
         let Some((_, text)) = sources.iter().find(|(known, _)| *known == name) else { continue };
         if reached.insert(name.clone()) {
-            open.extend(named_files(&name, text));
+            open.extend(named_files(&name, own_folder, text));
         }
     }
     let inside = |name: &str| name.starts_with("crates/") && name.contains("/src/");
@@ -141,29 +141,35 @@ fn unreachable_files(files: &Files) -> Vec<String> {
         .collect()
 }
 
-/// The files that the `mod`, `#[path]` and `include!` lines of a file may mean.
-fn named_files(name: &str, text: &str) -> Vec<String> {
+/// The files that the `mod`, `#[path]` and `include!` lines of a file may mean, and of each whether its own modules lie
+/// beside it (`own_folder`: roots, and files that a `#[path]` names) or in a folder of its name.
+fn named_files(name: &str, own_folder: bool, text: &str) -> Vec<(String, bool)> {
     let path = Path::new(name);
     let beside = path.parent().unwrap_or_else(|| Path::new(""));
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let below = match stem {
-        "lib" | "main" | "mod" => beside.to_owned(),
+        "mod" => beside.to_owned(),
+        _ if own_folder => beside.to_owned(),
         _ => beside.join(stem),
     };
     let mut named = Vec::new();
+    let mut placed = false;
     for line in text.lines().map(str::trim) {
         let declared = line.strip_suffix(';').and_then(|line| line.rsplit_once("mod "));
         if let Some((before, module)) = declared
             && (before.is_empty() || before.starts_with("pub"))
+            && !std::mem::take(&mut placed)
         {
-            named.push(below.join(format!("{module}.rs")));
-            named.push(below.join(module).join("mod.rs"));
+            named.push((below.join(format!("{module}.rs")), false));
+            named.push((below.join(module).join("mod.rs"), false));
         }
         if line.contains("include!(") || line.starts_with("#[path") {
-            named.extend(line.split('"').nth(1).map(|file| clean(&beside.join(file))));
+            let file = line.split('"').nth(1).map(|file| clean(&beside.join(file)));
+            named.extend(file.map(|file| (file, true)));
+            placed = line.starts_with("#[path");
         }
     }
-    named.iter().map(|path| path.to_string_lossy().into_owned()).collect()
+    named.into_iter().map(|(path, own)| (path.to_string_lossy().into_owned(), own)).collect()
 }
 
 fn long_files(files: &Files) -> Vec<String> {

@@ -265,8 +265,13 @@ impl Follower {
     async fn bind(&mut self, view: &View, binds: Vec<Binding>) -> Done {
         let total = binds.len();
         let now = self.cluster.now();
-        self.progress.first_bind.get_or_insert(now);
         let gang = &view.assembled.gang;
+        if gang.members.iter().any(|m| m.bound.is_some()) {
+            self.progress.first_bind.get_or_insert(now);
+        } else {
+            // Nobody is bound, so whatever was tried before is over: time counts from here.
+            self.progress.first_bind = Some(now);
+        }
         let mut under_way: FuturesUnordered<_> =
             binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding)).collect();
         let mut bound = Vec::new();

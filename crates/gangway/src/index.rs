@@ -37,7 +37,7 @@ pub(crate) struct Index {
 impl Index {
     /// Takes in a pod as it is now. Returns the group it belongs to.
     pub(crate) fn put_pod(&mut self, pod: Pod) -> Group {
-        self.drop_pod(&pod.uid);
+        let before = self.take_out(&pod.uid);
         let group = match claim(&pod) {
             Claim::Alone => Group::Alone(pod.uid.clone()),
             Claim::Workload(kind, name) => Group::Workload(kind, pod.namespace.clone(), name),
@@ -47,11 +47,21 @@ impl Index {
         }
         self.groups.entry(group.clone()).or_default().insert(pod.uid.clone());
         self.pods.insert(pod.uid.clone(), (pod, group.clone()));
+        if let Some(before) = before.filter(|b| *b != group) {
+            self.forget_if_over(&before);
+        }
         group
     }
 
     /// Forgets a pod that is gone. Returns the group it belonged to.
     pub(crate) fn drop_pod(&mut self, uid: &str) -> Option<Group> {
+        let group = self.take_out(uid)?;
+        self.forget_if_over(&group);
+        Some(group)
+    }
+
+    /// Takes a pod out; its workload stays known.
+    fn take_out(&mut self, uid: &str) -> Option<Group> {
         let (pod, group) = self.pods.remove(uid)?;
         for key in held(&pod) {
             if let Some(holders) = self.devices.get_mut(&key) {
@@ -65,16 +75,21 @@ impl Index {
             members.remove(uid);
             if members.is_empty() {
                 self.groups.remove(&group);
-                // A workload that is over was remembered for its pods only.
-                if let Group::Workload(kind, namespace, name) = &group {
-                    let key = (*kind, namespace.clone(), name.clone());
-                    if self.workloads.get(&key).is_some_and(|w| w.over) {
-                        self.workloads.remove(&key);
-                    }
-                }
             }
         }
         Some(group)
+    }
+
+    /// A workload that is over is remembered for its pods only.
+    fn forget_if_over(&mut self, group: &Group) {
+        if let Group::Workload(kind, namespace, name) = group
+            && !self.groups.contains_key(group)
+        {
+            let key = (*kind, namespace.clone(), name.clone());
+            if self.workloads.get(&key).is_some_and(|w| w.over) {
+                self.workloads.remove(&key);
+            }
+        }
     }
 
     /// Takes in a workload as it is now.
@@ -118,7 +133,10 @@ impl Index {
 
     /// Forgets a node that is gone.
     pub(crate) fn drop_node(&mut self, name: &str) {
-        if let Some(slurm) = self.slurm_names.remove(name) {
+        // Another node may have taken over the name.
+        if let Some(slurm) = self.slurm_names.remove(name)
+            && self.nodes.get(&slurm).is_some_and(|n| n == name)
+        {
             self.nodes.remove(&slurm);
         }
     }
@@ -158,6 +176,11 @@ impl Index {
     /// Every group there is.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
         self.groups.keys()
+    }
+
+    /// The group a pod belongs to.
+    pub(crate) fn group_of(&self, uid: &str) -> Option<&Group> {
+        self.pods.get(uid).map(|(_, group)| group)
     }
 
     /// A pod by uid.

@@ -111,10 +111,8 @@ impl Source {
             match event {
                 Event::Pod(pod) => {
                     freed = pod.finished();
-                    let moved = index.pod(&pod.uid).is_some();
-                    if moved && let Some(group) = index.drop_pod(&pod.uid) {
-                        dirty.insert(group);
-                    }
+                    // It may have moved.
+                    dirty.extend(index.group_of(&pod.uid).cloned());
                     dirty.insert(index.put_pod(*pod));
                 }
                 Event::PodGone(uid) => {

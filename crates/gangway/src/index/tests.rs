@@ -100,6 +100,15 @@ fn a_node_is_found_by_slurms_name_for_it() {
 }
 
 #[test]
+fn a_node_that_took_over_a_slurm_name_keeps_it_when_the_old_one_goes() {
+    let mut index = with_node();
+    let label = BTreeMap::from([(names::SLURM_NODE_LABEL.to_owned(), "slurm-1".to_owned())]);
+    index.put_node("kube-9", &label);
+    index.drop_node("kube-1");
+    assert_eq!(spot(&index, "p", &[]), Spot::Free("kube-9".to_owned()));
+}
+
+#[test]
 fn a_gang_whose_workload_is_gone_stays_until_its_pods_are() {
     let mut index = Index::default();
     index.put_workload(job());
@@ -116,6 +125,19 @@ fn a_gang_whose_workload_is_gone_stays_until_its_pods_are() {
     index.drop_pod("b");
     assert!(index.workload(&job_group()).is_none(), "nothing is left behind");
     assert!(index.assemble(&job_group()).is_empty());
+}
+
+#[test]
+fn an_update_of_its_only_pod_does_not_lose_a_workload_that_is_over() {
+    let mut index = Index::default();
+    let mut finished = job();
+    finished.over = true;
+    index.put_workload(finished);
+    index.put_pod(worker("a", 0));
+    index.put_pod(worker("a", 0));
+    let gang = &index.assemble(&job_group())[0];
+    assert_eq!((gang.gang.uid.as_str(), gang.over), ("job-uid", true));
+    assert_eq!(gang.problems, [""; 0]);
 }
 
 #[test]
