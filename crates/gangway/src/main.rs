@@ -1,5 +1,6 @@
 //! The one binary: reads flags, hands over to a subcommand, prints the error chain if it fails.
 
+mod apiserver;
 mod bind;
 mod chain;
 mod cluster;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::apiserver;
 use crate::cluster::{Cluster, World};
 use crate::config::{Flags, Settings};
 use crate::door;
@@ -158,7 +159,7 @@ async fn start_source(
     let (door, serving) = door::inside(queue.clone(), stop.clone());
     nursery.start("own door", serving);
     let cluster = Cluster {
-        client: kube_client(settings).await?,
+        client: apiserver::client(settings.kubeconfig.as_deref()).await?,
         door,
         id: settings.cluster.clone(),
         world: World::default(),
@@ -176,20 +177,6 @@ async fn start_source(
     let stop = stop.clone();
     nursery.start("source", async move { source.run(client, stop).await });
     Ok(())
-}
-
-async fn kube_client(settings: &Settings) -> anyhow::Result<kube::Client> {
-    let config = match &settings.kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &Default::default()).await.context("kubeconfig")?
-        }
-        None => kube::Config::infer().await.context(
-            "no way to the Kubernetes API server: give --kubeconfig, set $KUBECONFIG, or run in a pod",
-        )?,
-    };
-    kube::Client::try_from(config).context("cannot make a Kubernetes client")
 }
 
 fn termination() -> anyhow::Result<impl Future<Output = ()>> {

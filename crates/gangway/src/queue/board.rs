@@ -5,6 +5,7 @@
 //! "gone": a tracked job that is not listed is asked for by its id.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,9 @@ pub(crate) struct Board {
     nudge: Notify,
     refresh: Notify,
     health: watch::Sender<Health>,
-    /// Counts full lists, so that one can be waited for.
+    /// Counts full lists as they begin.
+    begun: AtomicU64,
+    /// The last full list that was taken in, by its number, so that one can be waited for.
     lists: watch::Sender<u64>,
     changes: broadcast::Sender<(Stamp, Arc<Job>)>,
 }
@@ -84,6 +87,7 @@ impl Board {
             nudge: Notify::new(),
             refresh: Notify::new(),
             health: watch::Sender::new(Health::Unknown),
+            begun: AtomicU64::new(0),
             lists: watch::Sender::new(0),
             changes: broadcast::Sender::new(4096),
         }
@@ -188,7 +192,8 @@ impl Board {
     /// Lists every job now and waits for it: after any doubt.
     pub(crate) async fn list_again(&self) {
         let mut lists = self.lists.subscribe();
-        let next = *lists.borrow_and_update() + 1;
+        // A list that is under way may have been answered before the doubt arose.
+        let next = self.begun.load(Ordering::SeqCst) + 1;
         self.refresh.notify_one();
         // The sender lives in self.
         let _ = lists.wait_for(|n| *n >= next).await;
@@ -256,6 +261,7 @@ impl Board {
 
     /// Lists all jobs and keeps the stamped ones.
     async fn list(&self) -> Result<(), gangway_slurm::Error> {
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let jobs = self.slurm.jobs().await?;
         {
             let mut inner = self.inner();
@@ -270,7 +276,7 @@ impl Board {
                 self.take(&mut inner, &Arc::new(job));
             }
         }
-        self.lists.send_modify(|n| *n += 1);
+        self.lists.send_replace(number);
         Ok(())
     }
 
