@@ -17,6 +17,8 @@ pub struct Setup {
     pub slurm_url: String,
     /// Where the bridge believes its token to be.
     pub token_file: PathBuf,
+    /// Whether the bridge may take nodes at once, where nobody waits.
+    pub immediate: bool,
     /// Further YAML for the configuration file.
     pub more: String,
 }
@@ -27,6 +29,7 @@ impl Setup {
         Self {
             slurm_url: world.slurm_url().to_owned(),
             token_file: world.token_file(),
+            immediate: true,
             more: String::new(),
         }
     }
@@ -62,13 +65,14 @@ impl Bridge {
         };
         let yaml = format!(
             "cluster: {cluster}\n\
-             slurm: {{ url: '{}', tokenFile: '{}' }}\n\
+             slurm: {{ url: '{}', tokenFile: '{}', immediate: {} }}\n\
              policy:\n  defaultPartition: gangway\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1 }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
              {}",
             setup.slurm_url,
             setup.token_file.display(),
+            setup.immediate,
             setup.more,
         );
         fs::write(bridge.config(), yaml).expect("the configuration can be written");

@@ -25,6 +25,8 @@ pub enum Mood {
     Garbage,
     /// Connections are taken and nothing is ever said.
     Silence,
+    /// What asks for a job reaches Slurm, but its answer is lost; everything else passes.
+    LosesAnswers,
 }
 
 /// The proxy.
@@ -118,6 +120,11 @@ async fn treat(mut stream: TcpStream, target: SocketAddr, mood: Mood) {
             }
             return;
         }
+        Mood::LosesAnswers => {
+            // It ends when either side hangs up, or an answer is lost.
+            let _ = lose_answers(&mut stream, target).await;
+            return;
+        }
         Mood::Silence => return std::future::pending().await,
         Mood::NotFound => ("404 Not Found", "text/plain", "Unable to find requested URL"),
         Mood::NoJobs => (
@@ -136,5 +143,34 @@ async fn treat(mut stream: TcpStream, target: SocketAddr, mood: Mood) {
         // Whoever asked may have gone.
         let _ = stream.write_all(answer.as_bytes()).await;
         let _ = stream.shutdown().await;
+    }
+}
+
+/// Passes bytes on until a job has been asked for; hangs up when the answer to that comes.
+async fn lose_answers(stream: &mut TcpStream, target: SocketAddr) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(target).await?;
+    let (mut question, mut answer) = ([0; 16384], [0; 16384]);
+    let mut asked_for_a_job = false;
+    loop {
+        tokio::select! {
+            read = stream.read(&mut question) => {
+                let part = &question[..read?];
+                let line = part.split(|byte| *byte == b'\r').next().unwrap_or_default();
+                let line = String::from_utf8_lossy(line);
+                asked_for_a_job |= line.starts_with("POST")
+                    && (line.contains("/job/submit") || line.contains("/job/allocate"));
+                if part.is_empty() {
+                    return Ok(());
+                }
+                server.write_all(part).await?;
+            }
+            read = server.read(&mut answer) => {
+                let part = &answer[..read?];
+                if part.is_empty() || asked_for_a_job {
+                    return Ok(());
+                }
+                stream.write_all(part).await?;
+            }
+        }
     }
 }

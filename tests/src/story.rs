@@ -1,7 +1,7 @@
 //! One story: a namespace, a bridge, and the promise that nothing is left of them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{BaseState, Job};
@@ -33,6 +33,7 @@ pub struct Story {
     /// The bridge's name in every placeholder.
     pub cluster: String,
     name: String,
+    began: Instant,
     ended: bool,
     _turn: MutexGuard<'static, ()>,
 }
@@ -52,6 +53,7 @@ impl Story {
             return None;
         };
         let turn = TURN.lock().await;
+        let began = Instant::now();
         let cluster = format!("t-{name}-{}", std::process::id());
         let kube = Kubernetes::reach(&world.kubeconfig(), &cluster).await;
         let slurm = Slurm::reach(world, &cluster);
@@ -61,7 +63,7 @@ impl Story {
         differ(&mut setup);
         let bridge = Bridge::new(world, &cluster, &setup);
         let name = name.to_owned();
-        Some(Self { world, kube, slurm, bridge, cluster, name, ended: false, _turn: turn })
+        Some(Self { world, kube, slurm, bridge, cluster, name, began, ended: false, _turn: turn })
     }
 
     /// Prints a figure.
@@ -162,6 +164,7 @@ impl Story {
         self.slurm.wait_made_over().await;
         self.bridge.clear();
         self.ended = true;
+        self.note(&format!("told in {:.1} s", self.began.elapsed().as_secs_f32()));
     }
 
     /// Waits until no placeholder of this bridge is alive.

@@ -29,9 +29,8 @@ pub async fn wait<T>(
 pub async fn stays(what: &str, span: Duration, mut probe: impl AsyncFnMut() -> Result<(), String>) {
     let began = Instant::now();
     while began.elapsed() < span {
-        if let Err(seen) = probe().await {
-            unreachable!("after {:?} no longer: {what}; but: {seen}", began.elapsed());
-        }
+        let seen = probe().await;
+        assert!(seen.is_ok(), "{what}: no longer after {:?}: {seen:?}", began.elapsed());
         tokio::time::sleep(STEP).await;
     }
 }

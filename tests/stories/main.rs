@@ -3,6 +3,7 @@
 //! `GANGWAY_WORLD_ENV=target/world/env cargo test -p gangway-tests`; see `src/lib.rs` for the
 //! harness.
 
+mod answer_lost;
 mod assembly;
 mod bad_input;
 mod door;
@@ -15,3 +16,4 @@ mod restart;
 mod scancel;
 mod sharing;
 mod slurm_away;
+mod turnover;
