@@ -7,7 +7,7 @@ mod board;
 mod follow;
 mod submit;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -63,6 +63,9 @@ struct Entry {
     /// Why it is to be released, and since when.
     release: Mutex<Option<(String, Instant)>>,
     verdict: watch::Sender<Option<Verdict>>,
+    /// A submit of this gang was in doubt once. slurmctld may still act on it, so from then on only the
+    /// queued way is taken, where the chosen id makes a second one impossible.
+    doubted: AtomicBool,
     /// Set once the entry is out of the table.
     done: CancellationToken,
 }
@@ -75,6 +78,7 @@ impl Entry {
             changed: Notify::new(),
             release: Mutex::new(None),
             verdict: watch::Sender::new(None),
+            doubted: AtomicBool::new(false),
             done: CancellationToken::new(),
         }
     }

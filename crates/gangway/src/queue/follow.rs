@@ -1,6 +1,7 @@
 //! One gang's placeholder from the first question to its end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gangway_core::follow::Verdict;
@@ -92,7 +93,8 @@ impl Queue {
                 return Next::Done(Some(Verdict::Refused(refusal)));
             }
         };
-        match self.submit(stamp, &request).await {
+        let at_once = !entry.doubted.load(Ordering::Relaxed);
+        match self.submit(stamp, &request, at_once).await {
             Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
             Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
             Submitted::Later(why) => {
@@ -101,6 +103,7 @@ impl Queue {
                 Next::Again
             }
             Submitted::Doubt(why) => {
+                entry.doubted.store(true, Ordering::Relaxed);
                 tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
                 entry.say(unreachable(&why));
                 tokio::select! {

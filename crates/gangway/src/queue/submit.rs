@@ -28,8 +28,15 @@ pub(super) enum Submitted {
 const ID_ATTEMPTS: u32 = 8;
 
 impl Queue {
-    pub(super) async fn submit(&self, stamp: &Stamp, request: &PlaceholderRequest) -> Submitted {
-        if self.immediate_is_fair(&request.partition)
+    /// Submits a placeholder; `at_once` says whether the immediate way may be tried.
+    pub(super) async fn submit(
+        &self,
+        stamp: &Stamp,
+        request: &PlaceholderRequest,
+        at_once: bool,
+    ) -> Submitted {
+        if at_once
+            && self.immediate_is_fair(&request.partition)
             && let Some(submitted) = self.allocate(request).await
         {
             return submitted;
