@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 use self::stage::Stage;
 use crate::progress::{minutes, say};
-use crate::world::{self, Wish, repo};
+use crate::world::{self, Wish, bridge, repo};
 
 /// Nodes in the demo's world: a gang of four fits three times, not four.
 const NODES: usize = 12;
@@ -19,7 +19,12 @@ const NODES: usize = 12;
 pub(crate) fn run() -> Result<()> {
     let began = Instant::now();
     let dir = repo()?.join("target/demo-world");
-    world::up(&Wish { dir: dir.clone(), nodes: Some(NODES), bridge: true })?;
+    std::thread::scope(|scope| {
+        // The first time, the compiler has something to do while the world is being fetched. If it
+        // fails, so does the build that starts the bridge, and says why.
+        scope.spawn(|| drop(bridge::build()));
+        world::up(&Wish { dir: dir.clone(), nodes: Some(NODES), bridge: true })
+    })?;
     let shown = Stage::open(&dir).and_then(|stage| play(&stage));
     let down = world::down(&dir);
     shown?;
