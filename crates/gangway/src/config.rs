@@ -33,7 +33,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// What to log, such as info or gangway=debug,warn
-    #[arg(long, value_name = "FILTER", env = "GANGWAY_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "GANGWAY_LOG_FILTER", default_value = "info")]
     pub(crate) log: String,
     /// Log one JSON object per line
     #[arg(long)]
