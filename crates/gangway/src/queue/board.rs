@@ -74,6 +74,8 @@ struct Inner {
     tracked: HashMap<JobId, watch::Sender<Seen>>,
     /// Where the jobs of the last list are; a job may name several partitions.
     partitions: HashMap<JobId, String>,
+    /// When a job was last read by itself: a list that was asked for before then is older news.
+    noted: HashMap<JobId, Instant>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
     endings: u64,
 }
@@ -157,6 +159,7 @@ impl Board {
         let job = Arc::new(job);
         let mut inner = self.inner();
         inner.states.insert(job.id, job.state.clone());
+        inner.noted.insert(job.id, Instant::now());
         self.take(&mut inner, &job);
         job
     }
@@ -262,6 +265,7 @@ impl Board {
     /// Lists all jobs and keeps the stamped ones.
     async fn list(&self) -> Result<(), gangway_slurm::Error> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let asked = Instant::now();
         let jobs = self.slurm.jobs().await?;
         {
             let mut inner = self.inner();
@@ -272,8 +276,11 @@ impl Board {
                 // asked for by its id (rule 6).
                 present.contains(id) || job.state.standing() != Standing::Over
             });
+            inner.noted.retain(|_, at| *at >= asked);
             for job in jobs {
-                self.take(&mut inner, &Arc::new(job));
+                if !inner.noted.contains_key(&job.id) {
+                    self.take(&mut inner, &Arc::new(job));
+                }
             }
         }
         self.lists.send_replace(number);
