@@ -26,7 +26,9 @@ const WRITES_PER_POD: f64 = 1.2;
 /// The core in memory; no world is needed.
 pub(crate) fn core() -> Result<bool> {
     let mut cargo = leashed(cargo());
-    cargo.args(["bench", "--quiet", "-p", "gangway-benches"]).current_dir(repo()?);
+    // With the bridge beside it, so that both benches share what is built.
+    cargo.args(["bench", "--quiet", "-p", "gangway", "-p", "gangway-benches", "--bench", "core"]);
+    cargo.current_dir(repo()?);
     Ok(cargo.status().context("cannot start cargo")?.success())
 }
 
