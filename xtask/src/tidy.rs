@@ -301,10 +301,21 @@ mod tests {
 
     #[test]
     fn a_module_line_names_its_files() {
-        let named = named_files("crates/x/src/gang.rs", "mod inner;\npub(crate) mod outer;\n");
+        let names = |name: &str, own: bool, text: &str| -> Vec<String> {
+            named_files(name, own, text).into_iter().map(|(name, _)| name).collect()
+        };
+        let named = names("crates/x/src/gang.rs", false, "mod inner;\npub(crate) mod outer;\n");
         assert!(named.contains(&"crates/x/src/gang/inner.rs".to_owned()), "{named:?}");
         assert!(named.contains(&"crates/x/src/gang/outer/mod.rs".to_owned()), "{named:?}");
-        let named = named_files("crates/x/src/lib.rs", "// use mod things;\ninclude!(\"g/h.rs\");");
-        assert_eq!(named, ["crates/x/src/g/h.rs"]);
+        let text = "// use mod things;\ninclude!(\"g/h.rs\");";
+        assert_eq!(names("crates/x/src/lib.rs", true, text), ["crates/x/src/g/h.rs"]);
+    }
+
+    #[test]
+    fn modules_of_a_file_named_by_its_path_lie_beside_it() {
+        let named = named_files("x/gang.rs", false, "#[path = \"gang/tests.rs\"]\nmod tests;\n");
+        assert_eq!(named, [("x/gang/tests.rs".to_owned(), true)]);
+        let named = named_files("x/gang/tests.rs", true, "mod never;\n");
+        assert!(named.contains(&("x/gang/never.rs".to_owned(), false)), "{named:?}");
     }
 }
