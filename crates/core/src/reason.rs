@@ -80,11 +80,11 @@ pub fn refused(
             Category::Partition,
             format!("Slurm knows no partition {partition}; correct the annotation gangway.dev/partition (sinfo lists them)"),
         ),
-        2002 | 2061 => (
+        2002 => (
             Category::Policy,
             format!("Slurm does not let user {user} use partition {partition}; ask its administrator"),
         ),
-        2006 | 2015 | 2034 => (
+        2006 | 2015 => (
             Category::Resources,
             format!("partition {partition} does not have that many nodes; ask for fewer pods or another partition"),
         ),
@@ -92,17 +92,21 @@ pub fn refused(
             Category::Resources,
             format!("no nodes of partition {partition} can ever give what is asked: too many nodes, GPUs, CPUs or memory, or a GPU type it does not have"),
         ),
-        2072 | 2073 => (
+        2072 => (
             Category::Resources,
             "Slurm knows no such GPU type or GRES; correct gangway.dev/gpu-type (sinfo -o %G lists them)".to_owned(),
         ),
-        2045 | 2046 => (
+        2045 => (
             Category::Account,
             format!("Slurm has no association of user {user} with {account}; correct gangway.dev/account, or have it added with sacctmgr"),
         ),
-        2051 | 2029 => (
+        2051 => (
             Category::Partition,
             format!("the time limit is longer than partition {partition} allows; lower gangway.dev/time-limit"),
+        ),
+        2050 => (
+            Category::Policy,
+            format!("a limit of {account} or its quality of service does not allow it; ask for less"),
         ),
         2066 => (Category::Policy, format!("Slurm knows no such quality of service for user {user}; correct gangway.dev/qos")),
         _ => (Category::Slurm, "Slurm refused it".to_owned()),
