@@ -165,6 +165,14 @@ impl Bridge {
         }
     }
 
+    /// Stops its clock (SIGSTOP) or lets it go on (SIGCONT).
+    pub fn freeze(&self, frozen: bool) {
+        let id = self.child.as_ref().expect("a bridge that runs").id().to_string();
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let told = Command::new("kill").args([signal, &id]).status();
+        assert!(told.is_ok_and(|status| status.success()), "the bridge cannot be told {signal}");
+    }
+
     /// SIGTERM, and how it ended.
     pub async fn stop(&mut self, within: Duration) -> Option<ExitStatus> {
         let mut child = self.child.take()?;

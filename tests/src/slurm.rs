@@ -121,8 +121,13 @@ impl Slurm {
         let said = self.world.run_as(user, "sbatch", &[&sleep, words].concat());
         let id = said.split(';').next().and_then(|id| id.parse().ok());
         let id = id.unwrap_or_else(|| unreachable!("sbatch says {said}"));
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(JobId(id));
+        self.adopt(JobId(id));
         id
+    }
+
+    /// Ends this job with the story.
+    pub fn adopt(&self, id: JobId) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
     /// `scancel`, as a user.

@@ -16,4 +16,5 @@ mod restart;
 mod scancel;
 mod sharing;
 mod slurm_away;
+mod slurmctld;
 mod turnover;

@@ -1,0 +1,109 @@
+//! slurmctld itself goes and comes back, with or without its latest memory.
+
+use std::time::Duration;
+
+use gangway_core::hostlist::Hostlist;
+use gangway_core::job::BaseState;
+use gangway_core::names;
+use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
+
+fn daemon(story: &Story, words: &[&str]) {
+    story.world.run_as("root", "slurm-daemon", words);
+}
+
+async fn answers(story: &Story) {
+    wait("slurmctld answers", SOON, async || {
+        story.slurm.client.job_states().await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+fn places(pods: &[Pod]) -> Vec<(String, String, Option<String>, bool)> {
+    pods.iter().map(|p| (p.name.clone(), p.uid.clone(), p.node.clone(), p.deleting)).collect()
+}
+
+#[tokio::test]
+async fn a_restart_changes_nothing_for_pods() {
+    let Some(mut story) = Story::begin("ctld-restart").await else { return };
+    let template = manifest::template(8, &[]);
+    let room = story.room().await;
+    let large = manifest::indexed_job("large", room, &template);
+    story.kube.create(&large).await;
+    let before = story.bound("large-", room as usize).await;
+    let placeholder = story.seated(&before).await;
+    story.kube.create(&manifest::indexed_job("small", 2, &template)).await;
+    story.told("small-", "Slurm job").await;
+
+    daemon(&story, &["stop", "slurmctld"]);
+    stays("the pods stay where they are", Duration::from_secs(3), async || {
+        let now = places(&story.pods("large-").await);
+        if now == places(&before) { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    daemon(&story, &["start", "slurmctld"]);
+    answers(&story).await;
+    story.bridge.wait_ready().await;
+    assert_eq!(places(&before), places(&story.pods("large-").await));
+    assert_eq!(story.seated(&before).await.id, placeholder.id);
+    assert_eq!(story.slurm.live().await.len(), 2, "two gangs, two placeholders");
+
+    story.kube.delete(&large).await;
+    story.seated(&story.bound("small-", 2).await).await;
+    story.end().await;
+}
+
+/// A story that begins with everything before it saved: slurmctld saves its state every five
+/// seconds, and what it granted since is forgotten in a crash.
+async fn begin_saved(name: &str) -> Option<Story> {
+    let mut story = Story::prepare(name, |_| {}).await?;
+    daemon(&story, &["restart", "slurmctld"]);
+    answers(&story).await;
+    story.bridge.start().await;
+    // This one is saved, and then nothing is for five seconds.
+    story.kube.create(&manifest::pod("earlier", &manifest::template(8, &[]))).await;
+    story.bound("earlier", 1).await;
+    Some(story)
+}
+
+/// Waits until every pod of the gang is bound inside a running allocation of its own (rule 1).
+async fn heals(story: &Story, before: &[Pod]) {
+    let pods = wait("every pod is where its own running job is", SOON, async || {
+        let pods = story.pods("gang-").await;
+        let live = story.slurm.live().await;
+        let well = |pod: &Pod| {
+            let job = live.iter().find(|(_, job)| Some(job.id.0) == pod.number(names::JOB_ID));
+            let held = job.filter(|(_, job)| job.state.base == BaseState::Running);
+            let nodes = held.and_then(|(_, job)| Hostlist::parse(&job.nodes).ok());
+            nodes.is_some_and(|nodes| nodes.iter().any(|node| Some(node) == pod.node))
+        };
+        if pods.len() == before.len() && pods.iter().all(well) {
+            return Ok(pods);
+        }
+        let live: Vec<_> =
+            live.iter().map(|(_, job)| (job.id.0, job.state.to_string(), &job.nodes)).collect();
+        let pods: Vec<_> =
+            pods.iter().map(|pod| (pod.number(names::JOB_ID), &pod.node, pod.why())).collect();
+        Err(format!("pods {pods:?}, Slurm has {live:?}"))
+    })
+    .await;
+    story.seated(&pods).await;
+    let kept = pods.iter().filter(|pod| before.iter().any(|old| old.uid == pod.uid)).count();
+    story.note(&format!("{kept} of {} pods are still the same", pods.len()));
+    assert_eq!(story.slurm.live().await.len(), 2, "two gangs, two placeholders");
+}
+
+#[tokio::test]
+async fn a_crash_leaves_no_pod_outside_an_allocation() {
+    let Some(mut story) = begin_saved("ctld-crash").await else { return };
+    let earlier = story.pods("earlier").await;
+    let template = manifest::template(8, &[]);
+    story.kube.create(&manifest::indexed_job("gang", 4, &template)).await;
+    let before = story.bound("gang-", 4).await;
+    daemon(&story, &["kill", "slurmctld"]);
+    daemon(&story, &["start", "slurmctld"]);
+    answers(&story).await;
+    story.bridge.wait_ready().await;
+    heals(&story, &before).await;
+    assert_eq!(places(&earlier), places(&story.pods("earlier").await));
+    story.end().await;
+}
