@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::gang::{Assembled, Member};
+use crate::gang::{Assembled, Bound, Member};
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 use crate::policy::Refusal;
@@ -322,9 +322,12 @@ fn seat_members(
     now: i64,
 ) -> Plan {
     // A pod from an earlier placeholder holds a node that is no longer ours.
-    let stray = |m: &&Member| m.bound.as_ref().is_some_and(|b| b.job != job);
+    // The same id may also have started elsewhere, once slurmctld has lost its memory (rule 2).
+    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| s.node != b.node);
+    let stray = |m: &&Member| m.bound.as_ref().is_some_and(|b| b.job != job || elsewhere(m, b));
     if unfinished(facts).any(|m| stray(&m)) {
-        let why = format!("it is bound for an earlier placeholder than Slurm job {job}");
+        let why =
+            format!("it is bound for an earlier start than the present one of Slurm job {job}");
         return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
     }
     let unbound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_none()).collect();

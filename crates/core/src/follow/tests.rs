@@ -171,6 +171,17 @@ fn a_pod_bound_for_another_job_leaves_before_anybody_is_bound() {
 }
 
 #[test]
+fn a_pod_whose_job_has_started_anew_elsewhere_leaves() {
+    // slurmctld lost its memory: the same id again, on other nodes.
+    let mut scene = Scene::new(2).allocated();
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    assert_eq!(scene.evicted(), [""; 0]);
+    scene.member("b").bound.as_mut().expect("bound").node = "given-away".to_owned();
+    assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
 fn a_replacement_is_asked_for_once() {
     let mut scene = Scene::new(2).allocated();
     scene.bind("a", 7, 1);
@@ -332,7 +343,7 @@ impl Scene {
     }
 
     fn bind(&mut self, name: &str, job: u32, generation: u32) {
-        let node = "slurm".to_owned();
+        let node = seat(self.member(name).rank).node;
         self.member(name).bound = Some(Bound { generation, job: JobId(job), node });
     }
 
