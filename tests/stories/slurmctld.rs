@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gangway_core::hostlist::Hostlist;
-use gangway_core::job::BaseState;
+use gangway_core::job::{BaseState, GresRequest, JobId, PlaceholderRequest};
 use gangway_core::names;
 use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
 
@@ -105,5 +105,46 @@ async fn a_crash_leaves_no_pod_outside_an_allocation() {
     story.bridge.wait_ready().await;
     heals(&story, &before).await;
     assert_eq!(places(&earlier), places(&story.pods("earlier").await));
+    story.end().await;
+}
+
+/// The forgotten nodes go to somebody else, and the forgotten job's id comes again.
+#[tokio::test]
+async fn nodes_given_away_after_a_crash_are_left() {
+    let Some(mut story) = begin_saved("ctld-given").await else { return };
+    let template = manifest::template(8, &[]);
+    story.kube.create(&manifest::pytorchjob("gang", 3, &template)).await;
+    let before = story.bound("gang-", 4).await;
+    story.bridge.freeze(true);
+    daemon(&story, &["kill", "slurmctld"]);
+    daemon(&story, &["start", "slurmctld"]);
+    answers(&story).await;
+    let gres = |name: &str, count| GresRequest { name: name.to_owned(), kind: None, count };
+    let request = PlaceholderRequest {
+        key: "somebody else's".to_owned(),
+        name: "somebody-else".to_owned(),
+        user: "bob".to_owned(),
+        group: "bob".to_owned(),
+        account: Some("team2".to_owned()),
+        partition: "gangway".to_owned(),
+        qos: None,
+        nodes: 4,
+        tasks_per_node: 1,
+        cpus_per_task: 1,
+        memory_per_node_mib: 100,
+        gres_per_node: vec![gres("gpu", 8)],
+        time_limit_minutes: None,
+        excluded_nodes: String::new(),
+    };
+    let theirs = JobId(0x01ff_0000 + std::process::id() % 4096);
+    let given = story.slurm.client.submit(&request, Some(theirs)).await;
+    assert!(given.is_ok(), "{given:?}");
+    story.slurm.adopt(theirs);
+    let theirs = story.slurm.reaches(theirs.0, BaseState::Running).await;
+    let old: Vec<_> = before.iter().filter_map(|pod| pod.node.as_deref()).collect();
+    story.note(&format!("the gang's {old:?} went to {} of {}", theirs.nodes, theirs.user));
+    story.bridge.freeze(false);
+    story.bridge.wait_ready().await;
+    heals(&story, &before).await;
     story.end().await;
 }
