@@ -70,6 +70,15 @@ impl Gang {
         self.members.len() >= self.expected as usize && !self.members.iter().any(|m| m.gated)
     }
 
+    /// What its largest member needs, resource by resource: what every member is asked for.
+    pub fn largest_demand(&self) -> Demand {
+        let mut largest = Demand::default();
+        for member in &self.members {
+            largest.raise_to(&member.demand);
+        }
+        largest
+    }
+
     /// `namespace/name`, for people.
     pub fn path(&self) -> String {
         format!("{}/{}", self.namespace, self.name)

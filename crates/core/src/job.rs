@@ -204,25 +204,6 @@ pub struct Job {
     pub external: bool,
 }
 
-impl Job {
-    /// The identity of this start (rule 2): after a roll-back of slurmctld the same id and SLUID
-    /// may start elsewhere.
-    pub fn start(&self) -> Start {
-        Start { sluid: self.sluid.clone(), time: self.start_time, nodes: self.nodes.clone() }
-    }
-}
-
-/// The identity of one start of a placeholder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Start {
-    /// Slurm's unique id of the submission.
-    pub sluid: String,
-    /// Start time, seconds since the epoch.
-    pub time: i64,
-    /// Hostlist of the nodes.
-    pub nodes: String,
-}
-
 /// What Slurm granted a RUNNING placeholder (`GET resources/{id}`), nodes in Slurm's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {

@@ -23,8 +23,6 @@ pub const RANK: &str = "gangway.dev/rank";
 pub const INDEX_PREFIX: &str = "gangway.dev/index.";
 /// Label written by us on the Binding: the Slurm job id, so that `kubectl get pods -l` finds a job's pods.
 pub const JOB_LABEL: &str = "gangway.dev/job";
-/// Stamped by admission: the verified requester. Read by policy only.
-pub const USER: &str = "gangway.dev/user";
 /// Node label: Slurm's name of the node where it is not the Kubernetes name.
 pub const SLURM_NODE_LABEL: &str = "gangway.dev/slurm-node";
 /// The peer's form of the same label.

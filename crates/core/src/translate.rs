@@ -58,10 +58,7 @@ pub fn placeholder(
     stamp: &Stamp,
     table: &ResourceTable,
 ) -> Result<PlaceholderRequest, Refusal> {
-    let mut largest = Demand::default();
-    for member in &gang.members {
-        largest.raise_to(&member.demand);
-    }
+    let largest = gang.largest_demand();
     let too_much = |what: &str| {
         Refusal::new(
             Category::Shape,

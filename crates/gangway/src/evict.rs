@@ -14,25 +14,25 @@ use crate::index::Group;
 use crate::lean::LeanPod;
 use crate::report::{self, Note};
 
+/// Tells the owner of a gang, once, why its pods are evicted.
+pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, why: &str) {
+    let workload = cluster.world.index().workload(group).cloned();
+    if let Some(workload) = workload {
+        report::event(cluster, report::workload_reference(&workload), &note(why)).await;
+    }
+}
+
+fn note(why: &str) -> Note<'_> {
+    Note { reason: "Evicted", message: why, warning: true, action: "Evicting" }
+}
+
 /// Evicts one pod. Returns its uid and whether its going is under way.
-pub(crate) async fn evict(
-    cluster: &Cluster,
-    group: &Group,
-    uid: &str,
-    why: &str,
-) -> (String, bool) {
-    let (pod, workload) = {
-        let index = cluster.world.index();
-        (index.pod(uid).cloned(), index.workload(group).cloned())
-    };
+pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, bool) {
+    let pod = cluster.world.index().pod(uid).cloned();
     // No longer there: that is what was wanted.
     let Some(pod) = pod else { return (uid.to_owned(), true) };
     let Ok(_permit) = cluster.writes.acquire().await else { return (uid.to_owned(), false) };
-    let note = Note { reason: "Evicted", message: why, warning: true, action: "Evicting" };
-    report::event(cluster, report::pod_reference(&pod), &note).await;
-    if let Some(workload) = &workload {
-        report::event(cluster, report::workload_reference(workload), &note).await;
-    }
+    report::event(cluster, report::pod_reference(&pod), &note(why)).await;
     let body = Eviction {
         metadata: ObjectMeta {
             name: Some(pod.name.clone()),

@@ -3,11 +3,11 @@
 //! The follower holds no truth: what it remembers (`Progress`) only spares repeated calls, and a new
 //! follower after a crash comes to the same end from what it sees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::stream::FuturesUnordered;
+use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use gangway_api::v1;
 use gangway_core::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide};
@@ -272,19 +272,9 @@ impl Follower {
             // Nobody is bound, so whatever was tried before is over: time counts from here.
             self.progress.first_bind = Some(now);
         }
-        let mut under_way: FuturesUnordered<_> =
-            binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding)).collect();
-        let mut bound = Vec::new();
-        while let Some((uid, ok)) = under_way.next().await {
-            if ok {
-                bound.push(uid);
-            }
-        }
-        drop(under_way);
-        let all = bound.len() == total;
-        let now = Instant::now();
-        self.sent.extend(bound.into_iter().map(|uid| ((Write::Bind, uid), now)));
-        if !all {
+        let answers = binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding));
+        let answers = join_all(answers).await;
+        if !self.remember(Write::Bind, answers) {
             return Done::Later;
         }
         if let Some(asked) = &self.progress.asked {
@@ -297,22 +287,22 @@ impl Follower {
     }
 
     async fn evict(&mut self, view: &View, pods: Vec<(String, String)>) -> Done {
-        let mut under_way: FuturesUnordered<_> = pods
-            .iter()
-            .map(|(uid, why)| evict::evict(&self.cluster, &view.group, uid, why))
-            .collect();
-        let mut left = pods.len();
-        let mut sent = Vec::new();
-        while let Some((uid, ok)) = under_way.next().await {
-            if ok {
-                left -= 1;
-                sent.push(uid);
-            }
+        let reasons: BTreeSet<&str> = pods.iter().map(|(_, why)| why.as_str()).collect();
+        for why in reasons {
+            evict::tell_owner(&self.cluster, &view.group, why).await;
         }
-        drop(under_way);
+        let answers = pods.iter().map(|(uid, why)| evict::evict(&self.cluster, uid, why));
+        let answers = join_all(answers).await;
+        if self.remember(Write::Evict, answers) { Done::All } else { Done::Later }
+    }
+
+    /// Remembers the writes that were answered well. Whether all were.
+    fn remember(&mut self, write: Write, answers: Vec<(String, bool)>) -> bool {
+        let all = answers.iter().all(|(_, ok)| *ok);
         let now = Instant::now();
-        self.sent.extend(sent.into_iter().map(|uid| ((Write::Evict, uid), now)));
-        if left == 0 { Done::All } else { Done::Later }
+        let good = answers.into_iter().filter(|(_, ok)| *ok);
+        self.sent.extend(good.map(|(uid, _)| ((write, uid), now)));
+        all
     }
 
     /// Keeps the gauge of gangs by state.

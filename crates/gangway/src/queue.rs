@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use board::{Board, Health};
 
 use crate::chain::explain;
-
 use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
@@ -230,7 +229,7 @@ impl Queue {
         tracing::info!(job = %job.id, why, "releasing placeholder");
         self.slurm.cancel(job.id).await?;
         match self.slurm.job(job.id).await? {
-            Some(seen) => drop(self.board.note(seen)),
+            Some(seen) => self.board.note(seen),
             None => self.board.forget(job.id),
         }
         let first =

@@ -93,8 +93,7 @@ impl Reporter {
             message = report.message,
             "report"
         );
-        let fresh: Vec<&String> = pods.iter().collect();
-        let writes = fresh.iter().map(|uid| self.write_one(uid, report));
+        let writes = pods.iter().map(|uid| self.write_one(uid, report));
         futures::future::join_all(writes).await;
         let workload = self.cluster.world.index().workload(&view.group).cloned();
         if let Some(workload) = workload {

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gangway_api::v1;
 use gangway_slurm::{
     Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
 };
@@ -188,9 +187,4 @@ fn termination() -> anyhow::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// The message to watch the placeholders of one cluster.
-fn watch_request(cluster: &str) -> v1::WatchRequest {
-    v1::WatchRequest { cluster: cluster.to_owned() }
 }

@@ -80,6 +80,19 @@ struct Inner {
     endings: u64,
 }
 
+impl Inner {
+    /// Shows a job to whoever follows it, if that is news.
+    fn show(&self, job: JobId, seen: Seen) {
+        let Some(tracked) = self.tracked.get(&job) else { return };
+        tracked.send_if_modified(|old| {
+            *old != seen && {
+                *old = seen;
+                true
+            }
+        });
+    }
+}
+
 impl Board {
     pub(crate) fn new(slurm: Client, metrics: Metrics) -> Self {
         Self {
@@ -155,13 +168,12 @@ impl Board {
     }
 
     /// Takes in a job read elsewhere.
-    pub(crate) fn note(&self, job: Job) -> Arc<Job> {
+    pub(crate) fn note(&self, job: Job) {
         let job = Arc::new(job);
         let mut inner = self.inner();
         inner.states.insert(job.id, job.state.clone());
         inner.noted.insert(job.id, Instant::now());
         self.take(&mut inner, &job);
-        job
     }
 
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
@@ -174,15 +186,7 @@ impl Board {
                 let _ = self.changes.send((stamp, job.clone()));
             }
         }
-        if let Some(tracked) = inner.tracked.get(&job.id) {
-            let seen = Seen::Job(job.clone());
-            tracked.send_if_modified(|old| {
-                *old != seen && {
-                    *old = seen;
-                    true
-                }
-            });
-        }
+        inner.show(job.id, Seen::Job(job.clone()));
     }
 
     /// Drops a job that slurmctld does not know.
@@ -337,15 +341,7 @@ impl Board {
                     self.note(job);
                 }
                 None => {
-                    let inner = self.inner();
-                    if let Some(tracked) = inner.tracked.get(id) {
-                        tracked.send_if_modified(|old| {
-                            *old != Seen::NoSuchJob && {
-                                *old = Seen::NoSuchJob;
-                                true
-                            }
-                        });
-                    }
+                    self.inner().show(*id, Seen::NoSuchJob);
                 }
             }
         }

@@ -224,11 +224,7 @@ impl Queue {
 
     /// GRES name and number of devices of the largest member.
     fn devices(&self, gang: &Gang) -> Result<Vec<(String, u32)>, Refusal> {
-        let mut largest = gangway_core::pod::Demand::default();
-        for member in &gang.members {
-            largest.raise_to(&member.demand);
-        }
-        let gres = self.table.gres(&largest)?;
+        let gres = self.table.gres(&gang.largest_demand())?;
         Ok(gres.into_iter().map(|(n, c)| (n, u32::try_from(c).unwrap_or(u32::MAX))).collect())
     }
 

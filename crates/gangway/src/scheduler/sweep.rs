@@ -38,7 +38,8 @@ pub(super) async fn run(cluster: Cluster) -> anyhow::Result<()> {
 /// Watches placeholders and ends those nobody stands behind, until the watch breaks.
 async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
     let mut door = cluster.door.clone();
-    let mut events = door.watch(super::watch_request(&cluster.id)).await?.into_inner();
+    let mut events =
+        door.watch(v1::WatchRequest { cluster: cluster.id.clone() }).await?.into_inner();
     let mut live: HashMap<u32, String> = HashMap::new();
     let mut missing: HashSet<String> = HashSet::new();
     let mut synced = false;
