@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::{golang, log};
 use crate::process::{ask, leashed, run};
@@ -21,7 +21,7 @@ struct Module {
     ldflags: &'static str,
 }
 
-const MODULES: [Module; 3] = [
+static MODULES: [Module; 3] = [
     Module {
         name: "kubernetes",
         path: "k8s.io/kubernetes",
@@ -67,10 +67,18 @@ pub(crate) fn ensure() -> Result<PathBuf> {
 
 fn build(place: &Path) -> Result<()> {
     let go = golang::ensure()?;
-    for module in &MODULES {
-        let what = format!("building {}", module.name);
-        step(&what, || build_module(&go, module, place))?;
-    }
+    // All at once: while one fetches or links on one core, another compiles on the other.
+    std::thread::scope(|scope| -> Result<()> {
+        let build = |module: &'static Module| {
+            let (go, what) = (&go, format!("building {}", module.name));
+            scope.spawn(move || step(&what, || build_module(go, module, place)))
+        };
+        let builds: Vec<_> = MODULES.iter().map(build).collect();
+        for build in builds {
+            build.join().map_err(|_| anyhow!("a builder panicked"))??;
+        }
+        Ok(())
+    })?;
     fs::remove_dir_all(place.join("modules"))?;
     Ok(())
 }
