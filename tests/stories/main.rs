@@ -13,6 +13,7 @@ mod no_room;
 mod process;
 mod pytorchjob;
 mod restart;
+mod roles;
 mod scancel;
 mod sharing;
 mod slurm_away;

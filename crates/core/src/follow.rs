@@ -45,6 +45,8 @@ pub enum Verdict {
         generation: u32,
         /// One seat per member by pod uid.
         seats: BTreeMap<String, Seat>,
+        /// For the user: what the way it was asked for costs; empty for nothing.
+        note: String,
     },
     /// It is over, on Slurm's own word.
     Ended {
@@ -191,7 +193,7 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
         Some(Verdict::Ended { job, generation, message, .. }) => {
             placeholder_over(facts, *job, *generation, message)
         }
-        Some(Verdict::Allocated { job, generation, seats }) => {
+        Some(Verdict::Allocated { job, generation, seats, .. }) => {
             seat_members(facts, *job, *generation, seats, now)
         }
         Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),

@@ -61,6 +61,8 @@ pub(crate) struct Slurm {
     pub(crate) user: String,
     /// Whether the immediate path may be used.
     pub(crate) immediate: bool,
+    /// Whether a gang of different roles may be a heterogeneous job.
+    pub(crate) heterogeneous: bool,
     pub(crate) job_ids: JobIds,
 }
 
@@ -158,6 +160,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
     }
     let user = slurm.text("user").unwrap_or_else(|| "slurm".to_owned());
     let immediate = slurm.flag("immediate").unwrap_or(true);
+    let heterogeneous = slurm.flag("heterogeneous").unwrap_or(true);
     let mut ids = slurm.section("jobIds");
     let default = JobIds::default();
     let job_ids = JobIds {
@@ -174,6 +177,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         token_file: token_file.unwrap_or_default(),
         user,
         immediate,
+        heterogeneous,
         job_ids,
     }
 }

@@ -158,6 +158,10 @@ impl Follower {
     }
 
     async fn act(&mut self, view: &View, actions: Vec<Action>) -> Done {
+        let note = match &self.verdict {
+            Some(Verdict::Allocated { note, .. }) => note.clone(),
+            _ => String::new(),
+        };
         let mut binds = Vec::new();
         let mut evictions = Vec::new();
         let mut rest = Vec::new();
@@ -168,7 +172,8 @@ impl Follower {
             match action {
                 Action::Bind { pod, seat, node, job, generation } => {
                     if !self.settling(Write::Bind, &pod, &mut done) {
-                        binds.push(Binding { pod, seat, node, job, generation });
+                        let note = note.clone();
+                        binds.push(Binding { pod, seat, node, job, generation, note });
                     }
                 }
                 Action::Evict { pod, why } => {

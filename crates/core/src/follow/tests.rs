@@ -355,7 +355,8 @@ impl Scene {
     fn seats_for(&mut self, pods: &[&str]) {
         let uids = || pods.iter().map(|p| (*p).to_owned());
         let seats = uids().zip((0..).map(seat)).collect();
-        self.verdict = Some(Verdict::Allocated { job: JobId(7), generation: 1, seats });
+        self.verdict =
+            Some(Verdict::Allocated { job: JobId(7), generation: 1, seats, note: String::new() });
         self.spots = uids().zip((0..).map(|rank| Spot::Free(format!("kube-{rank}")))).collect();
     }
 

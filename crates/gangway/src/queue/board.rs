@@ -177,7 +177,9 @@ impl Board {
     }
 
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
-        inner.partitions.insert(job.id, job.partition.clone());
+        for id in job.parts.iter().map(|part| part.id).chain([job.id]) {
+            inner.partitions.insert(id, job.partition.clone());
+        }
         if let Some(stamp) = Stamp::of(job) {
             let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);
             if changed {
@@ -278,7 +280,7 @@ impl Board {
             inner.stamped.retain(|id, (_, job)| {
                 // An ended job that Slurm has purged is forgotten; a live one that is missing is
                 // asked for by its id (rule 6).
-                present.contains(id) || job.state.standing() != Standing::Over
+                present.contains(id) || job.standing() != Standing::Over
             });
             inner.noted.retain(|_, at| *at >= asked);
             for job in jobs {
@@ -313,7 +315,7 @@ impl Board {
                     waiting.push(*id);
                 }
                 let known = match &*sender.borrow() {
-                    Seen::Job(job) => state == Some(&job.state),
+                    Seen::Job(job) => is_as_seen(job, &states),
                     Seen::NoSuchJob => state.is_none(),
                     Seen::Nothing => false,
                 };
@@ -324,7 +326,8 @@ impl Board {
             // A live stamped job that nobody follows yet still has to be seen changing.
             let untracked = inner.stamped.iter().filter(|(id, (_, job))| {
                 !inner.tracked.contains_key(id)
-                    && states.get(id).is_some_and(|state| *state != job.state)
+                    && states.contains_key(id)
+                    && !is_as_seen(job, &states)
             });
             changed.extend(untracked.map(|(id, _)| *id));
             inner.states = states;
@@ -352,4 +355,10 @@ impl Board {
     async fn reasons(&self, waiting: &[JobId]) -> Result<(), gangway_slurm::Error> {
         if waiting.len() <= ONE_BY_ONE { self.fetch(waiting).await } else { self.list().await }
     }
+}
+
+/// Whether a job and all of its components are still in the state they were last seen in.
+fn is_as_seen(job: &Job, states: &HashMap<JobId, JobState>) -> bool {
+    states.get(&job.id) == Some(&job.state)
+        && job.parts.iter().all(|part| states.get(&part.id) == Some(&part.state))
 }
