@@ -29,6 +29,9 @@ const REASONS: Duration = Duration::from_secs(1);
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
 const ONE_BY_ONE: usize = 16;
+/// A list of all jobs (9 KB each) is not asked for again until so many times its own duration have
+/// passed: a thousand that wait must not keep slurmctld and us busy with telling why.
+const BREATHERS: u32 = 60;
 
 /// What was last seen of one tracked job.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,6 +215,7 @@ impl Board {
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut listed: Option<Instant> = None;
         let mut reasons = Instant::now();
+        let mut next_list = Instant::now();
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
             let due = asked_again || listed.is_none_or(|at| at.elapsed() >= FULL);
@@ -223,7 +227,7 @@ impl Board {
                 let waiting = self.states().await?;
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
-                    self.reasons(&waiting).await?;
+                    self.reasons(&waiting, &mut next_list).await?;
                 }
                 Ok::<bool, gangway_slurm::Error>(!waiting.is_empty())
             };
@@ -351,9 +355,31 @@ impl Board {
         Ok(())
     }
 
-    /// Reads why the waiting placeholders wait.
-    async fn reasons(&self, waiting: &[JobId]) -> Result<(), gangway_slurm::Error> {
-        if waiting.len() <= ONE_BY_ONE { self.fetch(waiting).await } else { self.list().await }
+    /// Reads why the waiting placeholders wait: of a few all, of many those that were never told, and
+    /// the others as often as it is cheap.
+    async fn reasons(
+        &self,
+        waiting: &[JobId],
+        next_list: &mut Instant,
+    ) -> Result<(), gangway_slurm::Error> {
+        if waiting.len() <= ONE_BY_ONE {
+            return self.fetch(waiting).await;
+        }
+        let began = Instant::now();
+        if began >= *next_list {
+            self.list().await?;
+            *next_list = Instant::now() + REASONS.max(began.elapsed() * BREATHERS);
+            return Ok(());
+        }
+        let untold = {
+            let inner = self.inner();
+            let told = |id: &&JobId| {
+                let seen = inner.tracked.get(id).map(|sender| sender.borrow());
+                matches!(seen.as_deref(), Some(Seen::Job(job)) if !job.reason.is_empty())
+            };
+            waiting.iter().filter(|id| !told(id)).take(ONE_BY_ONE).copied().collect::<Vec<_>>()
+        };
+        self.fetch(&untold).await
     }
 }
 
