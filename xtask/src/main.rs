@@ -26,10 +26,11 @@ const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   demo           The main job on real parts, shown step by step; sets up what is missing and cleans up.
-  world up [--dir DIR] [--nodes N] [--bridge]
+  world up [--dir DIR] [--nodes N] [--bridge] [--kube-scheduler]
                  Bring up a real Slurm and a real Kubernetes on loopback. The first time this fetches and builds
                  them into ${XDG_CACHE_HOME:-~/.cache}/gangway/world; later it takes seconds. N is the number of
-                 p5 nodes (16). --bridge also builds and starts Gangway in it.
+                 p5 nodes (16). --bridge also builds and starts Gangway in it. --kube-scheduler also builds a stock
+                 kube-scheduler, for whoever wants to start it; the stories of the other door do.
   world down [--dir DIR]
                  Stop it: every process and mount of that world, and no other. Its logs stay.
   world status [--dir DIR]
@@ -70,8 +71,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
     };
     match name.as_str() {
         "world up" => {
-            let options = Options::parse(&words, &["--dir", "--nodes", "--bridge"])?;
-            world::up(&Wish { dir: options.dir()?, nodes: options.nodes, bridge: options.bridge })?;
+            let options =
+                Options::parse(&words, &["--dir", "--nodes", "--bridge", "--kube-scheduler"])?;
+            let (dir, nodes) = (options.dir()?, options.nodes);
+            let Options { bridge, kube_scheduler, .. } = options;
+            world::up(&Wish { dir, nodes, bridge, kube_scheduler })?;
             Ok(true)
         }
         "world down" => {
@@ -116,6 +120,7 @@ struct Options {
     nodes: Option<usize>,
     repeats: Option<usize>,
     bridge: bool,
+    kube_scheduler: bool,
 }
 
 impl Options {
@@ -138,6 +143,7 @@ impl Options {
                     options.repeats =
                         Some(count.context("--repeats takes a number from 1 to 1000")?);
                 }
+                "--kube-scheduler" => options.kube_scheduler = true,
                 _ => options.bridge = true,
             }
         }

@@ -39,6 +39,8 @@ pub(crate) struct Wish {
     /// How many p5 nodes; whatever is there, or sixteen.
     pub(crate) nodes: Option<usize>,
     pub(crate) bridge: bool,
+    /// Whether a kube-scheduler is to be had in it.
+    pub(crate) kube_scheduler: bool,
 }
 
 /// The root of this repository.
@@ -78,6 +80,9 @@ fn stay(dir: &Path, wish: &Wish) -> Result<()> {
     if wish.nodes.is_some_and(|wanted| nodes != wanted.to_string()) {
         bail!("the world in {} has {nodes} nodes; take it down first", dir.display());
     }
+    if wish.kube_scheduler {
+        doors::kube_scheduler(dir)?;
+    }
     if wish.bridge && !bridge::find(dir).is_some_and(|(_, runs)| runs) {
         timed("Gangway", || bridge::start(dir, Ports::of(dir)?))?;
     }
@@ -101,6 +106,9 @@ fn raise(dir: &Path, parts: &Parts, wish: &Wish) -> Result<()> {
         Ok(token)
     })?;
     doors::write(dir, parts, ports, &token)?;
+    if wish.kube_scheduler {
+        doors::kube_scheduler(dir)?;
+    }
     if wish.bridge {
         timed("Gangway", || bridge::start(dir, ports))?;
     }
