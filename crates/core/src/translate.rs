@@ -65,7 +65,7 @@ pub fn placeholder(
             format!("the pods ask for more {what} than any node can have"),
         )
     };
-    let members = u32::try_from(gang.members.len()).map_err(|_| too_much("pods"))?.max(1);
+    let members = u32::try_from(gang.size()).map_err(|_| too_much("pods"))?.max(1);
     let per_node = gang.ask.pods_per_node.unwrap_or(1).min(members);
     let cpus = u32::try_from(largest.milli_cpu.div_ceil(1000)).map_err(|_| too_much("cpu"))?.max(1);
     let mib = largest.memory.div_ceil(1 << 20).max(1);

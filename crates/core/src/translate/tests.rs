@@ -224,6 +224,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
         kind: "PyTorchJob".to_owned(),
         expected: u32::try_from(members.len()).expect("few"),
         members,
+        later: Vec::new(),
         ask: Ask::default(),
     }
 }
