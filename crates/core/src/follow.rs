@@ -21,6 +21,10 @@ pub const ASK_AGAIN_MS: i64 = 30_000;
 /// Finished pods of a workload that goes on may get successors; its placeholder is kept this long.
 pub const LINGER_MS: i64 = 5_000;
 
+/// The same where members are still to come whose pods are made only when others are ready: so
+/// long may be between one stage and the next.
+pub const STAGE_GAP_MS: i64 = 60_000;
+
 /// The latest word on the gang's placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -228,7 +232,9 @@ fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
         return Some(Plan::default());
     }
     // All have ended. After a restart they are found so, and nothing more will come of them.
-    let until = facts.progress.finished_since.unwrap_or(now) + LINGER_MS;
+    let staged = gang.absent().next().is_some();
+    let linger = if staged { STAGE_GAP_MS } else { LINGER_MS };
+    let until = facts.progress.finished_since.unwrap_or(now) + linger;
     if *over || gang.expected <= 1 || facts.progress.asked.is_none() || now >= until {
         return Some(Plan::act(Action::Release { why: "its pods have finished".to_owned() }));
     }

@@ -170,6 +170,7 @@ mod tests {
             kind: "Job".to_owned(),
             members: names.iter().zip(0..).map(member).collect(),
             expected: 2,
+            later: Vec::new(),
             ask: Ask::default(),
         };
         Assembled { gang, problems: Vec::new(), leaving: BTreeSet::new(), over: false }

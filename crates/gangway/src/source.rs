@@ -156,7 +156,7 @@ impl Source {
                     index.keep_nodes(&names);
                 }
                 Event::Workload(workload) => {
-                    dirty.insert(index.put_workload(*workload));
+                    dirty.extend(index.put_workload(*workload));
                 }
                 Event::WorkloadGone { kind, namespace, name, uid } => {
                     dirty.insert(index.drop_workload(kind, &namespace, &name, &uid));

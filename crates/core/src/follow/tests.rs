@@ -296,6 +296,7 @@ impl Scene {
             kind: "PyTorchJob".to_owned(),
             members,
             expected: 0,
+            later: Vec::new(),
             ask: Ask::default(),
         };
         let expected = u32::try_from(gang.members.len()).expect("few");

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
+use crate::workload::Role;
 
 proptest! {
     #[test]
@@ -339,7 +340,7 @@ fn bind(pod: &mut Pod, gang: &str, rank: u32) {
 }
 
 fn role(name: &str, count: u32) -> Role {
-    Role { name: name.to_owned(), count }
+    Role { name: name.to_owned(), count, later: None }
 }
 
 fn workload(kind: Kind, shape: Shape) -> Workload {
@@ -352,6 +353,7 @@ fn workload(kind: Kind, shape: Shape) -> Workload {
         uid: uid.to_owned(),
         api_version: "v1".to_owned(),
         annotations: BTreeMap::new(),
+        owner: None,
         shape,
         over: false,
     }

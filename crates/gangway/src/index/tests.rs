@@ -265,7 +265,8 @@ fn job() -> Workload {
         uid: "job-uid".to_owned(),
         api_version: "batch/v1".to_owned(),
         annotations: BTreeMap::new(),
-        shape: Shape::Roles(vec![Role { name: String::new(), count: 2 }]),
+        owner: None,
+        shape: Shape::Roles(vec![Role { count: 2, ..Role::default() }]),
         over: false,
     }
 }

@@ -11,7 +11,7 @@ use gangway_core::job::{Allocation, Job, JobId, Standing};
 use gangway_core::place::{PlaceError, Seat, Seeker, place};
 use gangway_core::placeholder::{Stamp, Step, next};
 use gangway_core::policy::grant;
-use gangway_core::translate::{Group, Roles};
+use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use tokio::time::timeout;
 
@@ -335,19 +335,24 @@ fn seat(
     group: &Group,
     allocation: &Allocation,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
-    let members = || group.members.iter().filter_map(|i| gang.members.get(*i));
-    let whole = group.members.len() == gang.members.len();
+    let whole = group.places.len() == gang.size();
+    let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
+    // A seat is kept for those that come later, as if they were there.
     let seekers: Vec<Seeker<'_>> = (0..)
-        .zip(members())
-        .map(|(place, m)| Seeker {
+        .zip(&group.places)
+        .map(|(position, place)| Seeker {
             // Within its own component a member's rank counts among those that are alike.
-            rank: if whole { m.rank } else { place },
-            bound: m.bound.as_ref().map(|b| b.node.as_str()),
+            rank: if whole { place.rank } else { position },
+            bound: member(place).and_then(|m| m.bound.as_ref()).map(|b| b.node.as_str()),
         })
         .collect();
     let seats = place(&seekers, group.per_node, &group.devices(), allocation)?;
-    let seated = members().zip(seats);
-    Ok(seated.map(|(m, seat)| (m.uid.clone(), Seat { rank: m.rank, ..seat })).collect())
+    let seated = group.places.iter().zip(seats);
+    let of_member = |(place, seat)| {
+        let uid = member(place)?.uid.clone();
+        Some((uid, Seat { rank: place.rank, ..seat }))
+    };
+    Ok(seated.filter_map(of_member).collect())
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {
