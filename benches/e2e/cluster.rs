@@ -191,20 +191,26 @@ impl Cluster {
     ) -> Result<JoinHandle<Result<()>>> {
         let api = self.pods(namespace);
         let version = api.list_metadata(&ListParams::default()).await?.metadata.resource_version;
-        let version = version.context("a list without a version")?;
-        let stream = api.watch(&WatchParams::default().timeout(280), &version).await?;
-        let mut stream = stream.boxed();
+        let mut version = version.context("a list without a version")?;
+        let params = WatchParams::default().timeout(280);
+        let mut stream = api.watch(&params, &version).await?.boxed();
         Ok(tokio::spawn(async move {
             let mut known = HashSet::new();
-            while let Some(event) = stream.try_next().await.context("watching pods")? {
-                let now = Instant::now();
-                let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else { continue };
-                if !pod.spec.node_name.is_empty() && known.insert(pod.name_any()) {
-                    // Whoever listened has what it wanted.
-                    let _ = bound.send((pod.name_any(), now));
+            loop {
+                while let Some(event) = stream.try_next().await.context("watching pods")? {
+                    let now = Instant::now();
+                    let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else {
+                        continue;
+                    };
+                    version = pod.resource_version().unwrap_or(version);
+                    if !pod.spec.node_name.is_empty() && known.insert(pod.name_any()) {
+                        // Whoever listened has what it wanted.
+                        let _ = bound.send((pod.name_any(), now));
+                    }
                 }
+                // The API server ends watches that fall behind.
+                stream = api.watch(&params, &version).await.context("watching pods")?.boxed();
             }
-            Ok(())
         }))
     }
 

@@ -7,6 +7,7 @@ mod answer_lost;
 mod assembly;
 mod bad_input;
 mod door;
+mod elastic;
 mod giving_back;
 mod interlock;
 mod no_room;

@@ -274,6 +274,12 @@ fn ask(facts: &Facts<'_>, now: i64) -> Plan {
     if !gang.complete() {
         return Plan::say("GangIncomplete", incomplete(facts), false);
     }
+    if let Some(first) = &facts.assembled.after {
+        let message = format!(
+            "waiting for {first} to have its nodes: this pod is beyond its least number and comes after it"
+        );
+        return Plan::say("GangFirst", message, false);
+    }
     Plan::act(Action::Ask)
 }
 

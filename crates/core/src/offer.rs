@@ -173,7 +173,7 @@ mod tests {
             later: Vec::new(),
             ask: Ask::default(),
         };
-        Assembled { gang, problems: Vec::new(), leaving: BTreeSet::new(), over: false }
+        Assembled { gang, problems: Vec::new(), leaving: BTreeSet::new(), over: false, after: None }
     }
 
     fn bind(pod: &str, node: &str) -> Action {

@@ -303,7 +303,7 @@ impl Scene {
         let gang = Gang { expected, ..gang };
         let (problems, leaving) = (Vec::new(), BTreeSet::new());
         Self {
-            assembled: Assembled { gang, problems, leaving, over: false },
+            assembled: Assembled { gang, problems, leaving, over: false, after: None },
             verdict: None,
             progress: Progress::default(),
             spots: BTreeMap::new(),
