@@ -135,6 +135,7 @@ pub fn assemble(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
         Some(w) if w.shape != Shape::Singles => split(w, pods),
         _ => (Vec::new(), pods.to_vec()),
     };
+    let deadline = workload.and_then(|w| w.deadline_seconds);
     let mut strangers = Vec::new();
     if let Some(w) = workload.filter(|w| w.shape != Shape::Singles) {
         let (formed, unranked) = form(w, &together);
@@ -142,7 +143,7 @@ pub fn assemble(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
         strangers = unranked.into_iter().map(|pod| (pod, Some(no_place(w)))).collect();
     }
     for (pod, problem) in alone.into_iter().map(|pod| (pod, None)).chain(strangers) {
-        let mut builder = Builder::new(annotations);
+        let mut builder = Builder::new(annotations, deadline);
         let member = builder.member(pod, "", 0);
         if let Some(problem) = problem {
             builder.fault(pod, problem);
@@ -201,7 +202,7 @@ fn no_place(workload: &Workload) -> String {
 /// Forms the gang of a workload. Returns also the pods that have no place in it: they stand alone
 /// with their problem, because a gang without members tells nobody.
 fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) {
-    let mut builder = Builder::new(&workload.annotations);
+    let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
     let mut unranked = Vec::new();
@@ -302,11 +303,28 @@ struct Builder<'a> {
     /// What is wrong with single pods, and which.
     faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
+    /// How long the workload may run.
+    deadline: Option<u64>,
+    /// How long the pod that may run longest may; `None` before the first pod.
+    longest: Option<u64>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(annotations: &'a BTreeMap<String, String>) -> Self {
-        Self { annotations, problems: Vec::new(), faults: BTreeMap::new(), asks: Vec::new() }
+    fn new(annotations: &'a BTreeMap<String, String>, deadline: Option<u64>) -> Self {
+        Self {
+            annotations,
+            problems: Vec::new(),
+            faults: BTreeMap::new(),
+            asks: Vec::new(),
+            deadline,
+            longest: None,
+        }
+    }
+
+    /// The time limit where no annotation says one: no pod runs longer than Kubernetes lets it.
+    fn time_limit(&self) -> Option<u32> {
+        let seconds = [self.deadline, self.longest].into_iter().flatten().min();
+        seconds.and_then(|s| u32::try_from(s.div_ceil(60)).ok())
     }
 
     fn fault(&mut self, pod: &Pod, what: String) {
@@ -314,6 +332,8 @@ impl<'a> Builder<'a> {
     }
 
     fn member(&mut self, pod: &Pod, role: &str, rank: u32) -> Member {
+        let own = pod.spec.active_deadline_seconds.unwrap_or(u64::MAX);
+        self.longest = Some(self.longest.map_or(own, |longest| longest.max(own)));
         match Ask::read(self.annotations, &pod.annotations) {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
@@ -352,6 +372,7 @@ impl<'a> Builder<'a> {
                 ));
             }
         }
+        gang.ask.time_limit_minutes = gang.ask.time_limit_minutes.or_else(|| self.time_limit());
         // Ten members with the same fault are one fault.
         for (what, pods) in self.faults {
             let others = match pods.len() {

@@ -7,6 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod options;
+
+pub use options::{Exclusive, Moment, Options, Switches};
+
 /// A Slurm job id. Slurm re-uses ids after state loss, so an id alone never proves identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -268,6 +272,8 @@ pub struct PlaceholderRequest {
     pub time_limit_minutes: Option<u32>,
     /// Hostlist of nodes that must not be used; empty for none. Never its opposite (rule 12).
     pub excluded_nodes: String,
+    /// What else was asked.
+    pub options: Options,
 }
 
 /// How many of a generic resource each node must give.

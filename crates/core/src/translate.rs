@@ -95,9 +95,10 @@ pub fn placeholder(
         memory_per_node_mib: mib
             .checked_mul(u64::from(per_node))
             .ok_or_else(|| too_much("memory"))?,
-        gres_per_node: gres,
+        gres_per_node: gang.ask.with_gres(gres),
         time_limit_minutes: gang.ask.time_limit_minutes,
-        excluded_nodes: String::new(),
+        excluded_nodes: gang.ask.exclude.clone().unwrap_or_default(),
+        options: gang.ask.options.clone(),
     })
 }
 

@@ -1,8 +1,12 @@
 //! A placeholder request as the body of `job/submit` and `job/allocate`.
 //!
-//! It must never name nodes a job has to use (rule 12), and never a priority.
+//! It must never name nodes a job has to use (rule 12), and a priority only where core's policy has
+//! opened that to the one who asks.
+
+mod options;
 
 use gangway_core::job::{GresRequest, JobId, PlaceholderRequest};
+use options::OptionFields;
 use serde::Serialize;
 
 /// `{"job": …}`.
@@ -17,7 +21,7 @@ struct JobFields {
     /// Empty: Slurm's default partition.
     #[serde(skip_serializing_if = "String::is_empty")]
     partition: String,
-    flags: [&'static str; 1],
+    flags: Vec<&'static str>,
     /// Exactly this many: a string, for Slurm also takes ranges here.
     nodes: String,
     tasks: u32,
@@ -46,6 +50,8 @@ struct JobFields {
     comment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     immediate: Option<bool>,
+    #[serde(flatten)]
+    options: OptionFields,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,6 +75,7 @@ pub(crate) fn queued(request: &PlaceholderRequest, job_id: Option<JobId>) -> Bod
             user_id: owner(&request.user),
             group_id: owner(&request.group),
             admin_comment: Some(request.key.clone()),
+            comment: request.options.comment.clone(),
             ..shape(request)
         },
     }
@@ -91,7 +98,7 @@ fn shape(request: &PlaceholderRequest) -> JobFields {
     JobFields {
         name: request.name.clone(),
         partition: request.partition.clone(),
-        flags: ["EXTERNAL_JOB"],
+        flags: options::flags(&request.options),
         nodes: request.nodes.to_string(),
         tasks: request.nodes.saturating_mul(request.tasks_per_node),
         tasks_per_node: request.tasks_per_node,
@@ -109,6 +116,7 @@ fn shape(request: &PlaceholderRequest) -> JobFields {
         admin_comment: None,
         comment: None,
         immediate: None,
+        options: OptionFields::of(&request.options),
     }
 }
 
@@ -137,6 +145,7 @@ mod tests {
             ],
             time_limit_minutes: Some(60),
             excluded_nodes: "p5-[7-9]".into(),
+            options: gangway_core::job::Options::default(),
         }
     }
 

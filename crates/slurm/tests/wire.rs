@@ -148,6 +148,7 @@ fn placeholder() -> PlaceholderRequest {
         gres_per_node: vec![],
         time_limit_minutes: None,
         excluded_nodes: String::new(),
+        options: gangway_core::job::Options::default(),
     }
 }
 

@@ -64,6 +64,25 @@ fn a_gang_becomes_one_request() {
                 90,
             ),
             excluded_nodes: "",
+            options: Options {
+                constraints: None,
+                prefer: None,
+                licenses: None,
+                reservation: None,
+                dependency: None,
+                begin: None,
+                deadline: None,
+                time_min_minutes: None,
+                nice: None,
+                priority: None,
+                wckey: None,
+                comment: None,
+                switches: None,
+                segment: None,
+                contiguous: false,
+                spread: false,
+                exclusive: None,
+            },
         }
     "#]]
     .assert_debug_eq(&ask(&gang).expect("fine"));
@@ -161,6 +180,20 @@ fn absurd_demands_are_refused_and_do_not_overflow() {
     let mut much = gang(vec![demand(1, u64::MAX, 0); 2]);
     much.ask.pods_per_node = Some(2);
     assert_eq!(ask(&much).expect("fits").memory_per_node_mib, 2 << 44);
+}
+
+#[test]
+fn what_else_was_asked_goes_along() {
+    let mut gang = gang([demand(1000, 1 << 20, 4)]);
+    for (name, value) in [("exclude", "n1,n2"), ("gres", "gpu:h100:2,nvme:1"), ("wckey", "paper")] {
+        gang.ask.set(name, value).expect("well formed");
+    }
+    let request = ask(&gang).expect("fine");
+    assert_eq!(request.excluded_nodes, "n[1-2]");
+    let tres: Vec<String> = request.gres_per_node.iter().map(GresRequest::to_tres).collect();
+    assert_eq!(tres, ["gres/gpu:h100=4", "gres/nvme=1"]);
+    assert_eq!(request.options, gang.ask.options);
+    assert_eq!(request.options.wckey.as_deref(), Some("paper"));
 }
 
 #[test]

@@ -267,6 +267,8 @@ fn job() -> Workload {
         annotations: BTreeMap::new(),
         shape: Shape::Roles(vec![Role { name: String::new(), count: 2 }]),
         over: false,
+        outcome: None,
+        deadline_seconds: None,
     }
 }
 

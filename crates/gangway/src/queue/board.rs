@@ -140,14 +140,17 @@ impl Board {
         self.inner().states.values().any(|s| s.base == BaseState::Pending)
     }
 
-    /// Whether a job waits in this partition; one whose partition is not known counts.
+    /// Whether a job waits in this partition, or in one of several separated by commas; one whose
+    /// partition is not known counts.
     pub(crate) fn pending_in(&self, partition: &str) -> bool {
         let inner = self.inner();
         let mut pending = inner.states.iter().filter(|(_, s)| s.base == BaseState::Pending);
         pending.any(|(id, _)| {
             let known = inner.partitions.get(id);
             partition.is_empty()
-                || known.is_none_or(|names| names.split(',').any(|name| name == partition))
+                || known.is_none_or(|names| {
+                    names.split(',').any(|name| partition.split(',').any(|own| name == own))
+                })
         })
     }
 
