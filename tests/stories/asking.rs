@@ -1,9 +1,11 @@
 //! Whatever is asked by annotation is read back from the real Slurm, word for word.
 
-use gangway_core::ask::TABLE;
+use std::collections::BTreeMap;
+
+use gangway_core::ask::{Row, TABLE};
 use gangway_core::job::{BaseState, JobId};
 use gangway_core::names::{ALIAS_PREFIX, PREFIX};
-use gangway_tests::{SOON, Story, manifest, wait};
+use gangway_tests::{Pod, SOON, Story, manifest, wait};
 use serde_json::{Value, json};
 
 /// A reservation far ahead, which no job of any story touches.
@@ -15,83 +17,137 @@ const FAR: i64 = 2_117_037_600;
 struct Case {
     name: &'static str,
     value: String,
-    /// By the names of `scontrol show job`.
-    shown: Vec<(&'static str, String)>,
+    /// Where in the job (a JSON pointer, or `Exclusive` of `scontrol show job`), and what.
+    shown: Vec<(&'static str, Value)>,
+    /// Whether a job can have it and run.
+    runs: bool,
 }
 
-fn case(name: &'static str, value: impl Into<String>, shown: &[(&'static str, &str)]) -> Case {
-    let shown = shown.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-    Case { name, value: value.into(), shown }
+fn case(name: &'static str, value: impl Into<String>, shown: &[(&'static str, Value)]) -> Case {
+    Case { name, value: value.into(), shown: shown.to_vec(), runs: true }
 }
 
-/// Every annotation at least once; `first` is some job of the same user.
+/// One whose job waits, or changes as it starts.
+fn waiting(name: &'static str, value: impl Into<String>, shown: &[(&'static str, Value)]) -> Case {
+    Case { runs: false, ..case(name, value, shown) }
+}
+
+/// Every annotation at least once; `first` is a job that runs.
 fn cases(first: u32) -> Vec<Case> {
-    let seconds = FAR.to_string();
+    let after = format!("afterok:{first}?afternotok:{first}");
+    let unfulfilled = format!("afterok:{first}(unfulfilled)?afternotok:{first}(unfulfilled)");
     vec![
-        case("partition", "spare,gangway", &[("Partition", "spare,gangway")]),
-        case("account", "team2", &[("Account", "team2")]),
-        case("qos", "normal", &[("QOS", "normal")]),
-        case("job-name", "train-7b", &[("JobName", "train-7b")]),
-        case("time-limit", "1-02:03:00", &[("TimeLimit", "1-02:03:00")]),
-        case("time-min", "30", &[("TimeMin", "00:30:00")]),
-        case("gpu-type", "h100", &[("TresPerNode", "gres/efa:16,gres/gpu:h100:4")]),
-        case("gres", "gpu:h100:8", &[("TresPerNode", "gres/efa:16,gres/gpu:h100:8")]),
-        case("pods-per-node", "2", &[("NtasksPerN:B:S:C", "1:0:*:*")]),
-        case("constraints", "gangway&spare", &[("Features", "gangway&spare")]),
-        case("prefer", "spare", &[("Prefer", "spare")]),
-        case("exclude", "p5-0003,p5-[0001-0002]", &[("ExcNodeList", "p5-[0001-0003]")]),
-        case("licenses", "matlab:2,ansys", &[("Licenses", "matlab:2,ansys:1")]),
-        case("reservation", RESERVATION, &[("Reservation", RESERVATION)]),
+        waiting("partition", "spare,gangway", &[("/partition", json!("spare,gangway"))]),
+        case("account", "team2", &[("/account", json!("team2"))]),
+        case("qos", "asking", &[("/qos", json!("asking"))]),
+        case("job-name", "train-7b", &[("/name", json!("train-7b"))]),
+        case("time-limit", "1-02:03:00", &[("/time_limit/number", json!(1563))]),
+        case("time-min", "30", &[("/time_minimum/number", json!(30))]),
+        case("gpu-type", "h100", &[("/tres_per_node", json!("gres/efa=16,gres/gpu:h100=4"))]),
+        case("gres", "gpu:h100:6", &[("/tres_per_node", json!("gres/efa=16,gres/gpu:h100=6"))]),
         case(
-            "dependency",
-            format!("afterok:{first},singleton"),
-            &[("Dependency", &format!("afterok:{first}(unfulfilled),singleton(unfulfilled)"))],
+            "pods-per-node",
+            "2",
+            &[("/tasks_per_node/number", json!(2)), ("/node_count/number", json!(1))],
         ),
-        case("begin", "2037-01-31T19:00:00+01:00", &[("StartTime", &seconds)]),
-        case("deadline", "2037-01-31T18:00Z", &[("Deadline", &seconds)]),
-        case("nice", "100", &[("Nice", "100")]),
-        case("nice", "-100", &[("Nice", "-100")]),
-        case("priority", "12345", &[("Priority", "12345")]),
-        case("wckey", "paper", &[("WCKey", "paper")]),
-        case("comment", "for \"the\" paper, no. 7", &[("Comment", "for \"the\" paper, no. 7")]),
-        case("switches", "1@10:30", &[("Switches", "1@00:10:30")]),
-        case("segment", "1", &[("SegmentSize", "1")]),
-        case("contiguous", "true", &[("Contiguous", "1")]),
-        case("spread", "true", &[("SPREAD_JOB", "true")]),
-        case("exclusive", "true", &[("Exclusive", "NODE")]),
-        case("exclusive", "user", &[("Exclusive", "USER")]),
-        case("exclusive", "mcs", &[("Exclusive", "MCS")]),
-        case("exclusive", "topo", &[("Exclusive", "TOPO")]),
+        case("constraints", "gangway&spare", &[("/features", json!("gangway&spare"))]),
+        // Gone from the record once the job has started.
+        waiting("prefer", "spare", &[("/prefer", json!("spare"))]),
+        case("exclude", "p5-0003,p5-[0001-0002]", &[("/excluded_nodes", json!("p5-[0001-0003]"))]),
+        case("licenses", "matlab:2,ansys", &[("/licenses", json!("matlab:2,ansys"))]),
+        waiting("reservation", RESERVATION, &[("/resv_name", json!(RESERVATION))]),
+        waiting("dependency", after, &[("/dependency", json!(unfulfilled))]),
+        waiting("begin", "2037-01-31T19:00:00+01:00", &[("/eligible_time/number", json!(FAR))]),
+        case("deadline", "2037-01-31T18:00Z", &[("/deadline/number", json!(FAR))]),
+        case("nice", "100", &[("/nice", json!(100))]),
+        case("nice", "-100", &[("/nice", json!(-100))]),
+        case("priority", "12345", &[("/priority/number", json!(12345))]),
+        case("wckey", "paper", &[("/wckey", json!("paper"))]),
+        case(
+            "comment",
+            r#"for "the" paper, no. 7"#,
+            &[("/comment", json!(r#"for "the" paper, no. 7"#))],
+        ),
+        case(
+            "switches",
+            "1@4:30",
+            &[("/required_switches", json!(1)), ("/maximum_switch_wait_time", json!(270))],
+        ),
+        case("segment", "1", &[("/segment_size", json!(1))]),
+        case("contiguous", "true", &[("/contiguous", json!(true))]),
+        case("spread", "true", &[("SpreadJob", json!("Yes"))]),
+        case("exclusive", "true", &[("Exclusive", json!("NODE"))]),
+        case("exclusive", "user", &[("Exclusive", json!("USER"))]),
+        case("exclusive", "mcs", &[("Exclusive", json!("MCS"))]),
+        case("exclusive", "topo", &[("Exclusive", json!("TOPO"))]),
     ]
 }
 
+/// In the queue, by our names and the peer's; and those that can run also without waiting, where the
+/// immediate path may have taken them.
 #[tokio::test]
 async fn every_annotation_arrives_in_slurm() {
     let Some(story) = begin("asking", "").await else { return };
     let first = story.slurm.sbatch("alice", &["-p", "hybrid", "-n1", "--mem=100"]);
     story.slurm.reaches(first, BaseState::Running).await;
     let cases = cases(first);
-    let tried = |row: &gangway_core::ask::Row| cases.iter().any(|case| case.name == row.name);
+    let tried = |row: &Row| cases.iter().any(|case| case.name == row.name);
     let untried: Vec<&str> = TABLE.iter().filter(|row| !tried(row)).map(|row| row.name).collect();
     assert_eq!(untried, [""; 0], "annotations without a case");
+
+    let mut asked: Vec<(String, String, &Case)> = Vec::new();
     for (place, case) in cases.iter().enumerate() {
-        let key = format!("{PREFIX}{}", case.name);
-        create(&story, &format!("own-{place}"), &[(&key, &case.value)]).await;
-    }
-    // The same by the peer's names, where it has them.
-    let alias = |case: &Case| TABLE.iter().find(|row| row.name == case.name)?.alias;
-    for (place, case) in cases.iter().enumerate() {
-        if let Some(alias) = alias(case) {
-            let key = format!("{ALIAS_PREFIX}{alias}");
-            create(&story, &format!("alias-{place}"), &[(&key, &case.value)]).await;
+        let own = format!("{PREFIX}{}", case.name);
+        let alias = TABLE.iter().find(|row| row.name == case.name).and_then(|row| row.alias);
+        let alias = alias.map(|alias| format!("{ALIAS_PREFIX}{alias}"));
+        let begin = ("gangway.dev/begin", "now+1hour");
+        let begin = Some(begin).filter(|_| case.name != "begin");
+        for (way, key, begin) in [
+            ("own", Some(&own), begin),
+            ("alias", alias.as_ref(), begin),
+            ("now", Some(&own).filter(|_| case.runs), None),
+        ] {
+            let Some(key) = key else { continue };
+            let name = format!("{way}-{place}-x");
+            let pairs: Vec<(&str, &str)> =
+                [(key.as_str(), case.value.as_str())].into_iter().chain(begin).collect();
+            let template = manifest::template(4, &pairs);
+            let object = match case.name {
+                "pods-per-node" => manifest::indexed_job(&name, 2, &template),
+                _ => manifest::pod(&name, &template),
+            };
+            asked.push((name, story.kube.create(&object).await, case));
         }
     }
-    for (place, case) in cases.iter().enumerate() {
-        shows(&story, &format!("own-{place}"), case).await;
-        if alias(case).is_some() {
-            shows(&story, &format!("alias-{place}"), case).await;
+    let jobs = wait("each gang has its job", SOON, async || {
+        let live = story.slurm.live().await;
+        let jobs: BTreeMap<String, JobId> =
+            live.into_iter().map(|(stamp, job)| (stamp.gang, job.id)).collect();
+        match asked.iter().find(|(_, gang, _)| !jobs.contains_key(gang)) {
+            None => Ok(jobs),
+            Some((name, _, case)) => {
+                let why = story.pods(name).await.first().map(Pod::why).unwrap_or_default();
+                Err(format!("{name} ({}={}) has none: {why}", case.name, case.value))
+            }
+        }
+    })
+    .await;
+    let mut wrong = Vec::new();
+    for (name, gang, case) in &asked {
+        let job = shown(&story, jobs[gang]);
+        for (place, value) in &case.shown {
+            let found = job.pointer(place).or_else(|| job.get(*place));
+            if found != Some(value) {
+                wrong.push(format!("{name}: {}={}: {place} is {found:?}", case.name, case.value));
+            }
+        }
+        if name.starts_with("now") {
+            let members = if case.name == "pods-per-node" { 2 } else { 1 };
+            story.bound(name, members).await;
         }
     }
+    assert_eq!(wrong, [""; 0]);
+    story.note(&format!("{} annotations, {} jobs", TABLE.len(), asked.len()));
     end(story).await;
 }
 
@@ -124,31 +180,36 @@ async fn a_deadline_of_kubernetes_is_a_time_limit_of_slurm() {
     let mut job = manifest::indexed_job("job", 2, &template);
     job["spec"]["activeDeadlineSeconds"] = json!(7200);
     story.kube.create(&job).await;
-    for (prefix, count, limit) in [("pod", 1, "01:01:00"), ("job-", 2, "02:00:00")] {
+    for (prefix, count, limit) in [("pod", 1, 61), ("job-", 2, 120)] {
         let pods = story.bound(prefix, count).await;
         let placeholder = story.seated(&pods).await;
-        assert_eq!(shown(&story, placeholder.id)["TimeLimit"], limit);
+        assert_eq!(shown(&story, placeholder.id)["time_limit"]["number"], limit);
     }
     end(story).await;
 }
 
 #[tokio::test]
 async fn an_annotation_asks_only_inside_policy() {
-    let policy = "  closed: [exclusive]\n";
+    let policy = "closed: [exclusive]";
     let Some(story) = begin("asking-policy", policy).await else { return };
     create(&story, "closed", &[("gangway.dev/exclusive", "true")]).await;
     story.told("closed", "gangway.dev/exclusive is not open to namespace").await;
     create(&story, "open", &[("gangway.dev/priority", "12345")]).await;
     story.seated(&story.bound("open", 1).await).await;
-    // Without a word of the platform team, nobody jumps the queue.
-    let Some(plain) = Story::prepare_beside(&story, "asking-plain").await else { return };
+    end(story).await;
+}
+
+#[tokio::test]
+async fn nobody_jumps_the_queue_without_a_word_of_the_platform_team() {
+    let Some(story) = Story::begin("asking-plain").await else { return };
     for (name, key, value) in
         [("first", "gangway.dev/priority", "12345"), ("nicer", "gangway.dev/nice", "-1")]
     {
-        create(&plain, name, &[(key, value)]).await;
-        plain.told(name, "is not open to namespace").await;
+        create(&story, name, &[(key, value)]).await;
+        story.told(name, "is not open to namespace").await;
     }
-    end(story).await;
+    assert_eq!(story.slurm.placeholders().await.len(), 0);
+    story.end().await;
 }
 
 #[tokio::test]
@@ -174,19 +235,30 @@ async fn slurms_refusals_say_which_annotation_to_mend() {
 }
 
 #[tokio::test]
+async fn of_one_name_one_runs_at_a_time() {
+    let Some(story) = begin("asking-one", "").await else { return };
+    let alone = [("gangway.dev/job-name", "alone"), ("gangway.dev/dependency", "singleton")];
+    create(&story, "first", &alone).await;
+    story.bound("first", 1).await;
+    let second = create(&story, "second", &alone).await;
+    let waiting = placeholder(&story, "second", &second).await;
+    story.told("second", "Dependency").await;
+    assert_eq!(shown(&story, waiting)["dependency"], "singleton(unfulfilled)");
+    story.kube.delete_pod("first").await;
+    story.seated(&story.bound("second", 1).await).await;
+    end(story).await;
+}
+
+#[tokio::test]
 async fn a_gang_waits_for_another_workload_by_its_name() {
     let Some(story) = begin("asking-after", "").await else { return };
-    let after = |what: &str| vec![("gangway.dev/dependency".to_owned(), what.to_owned())];
     let ask = async |name: &str, what: &str| {
-        let annotations = after(what);
-        let pairs: Vec<(&str, &str)> =
-            annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        create(&story, name, &pairs).await;
+        create(&story, name, &[("gangway.dev/dependency", what)]).await
     };
     // Not there yet.
     ask("well", "afterok:job/first").await;
     ask("badly", "afternotok:job/first").await;
-    ask("any", "afterany:job/first").await;
+    let any = ask("any", "afterany:job/first").await;
     ask("pod", "afterok:pod/well").await;
     story.told("well", "there is no job/first in its namespace").await;
     assert_eq!(story.slurm.live().await.len(), 0);
@@ -197,20 +269,20 @@ async fn a_gang_waits_for_another_workload_by_its_name() {
     let running = members[0].job();
     story.told("well", "waiting until job/first has succeeded").await;
     story.told("badly", "waiting until job/first has failed").await;
-    let any = placeholder(&story, "any").await;
-    assert_eq!(shown(&story, any)["Dependency"], format!("afterany:{running}(unfulfilled)"));
+    let any = placeholder(&story, "any", &any).await;
+    assert_eq!(shown(&story, any)["dependency"], format!("afterany:{running}(unfulfilled)"));
     story.told("any", "Dependency").await;
     assert_eq!(story.slurm.live().await.len(), 2, "the job itself, and who waits for its end");
     // It ends well.
+    let exit = json!({"metadata": {"annotations": {"world.gangway.dev/exit": "0"}}});
     for pod in &members {
-        story.kube.patch_pod(&pod.name, &json!({"metadata": {"annotations": {"world.gangway.dev/exit": "0"}}})).await;
+        story.kube.patch_pod(&pod.name, &exit).await;
     }
     let well = story.bound("well", 1).await;
-    assert_eq!(shown(&story, JobId(well[0].job())).get("Dependency"), None);
+    assert_eq!(shown(&story, JobId(well[0].job()))["dependency"], "");
     story.bound("any", 1).await;
     story.told("badly", "job/first has succeeded").await;
     story.told("pod", "waiting until pod/well has succeeded").await;
-    let exit = json!({"metadata": {"annotations": {"world.gangway.dev/exit": "0"}}});
     story.kube.patch_pod("well", &exit).await;
     story.bound("pod", 1).await;
     end(story).await;
@@ -222,8 +294,9 @@ async fn a_gang_that_waits_for_another_survives_the_bridge() {
     let template = manifest::template(4, &[]);
     story.kube.create(&manifest::pod("first", &template)).await;
     let first = story.bound("first", 1).await;
-    create(&story, "second", &[("gangway.dev/dependency", "afterany:pod/first")]).await;
-    let waiting = placeholder(&story, "second").await;
+    let second = [("gangway.dev/dependency", "afterany:pod/first")];
+    let gang = create(&story, "second", &second).await;
+    let waiting = placeholder(&story, "second", &gang).await;
     story.bridge.kill();
     // Gone for good, with nothing left to resolve its name.
     story.kube.delete_pod("first").await;
@@ -234,14 +307,26 @@ async fn a_gang_that_waits_for_another_survives_the_bridge() {
     end(story).await;
 }
 
-/// A story whose namespace may ask for everything that is closed by default.
+/// A story whose namespace may ask for everything that is closed by default, and whose Slurm has
+/// everything there is to ask for.
 async fn begin(name: &str, policy: &str) -> Option<Story> {
     let mut story = Story::prepare(name, |setup| {
-        setup.allow = "accounts: [team2], qos: [normal], allow: [priority]".to_owned();
+        setup.identity = "accounts: [team2], qos: [asking], allow: [priority]".to_owned();
         setup.policy = policy.to_owned();
     })
     .await?;
-    reserve(&story);
+    let manager = |words: &[&str]| story.world.run_as("root", "sacctmgr", words);
+    if !manager(&["-n", "show", "qos", "format=name%20"]).contains("asking") {
+        manager(&["-i", "add", "qos", "asking"]);
+        manager(&["-i", "modify", "user", "alice", "set", "qos+=asking"]);
+        manager(&["-i", "add", "user", "alice", "account=team2", "qos=normal,asking"]);
+    }
+    let control = |words: &[&str]| story.world.run_as("root", "scontrol", words);
+    let reservation = format!("ReservationName={RESERVATION}");
+    if !control(&["-o", "show", "reservation"]).contains(&format!("{reservation} ")) {
+        let of = ["StartTime=2038-01-01", "Duration=10", "Nodes=p5-0001", "Users=alice"];
+        control(&[&["create", "reservation", &reservation], &of[..]].concat());
+    }
     story.bridge.start().await;
     Some(story)
 }
@@ -249,33 +334,41 @@ async fn begin(name: &str, policy: &str) -> Option<Story> {
 async fn end(story: Story) {
     let world = story.world;
     story.end().await;
-    world.run_as("slurm", "scontrol", &["delete", &format!("ReservationName={RESERVATION}")]);
+    world.run_as("root", "scontrol", &["delete", &format!("ReservationName={RESERVATION}")]);
 }
 
-fn reserve(story: &Story) {
-    let known = story.world.run_as("slurm", "scontrol", &["-o", "show", "reservation"]);
-    if known.contains(&format!("ReservationName={RESERVATION} ")) {
-        return;
-    }
-    let name = format!("ReservationName={RESERVATION}");
-    let what = ["StartTime=2038-01-01", "Duration=10", "Nodes=h4", "Users=alice"];
-    let words: Vec<&str> = ["create", "reservation", &name].into_iter().chain(what).collect();
-    story.world.run_as("slurm", "scontrol", &words);
+/// A pod that asks for four GPUs, and its uid.
+async fn create(story: &Story, name: &str, annotations: &[(&str, &str)]) -> String {
+    story.kube.create(&manifest::pod(name, &manifest::template(4, annotations))).await
 }
 
-async fn create(story: &Story, name: &str, annotations: &[(&str, &str)]) {
-    story.kube.create(&manifest::pod(name, &manifest::template(4, annotations))).await;
-}
-
-/// The placeholder of a lone pod.
-async fn placeholder(story: &Story, name: &str) -> JobId {
-    let uid = story.kube.pod(name).await.uid;
+/// The placeholder of a gang.
+async fn placeholder(story: &Story, name: &str, gang: &str) -> JobId {
     wait(&format!("{name} has a placeholder"), SOON, async || {
         let live = story.slurm.live().await;
-        match live.iter().find(|(stamp, _)| stamp.gang == uid) {
+        match live.iter().find(|(stamp, _)| stamp.gang == gang) {
             Some((_, job)) => Ok(job.id),
-            None => Err(story.kube.pod(name).await.why()),
+            None => {
+                let pods = story.pods(name).await;
+                Err(pods.first().map(Pod::why).unwrap_or_default())
+            }
         }
     })
     .await
+}
+
+/// A job as Slurm's own tools show it: slurmrestd's fields, and those of `scontrol show job` that
+/// have no such form.
+fn shown(story: &Story, job: JobId) -> Value {
+    let job = job.to_string();
+    let control = |words: &[&str]| story.world.run_as("root", "scontrol", words);
+    let text = control(&["--json", "show", "job", &job]);
+    let mut all: Value = serde_json::from_str(&text).expect("scontrol writes JSON");
+    let mut out = all["jobs"][0].take();
+    for word in control(&["-o", "show", "job", &job]).split(' ') {
+        if let Some((key @ ("Exclusive" | "SpreadJob"), value)) = word.split_once('=') {
+            out[key] = json!(value);
+        }
+    }
+    out
 }
