@@ -437,7 +437,7 @@ mod tests {
             |a: &mut v1::Ask| a.priority = u32::MAX,
             |a: &mut v1::Ask| a.segment = 70_000,
             |a: &mut v1::Ask| {
-                a.others = vec![v1::Other { uid: "a b".into(), ..v1::Other::default() }]
+                a.others = vec![v1::Other { uid: "a b".into(), ..v1::Other::default() }];
             },
             |a: &mut v1::Ask| {
                 a.others = vec![v1::Other { uid: "u".into(), outcome: 9, ..v1::Other::default() }];

@@ -44,7 +44,7 @@ pub(super) fn words(value: &str) -> Result<Vec<String>, String> {
 /// A number within bounds, both included.
 pub(super) fn number<N>(value: &str, least: N, most: N) -> Result<N, String>
 where
-    N: std::str::FromStr + PartialOrd + std::fmt::Display,
+    N: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
 {
     match value.parse() {
         Ok(n) if least <= n && n <= most => Ok(n),
