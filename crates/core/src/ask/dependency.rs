@@ -365,6 +365,17 @@ mod tests {
     }
 
     #[test]
+    fn all_must_be_met_where_that_was_asked() {
+        let failed = ("job/a", Some(Outcome::Failed));
+        for text in ["afterok:job/a,afterok:9", "afterok:9:job/a", "afterok:job/a,afterok:job/b"] {
+            let settled = settle(text, &[failed, ("job/b", None)]);
+            assert!(matches!(settled, Settled::Never(_)), "{text}: {settled:?}");
+        }
+        let half = settle("afterany:job/a,afterok:job/b", &[failed, ("job/b", None)]);
+        assert!(matches!(half, Settled::Waits(_)), "{half:?}");
+    }
+
+    #[test]
     fn any_one_is_enough_where_that_was_asked() {
         use Outcome::{Failed, Succeeded};
         let both = |a, b| settle("afterok:job/a?afterok:job/b", &[("job/a", a), ("job/b", b)]);

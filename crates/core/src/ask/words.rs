@@ -363,7 +363,9 @@ mod tests {
         for text in ["h100", "h100&ib", "a|b", "[rack1*2&rack2*4]", "(a|b)&c", "gpu:v1.2_x-y"] {
             assert_eq!(features(text).as_deref(), Ok(text));
         }
-        for text in ["", "a b", "a;b", "[a", "a]", "[a(b]c)", "&", "a\"b", "a=b", "a\nb", "ü"] {
+        for text in
+            ["", "a b", "a;b", "[a", "a]", "[a(b]c)", "(a]", "[a)", "&", "a\"b", "a=b", "a\nb", "ü"]
+        {
             assert!(features(text).is_err(), "{text}");
         }
     }
