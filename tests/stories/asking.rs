@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gangway_core::ask::{Row, TABLE};
 use gangway_core::job::{BaseState, JobId};
 use gangway_core::names::{ALIAS_PREFIX, PREFIX};
+use gangway_core::placeholder::JobIds;
 use gangway_tests::{Pod, SOON, Story, manifest, wait};
 use serde_json::{Value, json};
 
@@ -21,10 +22,42 @@ struct Case {
     shown: Vec<(&'static str, Value)>,
     /// Whether a job can have it and run.
     runs: bool,
+    /// Whether only the queue can take it.
+    queued: bool,
+}
+
+impl Case {
+    fn gang(&self, name: &str, annotations: &[(&str, &str)]) -> Value {
+        let template = manifest::template(4, annotations);
+        match self.name {
+            "pods-per-node" => manifest::indexed_job(name, 2, &template),
+            _ => manifest::pod(name, &template),
+        }
+    }
+
+    /// What of the job is not as it was asked.
+    fn compare(&self, who: &str, job: &Value) -> Vec<String> {
+        let found = |place: &str| job.pointer(place).or_else(|| job.get(place));
+        let wrong = self.shown.iter().filter(|(place, value)| found(place) != Some(value));
+        wrong
+            .map(|(place, _)| {
+                format!("{who}: {}={}: {place} is {:?}", self.name, self.value, found(place))
+            })
+            .collect()
+    }
+}
+
+fn own(case: &Case) -> String {
+    format!("{PREFIX}{}", case.name)
 }
 
 fn case(name: &'static str, value: impl Into<String>, shown: &[(&'static str, Value)]) -> Case {
-    Case { name, value: value.into(), shown: shown.to_vec(), runs: true }
+    Case { name, value: value.into(), shown: shown.to_vec(), runs: true, queued: false }
+}
+
+/// One that the immediate path cannot take.
+fn queued(name: &'static str, value: impl Into<String>, shown: &[(&'static str, Value)]) -> Case {
+    Case { queued: true, ..case(name, value, shown) }
 }
 
 /// One whose job waits, or changes as it starts.
@@ -58,12 +91,12 @@ fn cases(first: u32) -> Vec<Case> {
         waiting("reservation", RESERVATION, &[("/resv_name", json!(RESERVATION))]),
         waiting("dependency", after, &[("/dependency", json!(unfulfilled))]),
         waiting("begin", "2037-01-31T19:00:00+01:00", &[("/eligible_time/number", json!(FAR))]),
-        case("deadline", "2037-01-31T18:00Z", &[("/deadline/number", json!(FAR))]),
+        queued("deadline", "2037-01-31T18:00Z", &[("/deadline/number", json!(FAR))]),
         case("nice", "100", &[("/nice", json!(100))]),
-        case("nice", "-100", &[("/nice", json!(-100))]),
-        case("priority", "12345", &[("/priority/number", json!(12345))]),
+        queued("nice", "-100", &[("/nice", json!(-100))]),
+        queued("priority", "12345", &[("/priority/number", json!(12345))]),
         case("wckey", "paper", &[("/wckey", json!("paper"))]),
-        case(
+        queued(
             "comment",
             r#"for "the" paper, no. 7"#,
             &[("/comment", json!(r#"for "the" paper, no. 7"#))],
@@ -83,8 +116,6 @@ fn cases(first: u32) -> Vec<Case> {
     ]
 }
 
-/// In the queue, by our names and the peer's; and those that can run also without waiting, where the
-/// immediate path may have taken them.
 #[tokio::test]
 async fn every_annotation_arrives_in_slurm() {
     let Some(story) = begin("asking", "").await else { return };
@@ -95,27 +126,30 @@ async fn every_annotation_arrives_in_slurm() {
     let untried: Vec<&str> = TABLE.iter().filter(|row| !tried(row)).map(|row| row.name).collect();
     assert_eq!(untried, [""; 0], "annotations without a case");
 
+    let mut wrong = Vec::new();
+    // Those that can run, one by one: nobody waits, so only what needs the queue goes there, under an
+    // id of our own choosing.
+    for (place, case) in cases.iter().enumerate().filter(|(_, case)| case.runs) {
+        let name = format!("now-{place}-x");
+        story.kube.create(&case.gang(&name, &[(&own(case), &case.value)])).await;
+        let pods = story.bound(&name, if case.name == "pods-per-node" { 2 } else { 1 }).await;
+        wrong.extend(case.compare(&name, &shown(&story, JobId(pods[0].job()))));
+        let queued = pods[0].job() >= JobIds::default().first;
+        if queued != case.queued {
+            wrong.push(format!("{name}: {}: queued is {queued}", case.name));
+        }
+    }
+    // In the queue: by our names and by the peer's.
     let mut asked: Vec<(String, String, &Case)> = Vec::new();
     for (place, case) in cases.iter().enumerate() {
-        let own = format!("{PREFIX}{}", case.name);
         let alias = TABLE.iter().find(|row| row.name == case.name).and_then(|row| row.alias);
         let alias = alias.map(|alias| format!("{ALIAS_PREFIX}{alias}"));
-        let begin = ("gangway.dev/begin", "now+1hour");
-        let begin = Some(begin).filter(|_| case.name != "begin");
-        for (way, key, begin) in [
-            ("own", Some(&own), begin),
-            ("alias", alias.as_ref(), begin),
-            ("now", Some(&own).filter(|_| case.runs), None),
-        ] {
+        let begin = Some(("gangway.dev/begin", "now+1hour")).filter(|_| case.name != "begin");
+        for (way, key) in [("own", Some(own(case))), ("alias", alias)] {
             let Some(key) = key else { continue };
             let name = format!("{way}-{place}-x");
-            let pairs: Vec<(&str, &str)> =
-                [(key.as_str(), case.value.as_str())].into_iter().chain(begin).collect();
-            let template = manifest::template(4, &pairs);
-            let object = match case.name {
-                "pods-per-node" => manifest::indexed_job(&name, 2, &template),
-                _ => manifest::pod(&name, &template),
-            };
+            let pairs = [(key.as_str(), case.value.as_str())].into_iter().chain(begin);
+            let object = case.gang(&name, &pairs.collect::<Vec<_>>());
             asked.push((name, story.kube.create(&object).await, case));
         }
     }
@@ -132,22 +166,15 @@ async fn every_annotation_arrives_in_slurm() {
         }
     })
     .await;
-    let mut wrong = Vec::new();
     for (name, gang, case) in &asked {
-        let job = shown(&story, jobs[gang]);
-        for (place, value) in &case.shown {
-            let found = job.pointer(place).or_else(|| job.get(*place));
-            if found != Some(value) {
-                wrong.push(format!("{name}: {}={}: {place} is {found:?}", case.name, case.value));
-            }
-        }
-        if name.starts_with("now") {
-            let members = if case.name == "pods-per-node" { 2 } else { 1 };
-            story.bound(name, members).await;
-        }
+        wrong.extend(case.compare(name, &shown(&story, jobs[gang])));
     }
+    // They wait for their time, not for nodes, and keep nobody from asking at once.
+    create(&story, "beside", &[]).await;
+    let pods = story.bound("beside", 1).await;
+    assert!(pods[0].job() < JobIds::default().first, "job {} went to the queue", pods[0].job());
     assert_eq!(wrong, [""; 0]);
-    story.note(&format!("{} annotations, {} jobs", TABLE.len(), asked.len()));
+    story.note(&format!("{} annotations, {} jobs in the queue", TABLE.len(), asked.len()));
     end(story).await;
 }
 
@@ -155,7 +182,7 @@ async fn every_annotation_arrives_in_slurm() {
 async fn what_needs_the_queue_does_not_keep_pods_from_their_nodes() {
     let Some(story) = begin("asking-bound", "").await else { return };
     let begin = case("begin", "now+2seconds", &[]);
-    let comment = case("comment", "gangway/1 other gang 1 0000000000000000", &[]);
+    let comment = queued("comment", "gangway/1 other gang 1 0000000000000000", &[]);
     for (name, case) in [("later", begin), ("forged", comment)] {
         let key = format!("{PREFIX}{}", case.name);
         create(&story, name, &[(&key, &case.value)]).await;

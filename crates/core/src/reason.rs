@@ -73,6 +73,15 @@ pub fn needs_a_person(reason: &str) -> bool {
     )
 }
 
+/// Whether a job that waits for this reason would not take free nodes: nobody overtakes it by taking
+/// them. Slurm sees it the same way (tried live: an immediate ask beside held jobs and later begins).
+pub fn stands_aside(reason: &str) -> bool {
+    matches!(
+        reason,
+        "BeginTime" | "Dependency" | "DependencyNeverSatisfied" | "JobHeldAdmin" | "JobHeldUser"
+    )
+}
+
 /// A refusal by Slurm's error number (slurm_errno.h), with what to do.
 pub fn refused(
     code: u32,
