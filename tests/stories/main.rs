@@ -4,6 +4,7 @@
 //! harness.
 
 mod answer_lost;
+mod asking;
 mod assembly;
 mod bad_input;
 mod door;
