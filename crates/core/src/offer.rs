@@ -144,7 +144,6 @@ mod tests {
     use crate::ask::Ask;
     use crate::gang::{Bound, Gang, Member};
     use crate::place::Seat;
-    use crate::pod::Demand;
 
     const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -158,7 +157,7 @@ mod tests {
             name: (*name).to_owned(),
             role: String::new(),
             rank,
-            demand: Demand::default(),
+            demand: std::sync::Arc::default(),
             bound: None,
             finished: false,
             gated: false,

@@ -278,7 +278,7 @@ fn pod(name: &str) -> Pod {
         namespace: "team".to_owned(),
         name: name.to_owned(),
         uid: name.to_owned(),
-        spec: PodSpec { containers, ..PodSpec::default() },
+        spec: PodSpec { containers: containers.into(), ..PodSpec::default() },
         ..Pod::default()
     }
 }
