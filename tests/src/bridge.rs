@@ -19,6 +19,8 @@ pub struct Setup {
     pub token_file: PathBuf,
     /// Whether the bridge may take nodes at once, where nobody waits.
     pub immediate: bool,
+    /// Whether a gang of different roles may be a heterogeneous job.
+    pub heterogeneous: bool,
     /// Further keys of the one identity, such as `qos: [high]`.
     pub identity: String,
     /// Further lines of the policy.
@@ -34,6 +36,7 @@ impl Setup {
             slurm_url: world.slurm_url().to_owned(),
             token_file: world.token_file(),
             immediate: true,
+            heterogeneous: true,
             identity: String::new(),
             policy: String::new(),
             more: String::new(),
@@ -71,7 +74,7 @@ impl Bridge {
         };
         let yaml = format!(
             "cluster: {cluster}\n\
-             slurm: {{ url: '{}', tokenFile: '{}', immediate: {} }}\n\
+             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {} }}\n\
              policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
@@ -79,6 +82,7 @@ impl Bridge {
             setup.slurm_url,
             setup.token_file.display(),
             setup.immediate,
+            setup.heterogeneous,
             setup.policy,
             setup.identity,
             setup.more,

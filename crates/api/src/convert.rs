@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use gangway_core::follow::Verdict;
-use gangway_core::gang::{Bound, Gang, Member};
+use gangway_core::gang::{Bound, Gang, Later, Member};
 use gangway_core::job::{BaseState, JobId, JobState};
 use gangway_core::place::Seat;
 use gangway_core::placeholder::is_word;
@@ -72,23 +72,43 @@ impl TryFrom<v1::Gang> for Gang {
         if ![&gang.namespace, &gang.name, &gang.kind].into_iter().all(|t| printable(t)) {
             return Err(bad("gang.name", "must be at most 512 printable characters"));
         }
-        let expected = u32::try_from(gang.members.len()).unwrap_or(MAX_GANG);
+        let later =
+            gang.later.into_iter().map(later).collect::<Result<Vec<Later>, BadMessage>>()?;
         let mut members =
             gang.members.into_iter().map(member).collect::<Result<Vec<Member>, BadMessage>>()?;
         members.sort_by_key(|m| m.rank);
         if members.windows(2).any(|pair| pair[0].rank == pair[1].rank) {
             return Err(bad("gang.members.rank", "must be different for each member"));
         }
-        Ok(Self {
+        let mut parsed = Self {
             uid: gang.uid,
             namespace: gang.namespace,
             name: gang.name,
             kind: gang.kind,
             members,
-            expected,
+            expected: 0,
+            later,
             ask: gang.ask.map(ask::read).transpose()?.unwrap_or_default(),
-        })
+        };
+        let size = u32::try_from(parsed.size()).ok().filter(|size| *size <= MAX_GANG);
+        parsed.expected =
+            size.ok_or_else(|| bad("gang.later", "must be at most 65536 with all members"))?;
+        Ok(parsed)
     }
+}
+
+/// Ranks stay below the largest gang, so that counting them ends.
+fn later(later: v1::Later) -> Result<Later, BadMessage> {
+    if later.first_rank.checked_add(later.count).is_none_or(|end| end > MAX_GANG) {
+        return Err(bad("gang.later.first_rank", "must be at most 65536 with count"));
+    }
+    let other = later.resources.into_iter().filter(|(_, n)| *n > 0).collect();
+    Ok(Later {
+        role: later.role,
+        first: later.first_rank,
+        count: later.count,
+        demand: Demand { milli_cpu: later.milli_cpu, memory: later.memory, other },
+    })
 }
 
 fn member(member: v1::Member) -> Result<Member, BadMessage> {
@@ -124,6 +144,20 @@ impl v1::Gang {
             kind: gang.kind.clone(),
             members: gang.members.iter().filter(|m| !m.finished).map(v1::Member::of).collect(),
             ask: Some(v1::Ask::of(&gang.ask)),
+            later: gang.later.iter().map(v1::Later::of).collect(),
+        }
+    }
+}
+
+impl v1::Later {
+    fn of(later: &Later) -> Self {
+        Self {
+            role: later.role.clone(),
+            first_rank: later.first,
+            count: later.count,
+            milli_cpu: later.demand.milli_cpu,
+            memory: later.demand.memory,
+            resources: later.demand.other.clone(),
         }
     }
 }
@@ -163,10 +197,11 @@ impl v1::Verdict {
                 message: message.clone(),
                 expected_start: *expected_start,
             }),
-            Verdict::Allocated { job, generation, seats } => Wire::Allocated(v1::Allocated {
+            Verdict::Allocated { job, generation, seats, note } => Wire::Allocated(v1::Allocated {
                 job_id: job.0,
                 generation: *generation,
                 seats: seats_of(seats),
+                note: note.clone(),
             }),
             Verdict::Ended { job, generation, state, message } => Wire::Ended(v1::Ended {
                 job_id: job.0,
@@ -217,6 +252,7 @@ impl TryFrom<v1::Verdict> for Verdict {
             Wire::Allocated(a) => Self::Allocated {
                 job: JobId(a.job_id),
                 generation: a.generation,
+                note: a.note,
                 seats: a
                     .seats
                     .into_iter()
@@ -252,6 +288,27 @@ fn base_state(name: &str) -> BaseState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_that_come_later_survive_the_wire_and_are_bounded() {
+        let later = |first_rank, count| v1::Later {
+            role: "worker".into(),
+            first_rank,
+            count,
+            milli_cpu: 500,
+            ..v1::Later::default()
+        };
+        let with = |later: v1::Later| v1::Gang { later: vec![later], ..gang() };
+        let parsed = Gang::try_from(with(later(1, 3))).expect("fine");
+        assert_eq!((parsed.expected, parsed.absent().count()), (4, 2), "rank 1 is there");
+        assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
+        for (first, count) in [(u32::MAX, 1), (1, u32::MAX), (2, MAX_GANG - 1)] {
+            assert!(Gang::try_from(with(later(first, count))).is_err(), "{first} {count}");
+        }
+        let mut twice = with(later(2, MAX_GANG - 2));
+        twice.later.push(later(2, MAX_GANG - 2));
+        assert!(Gang::try_from(twice).is_err());
+    }
 
     fn gang() -> v1::Gang {
         let member = |uid: &str, rank| v1::Member {
@@ -308,6 +365,7 @@ mod tests {
                 job: JobId(7),
                 generation: 2,
                 seats: BTreeMap::from([("a".to_owned(), seat)]),
+                note: "n".into(),
             },
             Verdict::Ended {
                 job: JobId(7),

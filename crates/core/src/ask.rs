@@ -50,7 +50,7 @@ pub struct Ask {
 }
 
 /// Annotations that are written by others than the user and mean nothing here.
-const NOT_ASKS: &[&str] = &["user", "gang", "generation", "job-id", "node", "rank"];
+const NOT_ASKS: &[&str] = &["user", "gang", "generation", "job-id", "node", "rank", "note"];
 
 impl Ask {
     /// Reads annotations, the pod's own over the workload's. All problems come back, not the first.

@@ -22,6 +22,10 @@ pub const ASK_AGAIN_MS: i64 = 30_000;
 /// Finished pods of a workload that goes on may get successors; its placeholder is kept this long.
 pub const LINGER_MS: i64 = 5_000;
 
+/// The same where members are still to come whose pods are made only when others are ready: so
+/// long may be between one stage and the next.
+pub const STAGE_GAP_MS: i64 = 60_000;
+
 /// The latest word on the gang's placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -46,6 +50,8 @@ pub enum Verdict {
         generation: u32,
         /// One seat per member by pod uid.
         seats: BTreeMap<String, Seat>,
+        /// For the user: what the way it was asked for costs; empty for nothing.
+        note: String,
     },
     /// It is over, on Slurm's own word.
     Ended {
@@ -194,7 +200,7 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
         Some(Verdict::Ended { job, generation, message, .. }) => {
             placeholder_over(facts, *job, *generation, message)
         }
-        Some(Verdict::Allocated { job, generation, seats }) => {
+        Some(Verdict::Allocated { job, generation, seats, .. }) => {
             seat_members(facts, *job, *generation, seats, now)
         }
         Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),
@@ -238,7 +244,9 @@ fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
         return Some(Plan::default());
     }
     // All have ended. After a restart they are found so, and nothing more will come of them.
-    let until = facts.progress.finished_since.unwrap_or(now) + LINGER_MS;
+    let staged = gang.absent().next().is_some();
+    let linger = if staged { STAGE_GAP_MS } else { LINGER_MS };
+    let until = facts.progress.finished_since.unwrap_or(now) + linger;
     if *over || gang.expected <= 1 || facts.progress.asked.is_none() || now >= until {
         return Some(Plan::act(Action::Release { why: "its pods have finished".to_owned() }));
     }
@@ -277,6 +285,12 @@ fn ask(facts: &Facts<'_>, now: i64) -> Plan {
     }
     if !gang.complete() {
         return Plan::say("GangIncomplete", incomplete(facts), false);
+    }
+    if let Some(first) = &facts.assembled.after {
+        let message = format!(
+            "waiting for {first} to have its nodes: this pod is beyond its least number and comes after it"
+        );
+        return Plan::say("GangFirst", message, false);
     }
     Plan::act(Action::Ask)
 }

@@ -27,6 +27,9 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// The owner reference marked as controller.
     pub controller: Option<Controller>,
+    /// The controller of its controller, where that is known: a JobSet over its Job, a leader pod
+    /// over a StatefulSet of workers.
+    pub grandparent: Option<Controller>,
     /// Deletion has begun.
     pub deleting: bool,
     /// Its specification.

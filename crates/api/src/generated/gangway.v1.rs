@@ -19,6 +19,30 @@ pub struct Gang {
     pub members: ::prost::alloc::vec::Vec<Member>,
     #[prost(message, optional, tag = "7")]
     pub ask: ::core::option::Option<Ask>,
+    /// Members whose pods are made only when others are ready: room is asked for them too, and a seat
+    /// kept for each. They stay listed when their pods are among `members`.
+    #[prost(message, repeated, tag = "9")]
+    pub later: ::prost::alloc::vec::Vec<Later>,
+}
+/// Members of one role that come later; their ranks are in a row.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Later {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub first_rank: u32,
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
+    /// What each will need, as in Member.
+    #[prost(uint64, tag = "4")]
+    pub milli_cpu: u64,
+    #[prost(uint64, tag = "5")]
+    pub memory: u64,
+    #[prost(btree_map = "string, uint64", tag = "6")]
+    pub resources: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 /// One pod of a gang.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -241,6 +265,9 @@ pub struct Allocated {
     /// One seat per member, in rank order.
     #[prost(message, repeated, tag = "3")]
     pub seats: ::prost::alloc::vec::Vec<Seat>,
+    /// For the user: what the way it was asked for costs. Empty for nothing.
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
 }
 /// Member -> node, rank, device indexes.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -323,13 +323,14 @@ impl Scene {
             kind: "PyTorchJob".to_owned(),
             members,
             expected: 0,
+            later: Vec::new(),
             ask: Ask::default(),
         };
         let expected = u32::try_from(gang.members.len()).expect("few");
         let gang = Gang { expected, ..gang };
         let (problems, leaving) = (Vec::new(), BTreeSet::new());
         Self {
-            assembled: Assembled { gang, problems, leaving, over: false },
+            assembled: Assembled { gang, problems, leaving, over: false, after: None },
             verdict: None,
             progress: Progress::default(),
             spots: BTreeMap::new(),
@@ -382,7 +383,8 @@ impl Scene {
     fn seats_for(&mut self, pods: &[&str]) {
         let uids = || pods.iter().map(|p| (*p).to_owned());
         let seats = uids().zip((0..).map(seat)).collect();
-        self.verdict = Some(Verdict::Allocated { job: JobId(7), generation: 1, seats });
+        self.verdict =
+            Some(Verdict::Allocated { job: JobId(7), generation: 1, seats, note: String::new() });
         self.spots = uids().zip((0..).map(|rank| Spot::Free(format!("kube-{rank}")))).collect();
     }
 

@@ -58,6 +58,11 @@ enum Time {
 }
 
 impl OptionFields {
+    /// For the components behind a leader: what a job as a whole waits for or uses is asked once.
+    pub(super) fn of_a_follower(options: &Options) -> Self {
+        Self::of(&Options { licenses: None, dependency: None, ..options.clone() })
+    }
+
     pub(super) fn of(options: &Options) -> Self {
         let set = |number: u32| Set::from(u64::from(number));
         Self {
