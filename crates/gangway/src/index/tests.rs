@@ -261,6 +261,30 @@ fn a_dependency_sees_others_of_its_namespace_and_how_they_ended() {
 }
 
 #[test]
+fn a_pod_group_has_ended_when_all_its_pods_have() {
+    let mut index = Index::default();
+    let mut waits = pod("waits");
+    let what = "afterok:podgroup/two".to_owned();
+    waits.annotations.insert("gangway.dev/dependency".to_owned(), what);
+    let group = index.put_pod(waits);
+    let mut two = job();
+    (two.kind, two.name, two.shape) = (Kind::PodGroup, "two".to_owned(), Shape::AtLeast(2));
+    index.put_workload(two);
+    let mut end = |name: &str, phase: &str| {
+        let mut pod = pod(name);
+        let pod_group_name = Some("two".to_owned());
+        pod.spec.scheduling_group = Some(SchedulingGroup { pod_group_name });
+        pod.status.phase = Some(phase.to_owned());
+        index.put_pod(pod);
+        index.assemble(&group)[0].gang.ask.others["podgroup/two"].outcome
+    };
+    assert_eq!(end("a", "Succeeded"), None, "one of two");
+    assert_eq!(end("b", "Running"), None);
+    assert_eq!(end("b", "Succeeded"), Some(Outcome::Succeeded));
+    assert_eq!(end("b", "Failed"), Some(Outcome::Failed));
+}
+
+#[test]
 fn nobody_waits_for_himself() {
     let mut index = Index::default();
     let mut pod = pod("me");
