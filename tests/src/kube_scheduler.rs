@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::bridge::Bridge;
 use crate::http;
-use crate::slurm::Slurm;
 use crate::story::Story;
 use crate::wait::{SOON, wait};
 
@@ -46,8 +45,6 @@ impl Default for Terms {
 /// Both processes, each started and ended at will.
 #[derive(Debug)]
 pub struct KubeScheduler {
-    /// The extender's name in every placeholder.
-    pub cluster: String,
     /// The extender's port for kube-scheduler.
     pub http: u16,
     metrics: u16,
@@ -60,8 +57,8 @@ pub struct KubeScheduler {
 }
 
 impl KubeScheduler {
-    /// Starts both; from here on the story looks at the extender's placeholders.
-    pub async fn begin(story: &mut Story, terms: &Terms) -> Self {
+    /// Starts both.
+    pub async fn begin(story: &Story, terms: &Terms) -> Self {
         let directory = story.bridge.directory().join("kube-scheduler");
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         let binary = story.world.binary("kube-scheduler");
@@ -70,7 +67,6 @@ impl KubeScheduler {
             "this world has no kube-scheduler: cargo xtask world up --kube-scheduler"
         );
         let [http, metrics, health] = [(); 3].map(|()| http::free_port());
-        let cluster = format!("{}:{PROFILE}", story.cluster);
         let mut this = Self {
             http,
             metrics,
@@ -80,7 +76,6 @@ impl KubeScheduler {
             extender: None,
             scheduler: None,
             directory,
-            cluster,
         };
         let extender = format!(
             "cluster: {}\nschedulerName: {PROFILE}\ntakeUpSeconds: {}\n\
@@ -96,8 +91,6 @@ impl KubeScheduler {
         this.write("extender.yaml", &extender);
         let config = configuration(&story.world.kubeconfig(), http, terms);
         this.write("kube-scheduler.json", &config.to_string());
-        story.slurm = Slurm::reach(story.world, &this.cluster);
-        story.slurm.look_around().await;
         this.start_extender().await;
         this.start_scheduler();
         this

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gangway_core::job::{BaseState, Standing};
 use gangway_core::names;
-use gangway_tests::{KubeScheduler, Pod, SOON, Slurm, Story, Terms, manifest, stays, wait};
+use gangway_tests::{KubeScheduler, Pod, SOON, Story, Terms, manifest, stays, wait};
 use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim as Claim, Pod as KubePod,
 };
@@ -43,9 +43,9 @@ fn writes(story: &Story, prefix: &str) -> BTreeMap<String, usize> {
 
 /// A gang of eight, with names and with whole nodes on the wire.
 async fn places_a_gang_of_eight(name: &str, node_cache_capable: bool) {
-    let Some(mut story) = Story::begin(name).await else { return };
+    let Some(story) = Story::begin(name).await else { return };
     let terms = Terms { node_cache_capable, ..Terms::default() };
-    let stock = KubeScheduler::begin(&mut story, &terms).await;
+    let stock = KubeScheduler::begin(&story, &terms).await;
     let job = manifest::pytorchjob("train", 7, &template(8));
     let began = Instant::now();
     story.kube.create(&job).await;
@@ -113,8 +113,8 @@ async fn runs(story: &Story, uid: &str) -> u32 {
 
 #[tokio::test]
 async fn a_gang_that_waits_tells_slurms_reason_and_is_woken_when_there_is_room() {
-    let Some(mut story) = Story::begin("stock-waits").await else { return };
-    let stock = KubeScheduler::begin(&mut story, &Terms::default()).await;
+    let Some(story) = Story::begin("stock-waits").await else { return };
+    let stock = KubeScheduler::begin(&story, &Terms::default()).await;
     let large = fill(&story).await;
     let uid = story.kube.create(&manifest::indexed_job("small", 4, &template(8))).await;
     // All nodes are full for kube-scheduler's own plugins too, so only the condition can tell.
@@ -155,8 +155,8 @@ async fn held(story: &Story, name: &str, members: u32) -> String {
 
 #[tokio::test]
 async fn kube_schedulers_own_condition_carries_the_reason_and_nothing_is_preempted() {
-    let Some(mut story) = Story::begin("stock-reason").await else { return };
-    let stock = KubeScheduler::begin(&mut story, &Terms::default()).await;
+    let Some(story) = Story::begin("stock-reason").await else { return };
+    let stock = KubeScheduler::begin(&story, &Terms::default()).await;
     let room = story.room().await;
     // More nodes than the partition has: kube-scheduler would find a place for every single pod.
     held(&story, "huge", room + 1).await;
@@ -218,8 +218,8 @@ async fn provision(story: &Story, claim: &str, class: &str) -> String {
 
 #[tokio::test]
 async fn a_volume_that_waits_for_its_first_consumer_is_made_on_slurms_node() {
-    let Some(mut story) = Story::begin("stock-volume").await else { return };
-    let stock = KubeScheduler::begin(&mut story, &Terms::default()).await;
+    let Some(story) = Story::begin("stock-volume").await else { return };
+    let stock = KubeScheduler::begin(&story, &Terms::default()).await;
     let class = story.cluster.clone();
     let classes: Api<StorageClass> = Api::all(story.kube.client.clone());
     let wait_for_consumer: StorageClass = serde_json::from_value(json!({
@@ -285,9 +285,9 @@ fn port() -> Value {
 
 #[tokio::test]
 async fn an_allocation_that_kube_scheduler_does_not_take_goes_back_with_the_reason() {
-    let Some(mut story) = Story::begin("stock-untaken").await else { return };
+    let Some(story) = Story::begin("stock-untaken").await else { return };
     let terms = Terms { take_up_seconds: 6, ..Terms::default() };
-    let stock = KubeScheduler::begin(&mut story, &terms).await;
+    let stock = KubeScheduler::begin(&story, &terms).await;
     block_the_port(&story).await;
     story.kube.create(&manifest::pod_group("pair", 2)).await;
     let free = manifest::pod_of_group("pair-free", "pair", &template(8));
@@ -334,8 +334,8 @@ async fn an_allocation_that_kube_scheduler_does_not_take_goes_back_with_the_reas
 
 #[tokio::test]
 async fn the_extender_may_die_at_any_time() {
-    let Some(mut story) = Story::begin("stock-restart").await else { return };
-    let mut stock = KubeScheduler::begin(&mut story, &Terms::default()).await;
+    let Some(story) = Story::begin("stock-restart").await else { return };
+    let mut stock = KubeScheduler::begin(&story, &Terms::default()).await;
     let large = fill(&story).await;
     let job = manifest::indexed_job("small", 4, &template(8));
     let uid = story.kube.create(&job).await;
@@ -377,7 +377,7 @@ async fn the_extender_may_die_at_any_time() {
 #[tokio::test]
 async fn without_the_door_everything_stays_and_says_so() {
     let Some(mut story) = Story::begin("stock-door").await else { return };
-    let stock = KubeScheduler::begin(&mut story, &Terms::default()).await;
+    let stock = KubeScheduler::begin(&story, &Terms::default()).await;
     story.kube.create(&manifest::indexed_job("first", 2, &template(8))).await;
     let first = story.bound("first-", 2).await;
     let id = story.seated(&first).await.id;
@@ -405,48 +405,50 @@ async fn without_the_door_everything_stays_and_says_so() {
 
 #[tokio::test]
 async fn both_doors_stand_side_by_side_and_share_no_device() {
-    let Some(mut story) = Story::begin("stock-beside").await else { return };
-    let stock = KubeScheduler::begin(&mut story, &Terms::default()).await;
-    let own = Slurm::reach(story.world, &story.cluster);
-    own.look_around().await;
+    let Some(story) = Story::begin("stock-beside").await else { return };
+    let stock = KubeScheduler::begin(&story, &Terms::default()).await;
     // Partition spare has two nodes; both are taken, so whoever comes next gets the same devices.
-    let mine = manifest::template(8, &[("gangway.dev/partition", "spare")]);
-    let mut held = mine.clone();
+    let spare = manifest::template(8, &[("gangway.dev/partition", "spare")]);
+    let mut held = KubeScheduler::template(&spare);
     held["metadata"]["finalizers"] = json!(["gangway.dev/story-holds"]);
     story.kube.create(&manifest::pod_group("old", 2)).await;
     for name in ["old-a", "old-b"] {
         story.kube.create(&manifest::pod_of_group(name, "old", &held)).await;
     }
-    let old = story.bound("old-", 2).await;
-    story.kube.create(&manifest::indexed_job("other", 2, &template(8))).await;
+    let old = story.seated(&story.bound("old-", 2).await).await;
+    story.kube.create(&manifest::indexed_job("other", 2, &manifest::template(8, &[]))).await;
     let other = story.seated(&story.bound("other-", 2).await).await;
     let both = async || {
         let alive = async |id: u32| story.slurm.job(id).await.state.base == BaseState::Running;
-        let well = alive(old[0].job()).await && alive(other.id.0).await;
+        let well = alive(old.id.0).await && alive(other.id.0).await;
         if well { Ok(()) } else { Err("one has ended the other's placeholder".to_owned()) }
     };
     // Either sweeps every two seconds what it does not know, twice seen.
     stays("both placeholders live", Duration::from_secs(6), both).await;
 
-    story.slurm.scancel("alice", old[0].job());
+    story.slurm.scancel("alice", old.id.0);
     wait("the old pods are on their way out", SOON, async || {
         let pods = story.pods("old-").await;
         if pods.iter().all(|pod| pod.deleting) { Ok(()) } else { Err(format!("{pods:?}")) }
     })
     .await;
-    let new = manifest::indexed_job("new", 2, &KubeScheduler::template(&mine));
-    let uid = story.kube.create(&new).await;
-    let id = runs(&story, &uid).await;
-    let nobody = async || {
-        let pods = story.pods("new-").await;
-        if pods.iter().all(|pod| pod.node.is_none()) { Ok(()) } else { Err(format!("{pods:?}")) }
-    };
-    stays("nobody is bound beside the old pods", Duration::from_secs(2), nobody).await;
+    // The bridge binds past kube-scheduler, which knows that the devices are held.
+    let uid = story.kube.create(&manifest::indexed_job("new", 2, &spare)).await;
+    let id = wait("Slurm gives the freed nodes to the new gang", SOON, async || {
+        let live = story.slurm.live().await;
+        let held = live
+            .iter()
+            .find(|(stamp, job)| stamp.gang == uid && job.state.standing() == Standing::Holding);
+        held.map(|(_, job)| job.id).ok_or_else(|| format!("{live:?}"))
+    })
+    .await;
+    let pods = story.told("new-", "still holds a device").await;
+    assert!(pods[0].why().contains("old-"), "{} names the pod", pods[0].why());
+    assert!(pods.iter().all(|pod| pod.node.is_none()), "{pods:?}");
     for name in ["old-a", "old-b"] {
         story.kube.patch_pod(name, &json!({"metadata": {"finalizers": null}})).await;
     }
-    let pods = story.bound("new-", 2).await;
-    assert_eq!(story.seated(&pods).await.id.0, id);
+    assert_eq!(story.seated(&story.bound("new-", 2).await).await.id, id);
     stock.end(story).await;
 }
 
@@ -482,7 +484,7 @@ async fn with_certificates_only_their_owners_get_in() {
         tls: json!({"certFile": client, "keyFile": client_key, "caFile": ca}),
         ..Terms::default()
     };
-    let stock = KubeScheduler::begin(&mut story, &terms).await;
+    let stock = KubeScheduler::begin(&story, &terms).await;
     story.kube.create(&manifest::indexed_job("pair", 2, &template(8))).await;
     story.seated(&story.bound("pair-", 2).await).await;
     assert_eq!(gangway_tests::http::get(stock.http, "/healthz").await, None, "without TLS");
