@@ -134,6 +134,8 @@ impl Offers {
             && !matches!(entry.standing, Standing::Seat { .. })
         {
             entry.stand(Standing::Waiting(sentence.to_owned()));
+            // It stands on the pod, too, and must be taken back there when its turn comes.
+            entry.refused = true;
         }
         self.0.changed.notify_waiters();
     }
