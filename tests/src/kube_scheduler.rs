@@ -90,7 +90,7 @@ impl KubeScheduler {
         );
         this.write("extender.yaml", &extender);
         let config = configuration(&story.world.kubeconfig(), http, terms);
-        this.write("kube-scheduler.json", &config.to_string());
+        this.write("kube-scheduler.yaml", &config);
         this.start_extender().await;
         this.start_scheduler();
         this
@@ -136,7 +136,7 @@ impl KubeScheduler {
     pub fn start_scheduler(&mut self) {
         assert!(self.scheduler.is_none(), "it runs already");
         let mut command = Command::new(&self.binary);
-        command.arg("--config").arg(self.directory.join("kube-scheduler.json"));
+        command.arg("--config").arg(self.directory.join("kube-scheduler.yaml"));
         command.args(["--secure-port=0", "--authentication-skip-lookup=true", "-v=3"]);
         self.scheduler = Some(self.spawn("kube-scheduler", &mut command));
     }
@@ -194,33 +194,27 @@ impl KubeScheduler {
     }
 }
 
-/// The configuration of docs/reference/extender.md, with this world's addresses.
-fn configuration(kubeconfig: &Path, http: u16, terms: &Terms) -> Value {
-    json!({
-        "apiVersion": "kubescheduler.config.k8s.io/v1",
-        "kind": "KubeSchedulerConfiguration",
-        "leaderElection": {"leaderElect": false},
-        "clientConnection": {"kubeconfig": kubeconfig, "qps": 500, "burst": 1000},
-        "percentageOfNodesToScore": 100,
-        "podInitialBackoffSeconds": 1,
-        "podMaxBackoffSeconds": 2,
-        "profiles": [{
-            "schedulerName": PROFILE,
-            "plugins": {"postFilter": {"disabled": [{"name": "DefaultPreemption"}]}},
-        }],
-        "extenders": [{
-            "urlPrefix": format!("{}://127.0.0.1:{http}", terms.scheme),
-            "filterVerb": "filter",
-            "prioritizeVerb": "prioritize",
-            "bindVerb": "bind",
-            "weight": 1,
-            "enableHTTPS": terms.scheme == "https",
-            "tlsConfig": terms.tls,
-            "nodeCacheCapable": terms.node_cache_capable,
-            "ignorable": false,
-            "httpTimeout": "30s",
-        }],
-    })
+/// The page that people copy their configuration from.
+const PAGE: &str = include_str!("../../docs/reference/extender.md");
+
+/// The configuration of that page, with this world's addresses.
+fn configuration(kubeconfig: &Path, http: u16, terms: &Terms) -> String {
+    let begin = PAGE.find("apiVersion: kubescheduler").expect("the page shows a configuration");
+    let (config, _) = PAGE[begin..].split_once("```").expect("the block ends");
+    let mut config = config.to_owned();
+    let mut put = |theirs: &str, ours: String| {
+        assert!(config.contains(theirs), "the page says {theirs}");
+        config = config.replace(theirs, &ours);
+    };
+    put("/etc/kubernetes/scheduler.conf", kubeconfig.display().to_string());
+    put("http://127.0.0.1:8888", format!("{}://127.0.0.1:{http}", terms.scheme));
+    let capable = "nodeCacheCapable: ";
+    put(&format!("{capable}true"), format!("{capable}{}", terms.node_cache_capable));
+    if !terms.tls.is_null() {
+        let tls = format!("enableHTTPS: true\n    tlsConfig: {}\n    ignorable", terms.tls);
+        put("ignorable", tls);
+    }
+    config
 }
 
 fn kill(child: Option<Child>) {
