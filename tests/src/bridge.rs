@@ -19,6 +19,12 @@ pub struct Setup {
     pub token_file: PathBuf,
     /// Whether the bridge may take nodes at once, where nobody waits.
     pub immediate: bool,
+    /// Whether a gang of different roles may be a heterogeneous job.
+    pub heterogeneous: bool,
+    /// Further keys of the one identity, such as `qos: [high]`.
+    pub identity: String,
+    /// Further lines of the policy.
+    pub policy: String,
     /// Further YAML for the configuration file.
     pub more: String,
 }
@@ -30,6 +36,9 @@ impl Setup {
             slurm_url: world.slurm_url().to_owned(),
             token_file: world.token_file(),
             immediate: true,
+            heterogeneous: true,
+            identity: String::new(),
+            policy: String::new(),
             more: String::new(),
         }
     }
@@ -65,14 +74,17 @@ impl Bridge {
         };
         let yaml = format!(
             "cluster: {cluster}\n\
-             slurm: {{ url: '{}', tokenFile: '{}', immediate: {} }}\n\
-             policy:\n  defaultPartition: gangway\n  identities:\n    \
-             - {{ namespace: '*', user: alice, group: alice, account: team1 }}\n\
+             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {} }}\n\
+             policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
+             - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
              {}",
             setup.slurm_url,
             setup.token_file.display(),
             setup.immediate,
+            setup.heterogeneous,
+            setup.policy,
+            setup.identity,
             setup.more,
         );
         fs::write(bridge.config(), yaml).expect("the configuration can be written");

@@ -4,9 +4,11 @@
 //! harness.
 
 mod answer_lost;
+mod asking;
 mod assembly;
 mod bad_input;
 mod door;
+mod elastic;
 mod giving_back;
 mod interlock;
 mod kube_scheduler;
@@ -14,6 +16,7 @@ mod no_room;
 mod process;
 mod pytorchjob;
 mod restart;
+mod roles;
 mod scancel;
 mod sharing;
 mod slurm_away;

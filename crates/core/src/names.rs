@@ -19,6 +19,9 @@ pub const JOB_ID: &str = "gangway.dev/job-id";
 pub const NODE: &str = "gangway.dev/node";
 /// Written by us on the Binding: the member's rank in its gang, from 0.
 pub const RANK: &str = "gangway.dev/rank";
+/// Written by us on the Binding where there is something to tell: what the way the gang was asked for
+/// costs.
+pub const NOTE: &str = "gangway.dev/note";
 /// Prefix of the index annotations written by us on the Binding: `gangway.dev/index.gpu: "0-3"`.
 pub const INDEX_PREFIX: &str = "gangway.dev/index.";
 /// Condition written by us on a pod that a stock kube-scheduler binds: where it stands in Slurm.

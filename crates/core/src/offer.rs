@@ -193,9 +193,10 @@ mod tests {
             kind: "Job".to_owned(),
             members: names.iter().zip(0..).map(member).collect(),
             expected: 2,
+            later: Vec::new(),
             ask: Ask::default(),
         };
-        Assembled { gang, problems: Vec::new(), leaving: BTreeSet::new(), over: false }
+        Assembled { gang, problems: Vec::new(), leaving: BTreeSet::new(), over: false, after: None }
     }
 
     fn bind(pod: &str, node: &str) -> Action {
@@ -219,8 +220,12 @@ mod tests {
         let mut assembled = gang(&["a", "b", "c"]);
         let bound = Bound { generation: 1, job: JobId(7), node: "n3".to_owned() };
         assembled.gang.members[2].bound = Some(bound);
-        let verdict =
-            Verdict::Allocated { job: JobId(7), generation: 1, seats: BTreeMap::default() };
+        let verdict = Verdict::Allocated {
+            job: JobId(7),
+            generation: 1,
+            seats: BTreeMap::default(),
+            note: String::new(),
+        };
         let plan = Plan { actions: vec![bind("a", "n1")], ..Plan::default() };
         let all: Vec<_> =
             standings(&assembled, Some(&verdict), &plan, Some("a GPU is held")).collect();

@@ -177,6 +177,10 @@ impl Follower {
     }
 
     async fn act(&mut self, view: &View, actions: Vec<Action>) -> Done {
+        let note = match &self.verdict {
+            Some(Verdict::Allocated { note, .. }) => note.clone(),
+            _ => String::new(),
+        };
         let mut binds = Vec::new();
         let mut evictions = Vec::new();
         let mut rest = Vec::new();
@@ -187,7 +191,8 @@ impl Follower {
             match action {
                 Action::Bind { pod, seat, node, job, generation } => {
                     if !self.settling(Write::Bind, &pod, &mut done) {
-                        binds.push(Binding { pod, seat, node, job, generation });
+                        let note = note.clone();
+                        binds.push(Binding { pod, seat, node, job, generation, note });
                     }
                 }
                 Action::Evict { pod, why } => {
@@ -255,6 +260,7 @@ impl Follower {
                 self.verdicts = Some(Box::pin(stream.into_inner()));
                 let at = self.progress.asked.as_ref().map_or_else(|| self.cluster.now(), |a| a.at);
                 self.progress.asked = Some(Asked { pods, at });
+                self.progress.others.clone_from(&gang.ask.others);
                 self.progress.released = false;
                 Done::All
             }

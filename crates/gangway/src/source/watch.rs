@@ -223,6 +223,10 @@ async fn serving(client: &Client) -> Result<Vec<(Kind, ApiResource)>, kube::Erro
     let groups = client.list_api_groups().await?;
     let mut out = Vec::new();
     for kind in Kind::ALL {
+        let missed = |needed| out.iter().all(|(served, _)| *served != needed);
+        if kind.needed_with().is_some_and(missed) {
+            continue;
+        }
         let Some(group) = groups.groups.iter().find(|g| g.name == kind.group()) else { continue };
         let preferred = group.preferred_version.iter();
         for version in preferred.chain(&group.versions) {
