@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn an_offer_counts_from_its_beginning_until_the_gang_was_whole_once() {
-        let seats = BTreeMap::default();
-        let verdict = Verdict::Allocated { job: JobId(7), generation: 1, seats };
+        let (seats, note) = (BTreeMap::default(), String::new());
+        let verdict = Verdict::Allocated { job: JobId(7), generation: 1, seats, note };
         let mut assembled = gang(&["a", "b"]);
         let mut progress = Progress::default();
         let plan = Plan { actions: vec![bind("a", "n1"), bind("b", "n2")], ..Plan::default() };
