@@ -356,7 +356,7 @@ impl Index {
         for (gres, index) in indexes {
             let holders = self.devices.get(&(node.clone(), gres.clone(), index));
             let other = holders.into_iter().flatten().find(|holder| *holder != uid);
-            if let Some(pod) = other.and_then(|o| self.pod(o).or(self.strangers.get(o))) {
+            if let Some(pod) = other.and_then(|o| self.pod(o).or_else(|| self.strangers.get(o))) {
                 return Spot::Taken { by: pod.path() };
             }
         }
