@@ -5,6 +5,7 @@
 //! file. Secrets are only ever paths.
 
 mod section;
+mod topology;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
 
 use section::Section;
+pub(crate) use topology::Network;
 
 /// Flags of `gangway scheduler`.
 #[derive(Clone, Debug, Default, Args)]
@@ -50,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
     pub(crate) resources: ResourceTable,
+    pub(crate) network: Network,
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
@@ -123,11 +126,12 @@ impl Settings {
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
+        let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
             flags.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
         root.finish();
         problems.into_result()?;
-        Ok(Self { cluster, slurm, listen, tls, policy, resources, kubeconfig })
+        Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })
     }
 }
 
@@ -274,6 +278,7 @@ slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
 listen: { grpc: here }
 tls: { key: k }
 policy: { identities: [ { user: u, role: admin } ], partitions: gpu }
+topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -287,6 +292,10 @@ policy: { identities: [ { user: u, role: admin } ], partitions: gpu }
             "policy.identities[0].namespace:",
             "policy.identities[0].role:",
             "policy.partitions:",
+            "topology.source:",
+            "topology.layouts[0]:",
+            "topology.layouts[0].instanceType:",
+            "topology.layouts[0].devices:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
@@ -302,11 +311,20 @@ policy:
   identities:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2] }
 resources: { example.com/npu: npu }
+topology:
+  source: labels
+  labels: [example.com/rack]
+  layouts:
+    - { instanceType: box, switches: 2, sockets: 2, devices: { gpu: 4, efa: 2 } }
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
+        assert_eq!(settings.network.labels, ["example.com/rack"]);
+        let first = &settings.network.layouts[0];
+        assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
+        assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));
     }
 }

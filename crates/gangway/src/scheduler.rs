@@ -118,6 +118,8 @@ fn start_queue(
             }
         }
     });
+    let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
+    nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();
     nursery.start("Slurm poller", async move { board.poll(stop).await });
 }
@@ -161,7 +163,7 @@ async fn start_source(
         client: apiserver::client(settings.kubeconfig.as_deref()).await?,
         door,
         id: settings.cluster.clone(),
-        world: World::default(),
+        world: World::drawn_in(queue.atlas().clone()),
         nursery: nursery.clone(),
         metrics: metrics.clone(),
         writes: Arc::new(Semaphore::new(WRITES)),

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use gangway_core::follow::Verdict;
-use gangway_core::gang::Gang;
+use gangway_core::gang::{Gang, Member};
 use gangway_core::job::{Allocation, Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Seat, Seeker, place};
+use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place, positions};
 use gangway_core::placeholder::{Stamp, Step, next};
 use gangway_core::policy::grant;
+use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Roles};
 use gangway_core::{reason, translate};
 use tokio::time::timeout;
@@ -230,14 +231,17 @@ impl Queue {
                     return false;
                 }
             };
-            match seat(&gang, group, &allocation) {
+            let topology = self.atlas.for_nodes(&self.slurm, &allocation).await;
+            match seat(&gang, group, &allocation, &topology) {
                 Ok(seated) => seats.extend(seated),
                 // Slurm has taken nodes away or the gang has changed: these pods and this allocation
                 // do not belong together.
                 Err(
                     error @ (PlaceError::Outside { .. }
+                    | PlaceError::Astray { .. }
                     | PlaceError::TooFew { .. }
-                    | PlaceError::ShortOf { .. }),
+                    | PlaceError::ShortOf { .. }
+                    | PlaceError::TooManyDevices { .. }),
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
@@ -334,20 +338,19 @@ fn seat(
     gang: &Gang,
     group: &Group,
     allocation: &Allocation,
+    topology: &Topology,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
     let members = || group.members.iter().filter_map(|i| gang.members.get(*i));
-    let whole = group.members.len() == gang.members.len();
-    let seekers: Vec<Seeker<'_>> = (0..)
-        .zip(members())
-        .map(|(place, m)| Seeker {
-            // Within its own component a member's rank counts among those that are alike.
-            rank: if whole { m.rank } else { place },
-            bound: m.bound.as_ref().map(|b| b.node.as_str()),
-        })
+    let alike: Vec<u32> = members().map(|m| m.rank).collect();
+    let is_alike = |m: &&Member| alike.binary_search(&m.rank).is_ok();
+    let others: Vec<u32> = gang.members.iter().filter(|m| !is_alike(m)).map(|m| m.rank).collect();
+    let seekers: Vec<Seeker<'_>> = members()
+        .zip(positions(&alike, &others))
+        .map(|(m, position)| Seeker { rank: m.rank, position, bound: m.bound.as_ref() })
         .collect();
-    let seats = place(&seekers, group.per_node, &group.devices(), allocation)?;
-    let seated = members().zip(seats);
-    Ok(seated.map(|(m, seat)| (m.uid.clone(), Seat { rank: m.rank, ..seat })).collect())
+    let mut placer = Placer::default();
+    let seats = place(&mut placer, &seekers, group.per_node, &group.gres, allocation, topology)?;
+    Ok(members().map(|m| m.uid.clone()).zip(seats).collect())
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {
