@@ -9,6 +9,7 @@ mod bad_input;
 mod door;
 mod giving_back;
 mod interlock;
+mod network;
 mod no_room;
 mod process;
 mod pytorchjob;
