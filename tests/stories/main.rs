@@ -4,9 +4,11 @@
 //! harness.
 
 mod answer_lost;
+mod asking;
 mod assembly;
 mod bad_input;
 mod door;
+mod elastic;
 mod giving_back;
 mod interlock;
 mod network;

@@ -4,6 +4,7 @@ pub(crate) mod bridge;
 pub(crate) mod daemons;
 pub(crate) mod doors;
 pub(crate) mod host;
+mod kinds;
 pub(crate) mod kubernetes;
 pub(crate) mod ports;
 pub(crate) mod slurm;
@@ -39,6 +40,18 @@ pub(crate) struct Wish {
     /// How many p5 nodes; whatever is there, or sixteen.
     pub(crate) nodes: Option<usize>,
     pub(crate) bridge: bool,
+    /// Also the controllers of JobSet and LeaderWorkerSet, and the kinds whose pods stories make.
+    pub(crate) kinds: bool,
+    /// Whether a kube-scheduler is to be had in it.
+    pub(crate) kube_scheduler: bool,
+}
+
+impl Wish {
+    /// The least: Slurm and Kubernetes in this directory.
+    pub(crate) fn of(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self { dir, nodes: None, bridge: false, kinds: false, kube_scheduler: false }
+    }
 }
 
 /// The root of this repository.
@@ -61,7 +74,8 @@ pub(crate) fn up(wish: &Wish) -> Result<()> {
     }
     clear(&dir, true)?;
     let parts = cache::parts()?;
-    let raised = step("bringing the world up", || raise(&dir, &parts, wish));
+    let controllers = wish.kinds.then(cache::binaries::controllers).transpose()?;
+    let raised = step("bringing the world up", || raise(&dir, &parts, controllers, wish));
     if let Err(error) = raised {
         // Nothing half-alive stays behind, but the logs do.
         clear(&dir, false)?;
@@ -78,6 +92,12 @@ fn stay(dir: &Path, wish: &Wish) -> Result<()> {
     if wish.nodes.is_some_and(|wanted| nodes != wanted.to_string()) {
         bail!("the world in {} has {nodes} nodes; take it down first", dir.display());
     }
+    if wish.kube_scheduler {
+        doors::kube_scheduler(dir)?;
+    }
+    if wish.kinds && Daemons::of(dir).recorded().iter().all(|(name, _)| name != "jobset") {
+        bail!("the world in {} was brought up without --kinds; take it down first", dir.display());
+    }
     if wish.bridge && !bridge::find(dir).is_some_and(|(_, runs)| runs) {
         timed("Gangway", || bridge::start(dir, Ports::of(dir)?))?;
     }
@@ -85,13 +105,13 @@ fn stay(dir: &Path, wish: &Wish) -> Result<()> {
     Ok(())
 }
 
-fn raise(dir: &Path, parts: &Parts, wish: &Wish) -> Result<()> {
+fn raise(dir: &Path, parts: &Parts, controllers: Option<PathBuf>, wish: &Wish) -> Result<()> {
     fs::create_dir_all(dir.join("logs"))?;
     let ports = Ports::claim(dir)?;
     let daemons = Daemons::of(dir);
     let count = wish.nodes.unwrap_or(NODES);
     let nodes: Vec<String> = (1..=count).map(|i| format!("p5-{i:04}")).collect();
-    let kubernetes = Kubernetes { world: dir, parts, ports, daemons: &daemons };
+    let kubernetes = Kubernetes { world: dir, parts, controllers, ports, daemons: &daemons };
     let token = std::thread::scope(|scope| -> Result<String> {
         let kubernetes = scope.spawn(|| timed("Kubernetes", || kubernetes.up(&nodes)));
         let slurm = timed("Slurm", || raise_slurm(dir, parts, ports, &daemons, &nodes));
@@ -101,6 +121,9 @@ fn raise(dir: &Path, parts: &Parts, wish: &Wish) -> Result<()> {
         Ok(token)
     })?;
     doors::write(dir, parts, ports, &token)?;
+    if wish.kube_scheduler {
+        doors::kube_scheduler(dir)?;
+    }
     if wish.bridge {
         timed("Gangway", || bridge::start(dir, ports))?;
     }

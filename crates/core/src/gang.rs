@@ -4,6 +4,9 @@
 //! Members come in any order; a member's rank depends only on what it is (role and index), so it is
 //! the same however often it is computed (rule 9).
 
+mod identity;
+mod parts;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ask::Ask;
@@ -12,25 +15,50 @@ use crate::names;
 use crate::order::natural;
 use crate::place::parse_ranges;
 use crate::pod::{self, Demand, Pod};
-use crate::workload::{Kind, Role, Shape, Workload};
+use crate::workload::{Kind, Shape, Workload};
 
 /// The pods of a workload that must start together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gang {
-    /// The workload's uid, or the pod's own for a gang of one.
+    /// The workload's uid, or the pod's own for a gang of one; where a workload has several gangs,
+    /// what tells them apart: `<uid>:<restart attempt>` of a JobSet, the leader pod's uid of a
+    /// LeaderWorkerSet's group.
     pub uid: String,
     /// Namespace.
     pub namespace: String,
     /// Name of the workload or pod.
     pub name: String,
-    /// `PyTorchJob`, `Job`, `PodGroup` or `Pod`.
+    /// `PyTorchJob`, `Job`, `PodGroup`, `JobSet` …, or `Pod`.
     pub kind: String,
     /// Members in rank order. Deleted ones are not among them.
     pub members: Vec<Member>,
     /// How many there must be.
     pub expected: u32,
+    /// Members whose pods are made only when others are ready. Room is asked for them from the
+    /// start, and a seat kept for each until its pod comes.
+    pub later: Vec<Later>,
     /// What the user chose.
     pub ask: Ask,
+}
+
+/// Members of one role whose pods come later, present or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Later {
+    /// Their role.
+    pub role: String,
+    /// The lowest of their ranks.
+    pub first: u32,
+    /// How many they are; their ranks are in a row.
+    pub count: u32,
+    /// What each will need, by the workload's template.
+    pub demand: Demand,
+}
+
+impl Later {
+    /// Whether the member of this rank is one of them.
+    pub fn has(&self, rank: u32) -> bool {
+        rank.checked_sub(self.first).is_some_and(|i| i < self.count)
+    }
 }
 
 /// One pod of a gang.
@@ -68,16 +96,40 @@ pub struct Bound {
 }
 
 impl Gang {
-    /// Every member is there and may be bound.
+    /// Every member that does not come later is there, and all that are there may be bound.
     pub fn complete(&self) -> bool {
-        self.members.len() >= self.expected as usize && !self.members.iter().any(|m| m.gated)
+        self.size() >= self.expected as usize && !self.members.iter().any(|m| m.gated)
+    }
+
+    /// How many members it has, those included that are still to come.
+    pub fn size(&self) -> usize {
+        let absent = if self.later.is_empty() { 0 } else { self.absent().count() };
+        self.members.len() + absent
+    }
+
+    /// Members that are still to come: rank, and what they are.
+    pub fn absent(&self) -> impl Iterator<Item = (u32, &Later)> {
+        let present: BTreeSet<u32> = self.members.iter().map(|m| m.rank).collect();
+        let all = self.later.iter().flat_map(|later| {
+            (later.first..later.first.saturating_add(later.count)).map(move |rank| (rank, later))
+        });
+        all.filter(move |(rank, _)| !present.contains(rank))
+    }
+
+    /// The members that a placeholder is for, whoever comes later: those of the first hour, or all
+    /// where none of these is left.
+    pub fn founders(&self) -> impl Iterator<Item = &Member> {
+        let founder = |m: &Member| !self.later.iter().any(|l| l.has(m.rank));
+        let any = self.members.iter().any(founder);
+        self.members.iter().filter(move |m| !any || founder(m))
     }
 
     /// What its largest member needs, resource by resource: what every member is asked for.
     pub fn largest_demand(&self) -> Demand {
         let mut largest = Demand::default();
-        for member in &self.members {
-            largest.raise_to(&member.demand);
+        let demands = self.members.iter().map(|m| &m.demand);
+        for demand in demands.chain(self.later.iter().map(|l| &l.demand)) {
+            largest.raise_to(demand);
         }
         largest
     }
@@ -99,6 +151,9 @@ pub struct Assembled {
     pub leaving: BTreeSet<String>,
     /// The workload is finished or being deleted: nothing more will come.
     pub over: bool,
+    /// The gang that must have its nodes before this pod may ask for one: it is beyond the least
+    /// number of an elastic workload, and taking the last node would keep all from starting.
+    pub after: Option<String>,
 }
 
 /// Which workload a pod says it belongs to.
@@ -110,71 +165,86 @@ pub enum Claim {
     Workload(Kind, String),
 }
 
-/// Reads which workload a pod belongs to. A native PodGroup goes before the controller, because the
-/// user put it there to say what starts together.
-pub fn claim(pod: &Pod) -> Claim {
-    let group = pod.spec.scheduling_group.as_ref().and_then(|g| g.pod_group_name.as_ref());
-    if let Some(name) = group.filter(|n| !n.is_empty()) {
-        return Claim::Workload(Kind::PodGroup, name.clone());
-    }
-    let Some(controller) = &pod.controller else { return Claim::Alone };
-    match (controller.group.as_str(), controller.kind.as_str()) {
-        ("batch", "Job") => Claim::Workload(Kind::Job, controller.name.clone()),
-        ("kubeflow.org", "PyTorchJob") => {
-            Claim::Workload(Kind::PyTorchJob, controller.name.clone())
-        }
-        _ => Claim::Alone,
-    }
-}
+pub use identity::{claim, needs_grandparent};
+pub use parts::{gang_uid, own};
 
 /// Forms the gangs of one workload's pods: the workload's own gang, if its shape makes one, and a
-/// gang of one for every pod that stands alone. `workload` is `None` for pods without one.
+/// gang of one for every pod that stands alone. A workload may have several gangs at once: groups,
+/// stages, restarts that overlap. `workload` is `None` for pods without one.
 pub fn assemble(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
+    let Some(workload) = workload else { return assemble_part(None, pods) };
+    let (parts, strangers) = parts::divide(workload, pods);
+    let mut out: Vec<Assembled> =
+        parts.iter().flat_map(|(part, pods)| assemble_part(Some(part), pods)).collect();
+    out.extend(strangers.into_iter().map(|(pod, problem)| {
+        alone(&workload.annotations, workload.deadline_seconds, workload.over, pod, Some(problem))
+    }));
+    out
+}
+
+fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
     let none = BTreeMap::new();
     let annotations = workload.map_or(&none, |w| &w.annotations);
+    let deadline = workload.and_then(|w| w.deadline_seconds);
     let over = workload.is_some_and(|w| w.over);
-    let mut out = Vec::new();
-    let (together, alone) = match workload {
-        Some(w) if w.shape != Shape::Singles => split(w, pods),
-        _ => (Vec::new(), pods.to_vec()),
+    let Some(workload) = workload.filter(|w| w.shape != Shape::Singles) else {
+        return pods.iter().map(|pod| alone(annotations, deadline, over, pod, None)).collect();
     };
-    let mut strangers = Vec::new();
-    if let Some(w) = workload.filter(|w| w.shape != Shape::Singles) {
-        let (formed, unranked) = form(w, &together);
-        out.push(formed);
-        strangers = unranked.into_iter().map(|pod| (pod, Some(no_place(w)))).collect();
-    }
-    for (pod, problem) in alone.into_iter().map(|pod| (pod, None)).chain(strangers) {
-        let mut builder = Builder::new(annotations);
-        let member = builder.member(pod, "", 0);
-        if let Some(problem) = problem {
-            builder.fault(pod, problem);
-        }
-        let deleting = pod.deleting;
-        out.push(builder.finish(
-            Gang {
-                uid: pod.uid.clone(),
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                kind: "Pod".to_owned(),
-                members: if deleting { vec![] } else { vec![member] },
-                expected: 1,
-                ask: Ask::default(),
-            },
-            if deleting { BTreeSet::from([pod.uid.clone()]) } else { BTreeSet::new() },
-            over || deleting,
-        ));
-    }
+    let (together, apart) = split(workload, pods);
+    let (formed, strangers) = form(workload, &together);
+    let gang = &formed.gang;
+    let started = gang.complete() && gang.members.iter().all(|m| m.bound.is_some() || m.finished);
+    let after = (!started).then(|| format!("{} {}", gang.kind, gang.name));
+    let apart = apart.into_iter().map(|pod| (pod, None)).chain(strangers);
+    let mut out = vec![formed];
+    out.extend(apart.map(|(pod, problem)| Assembled {
+        after: after.clone(),
+        ..alone(annotations, deadline, over, pod, problem)
+    }));
     out
+}
+
+/// A gang of one, with what is wrong with its pod beside what its own fields tell.
+fn alone(
+    annotations: &BTreeMap<String, String>,
+    deadline: Option<u64>,
+    over: bool,
+    pod: &Pod,
+    problem: Option<String>,
+) -> Assembled {
+    let mut builder = Builder::new(annotations, deadline);
+    let member = builder.member(pod, "", 0);
+    if let Some(problem) = problem {
+        builder.fault(pod, problem);
+    }
+    let deleting = pod.deleting;
+    builder.finish(
+        Gang {
+            uid: pod.uid.clone(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            kind: "Pod".to_owned(),
+            members: if deleting { vec![] } else { vec![member] },
+            expected: 1,
+            later: Vec::new(),
+            ask: Ask::default(),
+        },
+        if deleting { BTreeSet::from([pod.uid.clone()]) } else { BTreeSet::new() },
+        over || deleting,
+    )
 }
 
 /// Separates the pods of a workload that form its gang from those that stand alone: pods beyond the
 /// least count of a PodGroup start on their own, once the gang is there.
 fn split<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
-    let Shape::AtLeast(least) = workload.shape else { return (pods.to_vec(), Vec::new()) };
-    let mut pods = pods.to_vec();
     let belongs = |p: &Pod| p.annotations.get(names::GANG) == Some(&workload.uid);
-    let stands_alone = |p: &Pod| p.annotations.get(names::GANG) == Some(&p.uid);
+    // The gang of a LeaderWorkerSet's group is named after its leader.
+    let stands_alone =
+        |p: &Pod| p.annotations.get(names::GANG) == Some(&p.uid) && p.uid != workload.uid;
+    let Shape::AtLeast(least) = workload.shape else {
+        return pods.iter().partition(|p| !stands_alone(p));
+    };
+    let mut pods = pods.to_vec();
     pods.sort_by(|a, b| {
         (!belongs(a), stands_alone(a), a.deleting)
             .cmp(&(!belongs(b), stands_alone(b), b.deleting))
@@ -201,10 +271,13 @@ fn no_place(workload: &Workload) -> String {
     format!("no role and index that {} {} knows", workload.kind.name(), workload.name)
 }
 
+/// Pods that stand alone, with their problem if they have one.
+type Strangers<'a> = Vec<(&'a Pod, Option<String>)>;
+
 /// Forms the gang of a workload. Returns also the pods that have no place in it: they stand alone
 /// with their problem, because a gang without members tells nobody.
-fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) {
-    let mut builder = Builder::new(&workload.annotations);
+fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>) {
+    let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
     let mut unranked = Vec::new();
@@ -213,7 +286,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) 
             leaving.insert(pod.uid.clone());
             continue;
         }
-        match rank(workload, pod) {
+        match identity::rank(workload, pod) {
             Some((rank, role)) => by_rank.entry(rank).or_default().push((pod, role)),
             None => unranked.push(pod),
         }
@@ -229,8 +302,27 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) 
             by_rank.entry(free.next().unwrap_or(u32::MAX)).or_default().push((pod, ""));
         }
     }
-    for pod in &unranked {
-        builder.fault(pod, no_place(workload));
+    let mut strangers = Vec::new();
+    unranked.sort_by(|a, b| natural(&a.name, &b.name));
+    for pod in unranked {
+        // Where pods of a role are alike, each takes the next free place; any beyond stand alone.
+        match identity::range_of(workload, pod) {
+            Some((role, mut ranks)) => match ranks.find(|r| !by_rank.contains_key(r)) {
+                Some(rank) => by_rank.entry(rank).or_default().push((pod, role)),
+                None => strangers.push((pod, None)),
+            },
+            None => {
+                builder.fault(pod, no_place(workload));
+                strangers.push((pod, Some(no_place(workload))));
+            }
+        }
+    }
+    let later = later(workload);
+    for role in later.iter().filter(|l| l.demand.is_empty()) {
+        builder.problems.push(format!(
+            "{} {}: the template of {} requests nothing, so Slurm cannot know what its pods will need; set resources.requests or limits in it",
+            workload.kind.name(), workload.name, role.role
+        ));
     }
     let mut members = Vec::new();
     for (rank, mut pods) in by_rank {
@@ -250,48 +342,39 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) 
             uid: workload.uid.clone(),
             namespace: workload.namespace.clone(),
             name: workload.name.clone(),
-            kind: workload.kind.name().to_owned(),
+            kind: shown_kind(workload).to_owned(),
             members,
             expected: workload.shape.size(),
+            later,
             ask: Ask::default(),
         },
         leaving,
         workload.over,
     );
-    (formed, unranked)
+    (formed, strangers)
 }
 
-/// The rank and role a pod has by what it is, or else the rank it was bound with: a bound pod that
-/// its workload no longer counts (a PyTorchJob made smaller) holds its node until it has ended.
-fn rank<'a>(workload: &'a Workload, pod: &Pod) -> Option<(u32, &'a str)> {
-    let by_shape = match &workload.shape {
-        Shape::Roles(roles) => rank_by_role(workload.kind, roles, pod),
-        Shape::Singles | Shape::AtLeast(_) => None,
-    };
-    let as_bound = || pod.node().and_then(|_| number(&pod.annotations, names::RANK));
-    by_shape.or_else(|| as_bound().map(|rank| (rank, "")))
-}
-
-/// The rank and role by labels: ranks run through the roles in their order.
-fn rank_by_role<'a>(kind: Kind, roles: &'a [Role], pod: &Pod) -> Option<(u32, &'a str)> {
-    let (role, index) = match kind {
-        Kind::Job => {
-            let key = "batch.kubernetes.io/job-completion-index";
-            ("", number(&pod.annotations, key).or_else(|| number(&pod.labels, key))?)
-        }
-        Kind::PyTorchJob | Kind::PodGroup => (
-            pod.labels.get("training.kubeflow.org/replica-type")?.as_str(),
-            number(&pod.labels, "training.kubeflow.org/replica-index")?,
-        ),
-    };
-    let mut before = 0u32;
-    for candidate in roles {
-        if candidate.name == role {
-            return (index < candidate.count).then(|| (before + index, candidate.name.as_str()));
-        }
-        before += candidate.count;
+/// What the user knows the workload as: a TrainJob is carried out by a JobSet of its name.
+fn shown_kind(workload: &Workload) -> &str {
+    match &workload.owner {
+        Some(owner) if owner.group == "trainer.kubeflow.org" => &owner.kind,
+        _ => workload.kind.name(),
     }
-    None
+}
+
+/// The roles whose members come later.
+fn later(workload: &Workload) -> Vec<Later> {
+    let Shape::Roles(roles) = &workload.shape else { return Vec::new() };
+    let mut first = 0;
+    let mut out = Vec::new();
+    for role in roles {
+        if let Some(demand) = &role.later {
+            let name = role.name.clone();
+            out.push(Later { role: name, first, count: role.count, demand: demand.clone() });
+        }
+        first += role.count;
+    }
+    out
 }
 
 fn number(map: &BTreeMap<String, String>, key: &str) -> Option<u32> {
@@ -305,11 +388,28 @@ struct Builder<'a> {
     /// What is wrong with single pods, and which.
     faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
+    /// How long the workload may run.
+    deadline: Option<u64>,
+    /// How long the pod that may run longest may; `None` before the first pod.
+    longest: Option<u64>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(annotations: &'a BTreeMap<String, String>) -> Self {
-        Self { annotations, problems: Vec::new(), faults: BTreeMap::new(), asks: Vec::new() }
+    fn new(annotations: &'a BTreeMap<String, String>, deadline: Option<u64>) -> Self {
+        Self {
+            annotations,
+            problems: Vec::new(),
+            faults: BTreeMap::new(),
+            asks: Vec::new(),
+            deadline,
+            longest: None,
+        }
+    }
+
+    /// The time limit where no annotation says one: no pod runs longer than Kubernetes lets it.
+    fn time_limit(&self) -> Option<u32> {
+        let seconds = [self.deadline, self.longest].into_iter().flatten().min();
+        seconds.and_then(|s| u32::try_from(s.div_ceil(60)).ok())
     }
 
     fn fault(&mut self, pod: &Pod, what: String) {
@@ -317,6 +417,8 @@ impl<'a> Builder<'a> {
     }
 
     fn member(&mut self, pod: &Pod, role: &str, rank: u32) -> Member {
+        let own = pod.spec.active_deadline_seconds.unwrap_or(u64::MAX);
+        self.longest = Some(self.longest.map_or(own, |longest| longest.max(own)));
         match Ask::read(self.annotations, &pod.annotations) {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
@@ -355,6 +457,7 @@ impl<'a> Builder<'a> {
                 ));
             }
         }
+        gang.ask.time_limit_minutes = gang.ask.time_limit_minutes.or_else(|| self.time_limit());
         // Ten members with the same fault are one fault.
         for (what, pods) in self.faults {
             let others = match pods.len() {
@@ -367,7 +470,7 @@ impl<'a> Builder<'a> {
         }
         self.problems.sort();
         self.problems.dedup();
-        Assembled { gang, problems: self.problems, leaving, over }
+        Assembled { gang, problems: self.problems, leaving, over, after: None }
     }
 }
 

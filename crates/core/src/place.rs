@@ -33,7 +33,7 @@ const MAX_SEATS: usize = 1 << 20;
 pub struct Seeker<'a> {
     /// Rank in the gang.
     pub rank: u32,
-    /// Its place among the members that are placed alike ([`positions`]): the number of its seat.
+    /// Its place among the members that are placed alike: the number of its seat.
     /// For a gang whose members are all alike, its rank.
     pub position: u32,
     /// Where it already is.
@@ -106,14 +106,6 @@ pub enum PlaceError {
         /// Its index.
         index: u32,
     },
-}
-
-/// Positions of members that are placed alike, given their ranks and those of the others in the gang,
-/// both ascending: their ranks as if the others were not there. A member that is missing from both
-/// leaves its seat empty for its replacement.
-pub fn positions(alike: &[u32], others: &[u32]) -> Vec<u32> {
-    let before = |rank: u32| others.partition_point(|other| *other < rank);
-    alike.iter().map(|rank| rank - before(*rank) as u32).collect()
 }
 
 /// Seats the members of a gang, or those of it that are alike, in one allocation.

@@ -195,7 +195,7 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
         return (step, Vec::new());
     }
 
-    let pods = fingerprint(gang.members.iter().map(|m| m.uid.as_str()));
+    let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
     let newest = mine.last();
     if let Some((stamp, job)) = newest
         && stamp.pods == pods

@@ -27,6 +27,9 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// The owner reference marked as controller.
     pub controller: Option<Controller>,
+    /// The controller of its controller, where that is known: a JobSet over its Job, a leader pod
+    /// over a StatefulSet of workers.
+    pub grandparent: Option<Controller>,
     /// Deletion has begun.
     pub deleting: bool,
     /// Its specification.
@@ -75,6 +78,9 @@ pub struct PodSpec {
     /// Native gang membership (Kubernetes 1.36 and newer).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduling_group: Option<SchedulingGroup>,
+    /// How long it may run after it has been started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
 }
 
 /// A gate on scheduling.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::ask::Ask;
 use crate::gang::Gang;
 use crate::job::{Component, GresRequest, Job, JobId, PlaceholderRequest};
 use crate::placeholder::{Fnv, Stamp};
@@ -22,8 +23,8 @@ const MAX_COMPONENTS: usize = 128;
 /// Members that need the same, and what each of them needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Their positions in the gang's members, in rank order.
-    pub members: Vec<usize>,
+    /// Who they are, in rank order: those that come later too.
+    pub places: Vec<Place>,
     /// CPUs of one member.
     pub cpus: u32,
     /// Memory of one member, MiB.
@@ -32,6 +33,15 @@ pub struct Group {
     pub gres: Vec<GresRequest>,
     /// How many of them share a node.
     pub per_node: u32,
+}
+
+/// One member's place in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Its rank in the gang.
+    pub rank: u32,
+    /// Its position in the gang's members; `None` while it is still to come.
+    pub member: Option<usize>,
 }
 
 /// Whether a gang whose members differ may be one heterogeneous job.
@@ -56,23 +66,24 @@ impl Group {
         hash.0
     }
 
-    fn component(&self, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
+    fn component(&self, ask: &Ask, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
         let times = |n: u64| n.checked_mul(u64::from(self.per_node));
         let devices = |gres: &GresRequest| {
             let all = times(u64::from(gres.count)).and_then(|n| u32::try_from(n).ok());
             let count = all.ok_or_else(|| too_much(&gres.name))?;
             Ok(GresRequest { count, ..gres.clone() })
         };
-        let members = u32::try_from(self.members.len()).map_err(|_| too_much("pods"))?.max(1);
+        let members = u32::try_from(self.places.len()).map_err(|_| too_much("pods"))?.max(1);
         let part = apart.then(|| self.mark());
+        let gres = self.gres.iter().map(devices).collect::<Result<_, _>>()?;
         Ok(Component {
             key: Stamp { part, ..stamp.clone() }.to_text(),
             nodes: members.div_ceil(self.per_node),
             tasks_per_node: self.per_node,
             cpus_per_task: self.cpus,
             memory_per_node_mib: times(self.memory_mib).ok_or_else(|| too_much("memory"))?,
-            gres_per_node: self.gres.iter().map(devices).collect::<Result<_, _>>()?,
-            excluded_nodes: String::new(),
+            gres_per_node: ask.with_gres(gres),
+            excluded_nodes: ask.exclude.clone().unwrap_or_default(),
         })
     }
 }
@@ -86,38 +97,52 @@ pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Gr
     if roles == Roles::Levelled {
         return Ok(vec![levelled(gang, table)?]);
     }
-    let mut found: Vec<(&Demand, Vec<usize>)> = Vec::new();
-    for (i, member) in gang.members.iter().enumerate() {
+    let mut found: Vec<(&Demand, Vec<Place>)> = Vec::new();
+    for (place, its) in places(gang) {
         // Members that are alike mostly stand side by side: the last group is looked at first.
-        match found.iter_mut().rev().find(|(demand, _)| *demand == &member.demand) {
-            Some((_, members)) => members.push(i),
-            None => found.push((&member.demand, vec![i])),
+        match found.iter_mut().rev().find(|(demand, _)| *demand == its) {
+            Some((_, places)) => places.push(place),
+            None => found.push((its, vec![place])),
         }
         if found.len() > MAX_COMPONENTS {
             return Ok(vec![levelled(gang, table)?]);
         }
     }
     let mut groups: Vec<Group> = Vec::new();
-    for (demand, members) in found {
-        let group = group(gang, table, demand, members)?;
+    for (demand, places) in found {
+        let group = group(gang, table, demand, places)?;
         // What differs only where Slurm has no word for it (ephemeral storage) is the same to Slurm.
         match groups.iter_mut().find(|g| g.mark() == group.mark()) {
             Some(same) => {
-                same.members.extend(group.members);
-                same.members.sort_unstable();
+                same.places.extend(group.places);
+                same.places.sort_unstable();
             }
             None => groups.push(group),
         }
     }
     for group in &mut groups {
-        group.per_node = per_node(gang, group.members.len());
+        group.per_node = per_node(gang, group.places.len());
     }
     Ok(groups)
 }
 
+/// Every member with what it needs, in rank order: those that are there and those still to come.
+fn places(gang: &Gang) -> Vec<(Place, &Demand)> {
+    let there = gang.members.iter().enumerate();
+    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, &m.demand));
+    if gang.later.is_empty() {
+        return there.collect();
+    }
+    let absent = gang.absent().map(|(rank, later)| (Place { rank, member: None }, &later.demand));
+    let mut all: Vec<_> = there.chain(absent).collect();
+    all.sort_by_key(|(place, _)| *place);
+    all
+}
+
 /// All members as one group: each is asked for as the largest in everything.
 fn levelled(gang: &Gang, table: &ResourceTable) -> Result<Group, Refusal> {
-    group(gang, table, &gang.largest_demand(), (0..gang.members.len()).collect())
+    let places = places(gang).into_iter().map(|(place, _)| place).collect();
+    group(gang, table, &gang.largest_demand(), places)
 }
 
 fn per_node(gang: &Gang, members: usize) -> u32 {
@@ -129,7 +154,7 @@ fn group(
     gang: &Gang,
     table: &ResourceTable,
     demand: &Demand,
-    members: Vec<usize>,
+    places: Vec<Place>,
 ) -> Result<Group, Refusal> {
     let cpus = u32::try_from(demand.milli_cpu.div_ceil(1000)).map_err(|_| too_much("cpu"))?;
     let mut gres = table.gres(demand)?;
@@ -137,8 +162,8 @@ fn group(
         device.kind.clone_from(&gang.ask.gpu_type);
     }
     Ok(Group {
-        per_node: per_node(gang, members.len()),
-        members,
+        per_node: per_node(gang, places.len()),
+        places,
         cpus: cpus.max(1),
         memory_mib: demand.memory.div_ceil(1 << 20).max(1),
         gres,
@@ -170,7 +195,11 @@ pub fn placeholder(
         partition: grant.partition.clone().unwrap_or_default(),
         qos: grant.qos.clone(),
         time_limit_minutes: gang.ask.time_limit_minutes,
-        components: groups.iter().map(|g| g.component(stamp, apart)).collect::<Result<_, _>>()?,
+        components: groups
+            .iter()
+            .map(|g| g.component(&gang.ask, stamp, apart))
+            .collect::<Result<_, _>>()?,
+        options: gang.ask.options.clone(),
     })
 }
 
@@ -179,11 +208,11 @@ pub fn cost_of_levelling(gang: &Gang, table: &ResourceTable) -> Option<String> {
     let apart = groups(gang, table, Roles::Apart).ok()?;
     let all = levelled(gang, table).ok()?;
     let smaller = apart.iter().filter(|g| g.mark() != all.mark());
-    let members: usize = smaller.map(|g| g.members.len()).sum();
+    let members: usize = smaller.map(|g| g.places.len()).sum();
     (members > 0).then(|| {
         format!(
             "this Slurm gives all pods of a gang the same, so {members} of {} pods hold more than they need ({}); Slurm 26.05.3 or newer gives each role its own",
-            gang.members.len(),
+            gang.size(),
             all.describe(),
         )
     })

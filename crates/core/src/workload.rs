@@ -4,41 +4,91 @@
 //! Kubernetes release and the other kinds are CRDs. Unknown fields are ignored; a size that cannot
 //! be read makes the pods stand alone rather than wait for ever.
 
+mod jobset;
+mod kubeflow;
+mod leaderworkerset;
+mod ray;
+mod template;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The kinds of workload whose pods start together.
+use crate::ask::Outcome;
+use crate::names::{ALIAS_PREFIX, PREFIX};
+use crate::pod::{Controller, Demand};
+
+/// The kinds of workload whose pods start together, and one that only leads from a pod to its
+/// workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `scheduling.k8s.io` PodGroup, named by `pod.spec.schedulingGroup`.
     PodGroup,
+    /// `scheduling.x-k8s.io` PodGroup of scheduler-plugins, named by a label.
+    PluginPodGroup,
     /// `batch/v1` Job.
     Job,
     /// `kubeflow.org/v1` PyTorchJob.
     PyTorchJob,
+    /// `kubeflow.org` MPIJob: v2beta1 of the mpi-operator or v1 of the training-operator.
+    MpiJob,
+    /// `jobset.x-k8s.io` JobSet; a TrainJob's pods are those of the JobSet it makes.
+    JobSet,
+    /// `leaderworkerset.x-k8s.io` LeaderWorkerSet.
+    LeaderWorkerSet,
+    /// `ray.io` RayCluster.
+    RayCluster,
+    /// `apps` StatefulSet: no gang, but the link between the workers of a LeaderWorkerSet and
+    /// their leader.
+    StatefulSet,
 }
 
 impl Kind {
-    /// Every kind there is.
-    pub const ALL: [Self; 3] = [Self::PodGroup, Self::Job, Self::PyTorchJob];
+    /// Every kind there is; what a kind [needs](Self::needed_with) stands before it.
+    pub const ALL: [Self; 9] = [
+        Self::PodGroup,
+        Self::PluginPodGroup,
+        Self::Job,
+        Self::PyTorchJob,
+        Self::MpiJob,
+        Self::JobSet,
+        Self::LeaderWorkerSet,
+        Self::RayCluster,
+        Self::StatefulSet,
+    ];
 
     /// API group.
     pub fn group(self) -> &'static str {
         match self {
             Self::PodGroup => "scheduling.k8s.io",
+            Self::PluginPodGroup => "scheduling.x-k8s.io",
             Self::Job => "batch",
-            Self::PyTorchJob => "kubeflow.org",
+            Self::PyTorchJob | Self::MpiJob => "kubeflow.org",
+            Self::JobSet => "jobset.x-k8s.io",
+            Self::LeaderWorkerSet => "leaderworkerset.x-k8s.io",
+            Self::RayCluster => "ray.io",
+            Self::StatefulSet => "apps",
         }
     }
 
     /// Kind as in the API.
     pub fn name(self) -> &'static str {
         match self {
-            Self::PodGroup => "PodGroup",
+            Self::PodGroup | Self::PluginPodGroup => "PodGroup",
             Self::Job => "Job",
             Self::PyTorchJob => "PyTorchJob",
+            Self::MpiJob => "MPIJob",
+            Self::JobSet => "JobSet",
+            Self::LeaderWorkerSet => "LeaderWorkerSet",
+            Self::RayCluster => "RayCluster",
+            Self::StatefulSet => "StatefulSet",
         }
+    }
+
+    /// The kind without which this one need not be watched: every cluster has StatefulSets, and
+    /// only those of LeaderWorkerSets say anything about a gang.
+    pub fn needed_with(self) -> Option<Self> {
+        (self == Self::StatefulSet).then_some(Self::LeaderWorkerSet)
     }
 }
 
@@ -55,12 +105,18 @@ pub struct Workload {
     pub uid: String,
     /// API version it was served at, for references in events.
     pub api_version: String,
-    /// Annotations: defaults for its pods.
+    /// Annotations of ours and of the peer: defaults for its pods.
     pub annotations: BTreeMap<String, String>,
+    /// What made it, if something did.
+    pub owner: Option<Controller>,
     /// How its pods belong together.
     pub shape: Shape,
     /// Finished, or being deleted: no further pods will come.
     pub over: bool,
+    /// How it has ended, where it says so itself.
+    pub outcome: Option<Outcome>,
+    /// How long it may run, from its `activeDeadlineSeconds`.
+    pub deadline_seconds: Option<u64>,
 }
 
 /// How the pods of a workload belong together.
@@ -72,15 +128,25 @@ pub enum Shape {
     Roles(Vec<Role>),
     /// At least so many of pods that are alike; any beyond are gangs of one.
     AtLeast(u32),
+    /// One gang after another, each of these roles: a stage begins when the one before it has run
+    /// to its end. A workload that starts at once, or bit by bit, has one stage.
+    Stages(Vec<Vec<Role>>),
+    /// Any number of gangs, each of these roles.
+    Groups(Vec<Role>),
 }
 
 /// One role of a gang.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Role {
     /// `master`, `worker` …; empty where there is only one.
     pub name: String,
     /// How many members have it.
     pub count: u32,
+    /// Its pods are made only when members of other roles are ready; until then this is what each
+    /// of them will need, by the workload's template.
+    pub later: Option<Demand>,
+    /// Elastic: pods of this role beyond the count are gangs of one that come after the gang.
+    pub elastic: bool,
 }
 
 impl Shape {
@@ -88,10 +154,15 @@ impl Shape {
     pub fn size(&self) -> u32 {
         match self {
             Self::Singles => 1,
-            Self::Roles(roles) => roles.iter().map(|r| r.count).sum(),
+            Self::Roles(roles) | Self::Groups(roles) => size(roles),
             Self::AtLeast(n) => *n,
+            Self::Stages(stages) => stages.iter().map(|roles| size(roles)).max().unwrap_or(0),
         }
     }
+}
+
+fn size(roles: &[Role]) -> u32 {
+    roles.iter().fold(0u32, |sum, role| sum.saturating_add(role.count))
 }
 
 /// Largest gang there can be: Slurm's own limit on nodes (MAX_SLURM_NODES).
@@ -108,15 +179,29 @@ impl Workload {
         }
         let annotations = meta
             .get("annotations")
-            .and_then(|a| serde_json::from_value(a.clone()).ok())
-            .unwrap_or_default();
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            // What others have written there can be large, and is nothing to us.
+            .filter(|(key, _)| key.starts_with(PREFIX) || key.starts_with(ALIAS_PREFIX))
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+            .collect();
         let spec = object.get("spec").unwrap_or(&Value::Null);
         let shape = match kind {
             Kind::PodGroup => pod_group_shape(spec),
             Kind::Job => job_shape(spec),
-            Kind::PyTorchJob => pytorch_shape(spec),
+            Kind::PyTorchJob => kubeflow::pytorch(spec),
+            Kind::PluginPodGroup => match spec.get("minMember").and_then(count) {
+                Some(n) if n > 0 => Shape::AtLeast(n),
+                _ => Shape::Singles,
+            },
+            Kind::MpiJob => kubeflow::mpi(spec),
+            Kind::JobSet => jobset::shape(spec),
+            Kind::LeaderWorkerSet => leaderworkerset::shape(spec),
+            Kind::RayCluster => ray::shape(spec),
+            Kind::StatefulSet => Shape::Singles,
         };
-        let shape = if shape.size() > MAX_GANG { Shape::Singles } else { shape };
+        let shape = if (1..=MAX_GANG).contains(&shape.size()) { shape } else { Shape::Singles };
         Some(Self {
             kind,
             namespace: text(meta, "namespace"),
@@ -124,21 +209,57 @@ impl Workload {
             uid,
             api_version: text(object, "apiVersion"),
             annotations,
+            owner: owner(meta),
             shape,
             over: meta.get("deletionTimestamp").is_some_and(|t| !t.is_null()) || finished(object),
+            outcome: outcome(object),
+            deadline_seconds: deadline(spec),
         })
     }
 }
 
+/// The owner reference marked as controller.
+fn owner(meta: &Value) -> Option<Controller> {
+    let owners = meta.get("ownerReferences")?.as_array()?;
+    let owner = owners.iter().find(|o| o.get("controller").and_then(Value::as_bool) == Some(true));
+    let text = |k: &str| owner?.get(k)?.as_str().map(str::to_owned);
+    let version = text("apiVersion")?;
+    Some(Controller {
+        group: version.split_once('/').map_or("", |(group, _)| group).to_owned(),
+        kind: text("kind")?,
+        name: text("name")?,
+        uid: text("uid")?,
+    })
+}
+
 /// Conditions that say no further pods will come: batch (`Complete`, `Failed`), Kubeflow
-/// (`Succeeded`, `Failed`).
+/// (`Succeeded`, `Failed`), JobSet (`Completed`, `Failed`).
 fn finished(object: &Value) -> bool {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|c| {
         let is = |k: &str, v: &str| c.get(k).and_then(Value::as_str) == Some(v);
-        (is("type", "Complete") || is("type", "Succeeded") || is("type", "Failed"))
+        ["Complete", "Completed", "Succeeded", "Failed"].iter().any(|t| is("type", t))
             && is("status", "True")
     })
+}
+
+/// How a workload has ended by its own conditions. Deleted is neither well nor badly.
+fn outcome(object: &Value) -> Option<Outcome> {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let text = |c: &Value, k: &str| c.get(k).and_then(Value::as_str).map(str::to_owned);
+    let is_true = |c: &&Value| text(c, "status").as_deref() == Some("True");
+    conditions.into_iter().flatten().filter(is_true).find_map(|c| match text(c, "type")?.as_str() {
+        // JobSet and Trainer say Completed or Complete, Kubeflow's older kinds Succeeded.
+        "Complete" | "Completed" | "Succeeded" => Some(Outcome::Succeeded),
+        "Failed" => Some(Outcome::Failed),
+        _ => None,
+    })
+}
+
+/// `activeDeadlineSeconds` where Job and TrainJob have it, or Kubeflow's older kinds.
+fn deadline(spec: &Value) -> Option<u64> {
+    let paths = ["/activeDeadlineSeconds", "/runPolicy/activeDeadlineSeconds"];
+    paths.iter().find_map(|path| spec.pointer(path)?.as_u64()).filter(|seconds| *seconds > 0)
 }
 
 /// A gang policy moves between releases; what stays is a `minCount` somewhere below `spec`
@@ -159,29 +280,10 @@ fn job_shape(spec: &Value) -> Shape {
     let completions = spec.get("completions").and_then(count);
     match (indexed, parallelism, completions) {
         (true, Some(p), Some(c)) if p == c && p > 0 => {
-            Shape::Roles(vec![Role { name: String::new(), count: p }])
+            Shape::Roles(vec![Role { count: p, ..Role::default() }])
         }
         _ => Shape::Singles,
     }
-}
-
-/// Master first, then workers, then any other replica type by name: the order of Kubeflow's ranks.
-fn pytorch_shape(spec: &Value) -> Shape {
-    let Some(specs) = spec.get("pytorchReplicaSpecs").and_then(Value::as_object) else {
-        return Shape::Singles;
-    };
-    let mut roles: Vec<Role> = specs
-        .iter()
-        .map(|(name, s)| Role {
-            name: name.to_lowercase(),
-            count: s.get("replicas").map_or(Some(1), count).unwrap_or(1),
-        })
-        .collect();
-    roles.sort_by_key(|r| (r.name != "master", r.name != "worker", r.name.clone()));
-    if roles.iter().map(|r| u64::from(r.count)).sum::<u64>() == 0 {
-        return Shape::Singles;
-    }
-    Shape::Roles(roles)
 }
 
 fn count(value: &Value) -> Option<u32> {
@@ -200,7 +302,8 @@ mod tests {
     }
 
     fn roles(list: &[(&str, u32)]) -> Shape {
-        Shape::Roles(list.iter().map(|(n, c)| Role { name: (*n).into(), count: *c }).collect())
+        let role = |(n, c): &(&str, u32)| Role { name: (*n).into(), count: *c, ..Role::default() };
+        Shape::Roles(list.iter().map(role).collect())
     }
 
     #[test]
@@ -236,10 +339,57 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_pod_group_asks_for_its_least_members() {
+        assert_eq!(shape(Kind::PluginPodGroup, &json!({"minMember": 3})), Shape::AtLeast(3));
+        assert_eq!(shape(Kind::PluginPodGroup, &json!({"minMember": 0})), Shape::Singles);
+        assert_eq!(shape(Kind::PluginPodGroup, &json!({})), Shape::Singles);
+    }
+
+    #[test]
+    fn of_annotations_only_ours_are_kept_and_of_owners_only_the_controller() {
+        let object = json!({"metadata": {"name": "n", "uid": "u",
+            "annotations": {"gangway.dev/partition": "a", "slurmjob.slinky.slurm.net/qos": "b",
+                "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Node", "name": "x", "uid": "1"},
+                {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "s", "uid": "2",
+                 "controller": true}]}});
+        let workload = Workload::read(Kind::Job, &object).expect("an object");
+        let kept: Vec<_> = workload.annotations.keys().map(String::as_str).collect();
+        assert_eq!(kept, ["gangway.dev/partition", "slurmjob.slinky.slurm.net/qos"]);
+        let [group, kind, name, uid] = ["jobset.x-k8s.io", "JobSet", "s", "2"].map(str::to_owned);
+        assert_eq!(workload.owner, Some(Controller { group, kind, name, uid }));
+    }
+
+    #[test]
+    fn a_workload_says_how_it_ended_and_how_long_it_may_run() {
+        let read = |spec: Value, kind: &str, status: &str| {
+            let conditions =
+                json!([{"type": "Suspended", "status": "True"}, {"type": kind, "status": status}]);
+            let object = json!({"metadata": {"name": "n", "uid": "u"}, "spec": spec,
+                "status": {"conditions": conditions}});
+            let workload = Workload::read(Kind::Job, &object).expect("an object");
+            (workload.outcome, workload.deadline_seconds)
+        };
+        let succeeded = Some(Outcome::Succeeded);
+        assert_eq!(
+            read(json!({"activeDeadlineSeconds": 61}), "Complete", "True"),
+            (succeeded, Some(61))
+        );
+        let kubeflow = json!({"runPolicy": {"activeDeadlineSeconds": 5}});
+        assert_eq!(read(kubeflow, "Succeeded", "True"), (succeeded, Some(5)));
+        assert_eq!(read(json!({}), "Failed", "True"), (Some(Outcome::Failed), None));
+        assert_eq!(read(json!({"activeDeadlineSeconds": null}), "Failed", "False"), (None, None));
+    }
+
+    #[test]
     fn a_finished_or_deleted_workload_is_over() {
         let done = json!({"metadata": {"name": "n", "uid": "u"},
             "status": {"conditions": [{"type": "Complete", "status": "True"}]}});
         assert!(Workload::read(Kind::Job, &done).expect("an object").over);
+        let done = json!({"metadata": {"name": "n", "uid": "u"},
+            "status": {"conditions": [{"type": "Completed", "status": "True"}]}});
+        assert!(Workload::read(Kind::JobSet, &done).expect("an object").over);
         let running = json!({"metadata": {"name": "n", "uid": "u"},
             "status": {"conditions": [{"type": "Failed", "status": "False"}]}});
         assert!(!Workload::read(Kind::Job, &running).expect("an object").over);

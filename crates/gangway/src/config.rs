@@ -4,18 +4,21 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod kubescheduler;
 mod section;
 mod topology;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use gangway_core::ask::TABLE;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
 
+pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 use section::Section;
 pub(crate) use topology::Network;
 
@@ -98,17 +101,7 @@ pub(crate) enum ConfigError {
 impl Settings {
     /// Reads the file, if there is one, and lays the flags over it.
     pub(crate) fn load(flags: &Flags) -> Result<Self, ConfigError> {
-        let file = match &flags.config {
-            None => serde_json::Value::Object(serde_json::Map::new()),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-                parse_yaml(&text).map_err(|source| ConfigError::Yaml {
-                    path: path.clone(),
-                    source: Box::new(source),
-                })?
-            }
-        };
+        let file = read_file(flags.config.as_deref())?;
         Self::read(&file, flags).map_err(ConfigError::Problems)
     }
 
@@ -122,7 +115,7 @@ impl Settings {
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
-        let policy = read_policy(root.section("policy"), &slurm.user);
+        let policy = read_policy(root.section("policy"), &slurm.user, &problems);
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
@@ -132,6 +125,17 @@ impl Settings {
         root.finish();
         problems.into_result()?;
         Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })
+    }
+}
+
+fn read_file(path: Option<&Path>) -> Result<serde_json::Value, ConfigError> {
+    let Some(path) = path else { return Ok(serde_json::Value::Object(serde_json::Map::new())) };
+    let path = path.to_owned();
+    match std::fs::read_to_string(&path) {
+        Err(source) => Err(ConfigError::Read { path, source }),
+        Ok(text) => {
+            parse_yaml(&text).map_err(|source| ConfigError::Yaml { path, source: Box::new(source) })
+        }
     }
 }
 
@@ -215,9 +219,17 @@ fn read_tls(mut tls: Section<'_>, problems: &section::Problems) -> Option<Tls> {
     }
 }
 
-fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
+fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Problems) -> Policy {
+    let annotations = |section: &mut Section<'_>, key: &str| {
+        let names = section.texts(key);
+        for name in names.iter().filter(|name| TABLE.iter().all(|row| row.name != *name)) {
+            problems.add(&section.at(key), &format!("no annotation is called gangway.dev/{name}"));
+        }
+        names
+    };
     let default_partition = policy.text("defaultPartition");
     let partitions = policy.texts("partitions");
+    let closed = annotations(&mut policy, "closed");
     let mut identities: Vec<Identity> = Vec::new();
     let listed = policy.sections("identities");
     let any = !listed.is_empty();
@@ -232,6 +244,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
             account: entry.text("account"),
             accounts: entry.texts("accounts"),
             qos: entry.texts("qos"),
+            allow: annotations(&mut entry, "allow"),
         });
         entry.finish();
     }
@@ -245,7 +258,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
             ..Identity::default()
         });
     }
-    Policy { default_partition, partitions, identities }
+    Policy { default_partition, partitions, closed, identities }
 }
 
 #[cfg(test)]
@@ -277,7 +290,7 @@ clutser: x
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
 listen: { grpc: here }
 tls: { key: k }
-policy: { identities: [ { user: u, role: admin } ], partitions: gpu }
+policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 ";
         let problems = read(yaml).expect_err("many problems");
@@ -291,7 +304,9 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "tls:",
             "policy.identities[0].namespace:",
             "policy.identities[0].role:",
+            "policy.identities[0].allow:",
             "policy.partitions:",
+            "policy.closed:",
             "topology.source:",
             "topology.layouts[0]:",
             "topology.layouts[0].instanceType:",
@@ -309,7 +324,8 @@ slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false }
 policy:
   defaultPartition: gpu
   identities:
-    - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2] }
+    - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
+  closed: [exclusive]
 resources: { example.com/npu: npu }
 topology:
   source: labels
@@ -320,6 +336,8 @@ topology:
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
         assert_eq!(settings.policy.identities[0].group, "ml");
+        assert_eq!(settings.policy.identities[0].allow, ["priority"]);
+        assert_eq!(settings.policy.closed, ["exclusive"]);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
         assert_eq!(settings.network.labels, ["example.com/rack"]);

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use gangway_core::ask::{Other, Outcome};
 use gangway_core::follow::Spot;
-use gangway_core::gang::{Assembled, Claim, assemble, claim};
+use gangway_core::gang::{Assembled, Claim, assemble, claim, gang_uid, needs_grandparent, own};
 use gangway_core::names;
 use gangway_core::place::{Seat, parse_ranges};
-use gangway_core::pod::Pod;
+use gangway_core::pod::{Controller, Pod};
 use gangway_core::workload::{Kind, Shape, Workload};
 
 /// A workload by what a pod knows of it: kind, namespace, name. Pods without one are each their own.
@@ -24,7 +25,11 @@ pub(crate) enum Group {
 pub(crate) struct Index {
     pods: HashMap<String, (Pod, Group)>,
     groups: HashMap<Group, BTreeSet<String>>,
+    /// Pods that another of our processes has bound: followed there, but they hold devices.
+    strangers: HashMap<String, Pod>,
     workloads: HashMap<(Kind, String, String), Workload>,
+    /// The pods, by their controller's uid, whose gang depends on what is over their controller.
+    links: HashMap<String, BTreeSet<String>>,
     /// Slurm's node name → Kubernetes' node name.
     nodes: HashMap<String, String>,
     /// Kubernetes' node name → Slurm's.
@@ -36,9 +41,14 @@ pub(crate) struct Index {
 
 impl Index {
     /// Takes in a pod as it is now. Returns the group it belongs to.
-    pub(crate) fn put_pod(&mut self, pod: Pod) -> Group {
+    pub(crate) fn put_pod(&mut self, mut pod: Pod) -> Group {
         let before = self.take_out(&pod.uid);
-        let group = match claim(&pod) {
+        let claim = claim(&pod);
+        if let Some(controller) = pod.controller.clone().filter(|_| needs_grandparent(&claim)) {
+            self.links.entry(controller.uid.clone()).or_default().insert(pod.uid.clone());
+            pod.grandparent = self.over(&pod.namespace, &controller);
+        }
+        let group = match claim {
             Claim::Alone => Group::Alone(pod.uid.clone()),
             Claim::Workload(kind, name) => Group::Workload(kind, pod.namespace.clone(), name),
         };
@@ -60,43 +70,97 @@ impl Index {
         Some(group)
     }
 
+    /// What is over a pod's controller, as far as that is known.
+    fn over(&self, namespace: &str, controller: &Controller) -> Option<Controller> {
+        let kind = [Kind::Job, Kind::StatefulSet]
+            .into_iter()
+            .find(|kind| kind.group() == controller.group && kind.name() == controller.kind)?;
+        let known = self.workloads.get(&(kind, namespace.to_owned(), controller.name.clone()))?;
+        (known.uid == controller.uid).then(|| known.owner.clone())?
+    }
+
     /// Takes a pod out; its workload stays known.
     fn take_out(&mut self, uid: &str) -> Option<Group> {
         let (pod, group) = self.pods.remove(uid)?;
-        for key in held(&pod) {
-            if let Some(holders) = self.devices.get_mut(&key) {
-                holders.remove(uid);
-                if holders.is_empty() {
-                    self.devices.remove(&key);
-                }
-            }
-        }
+        self.let_go(&pod);
         if let Some(members) = self.groups.get_mut(&group) {
             members.remove(uid);
             if members.is_empty() {
                 self.groups.remove(&group);
             }
         }
+        let controller = pod.controller.map(|c| c.uid).unwrap_or_default();
+        if let Some(pods) = self.links.get_mut(&controller) {
+            pods.remove(uid);
+            if pods.is_empty() {
+                self.links.remove(&controller);
+            }
+        }
         Some(group)
     }
 
-    /// A workload that is over is remembered for its pods only.
+    fn let_go(&mut self, pod: &Pod) {
+        for key in held(pod) {
+            if let Some(holders) = self.devices.get_mut(&key) {
+                holders.remove(&pod.uid);
+                if holders.is_empty() {
+                    self.devices.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Takes in a pod that another of our processes has bound.
+    pub(crate) fn put_stranger(&mut self, pod: Pod) {
+        self.drop_stranger(&pod.uid);
+        for key in held(&pod) {
+            self.devices.entry(key).or_default().insert(pod.uid.clone());
+        }
+        self.strangers.insert(pod.uid.clone(), pod);
+    }
+
+    /// Forgets such a pod.
+    pub(crate) fn drop_stranger(&mut self, uid: &str) {
+        if let Some(pod) = self.strangers.remove(uid) {
+            self.let_go(&pod);
+        }
+    }
+
+    /// Keeps only such pods of a full list.
+    pub(crate) fn keep_strangers(&mut self, uids: &HashSet<String>) {
+        let gone = self.strangers.keys().filter(|uid| !uids.contains(*uid));
+        for uid in gone.cloned().collect::<Vec<_>>() {
+            self.drop_stranger(&uid);
+        }
+    }
+
+    /// A workload that is no more is remembered for its pods only. One that has ended and is still
+    /// there is remembered for those that wait for it.
     fn forget_if_over(&mut self, group: &Group) {
         if let Group::Workload(kind, namespace, name) = group
             && !self.groups.contains_key(group)
         {
             let key = (*kind, namespace.clone(), name.clone());
-            if self.workloads.get(&key).is_some_and(|w| w.over) {
+            if self.workloads.get(&key).is_some_and(no_more) {
                 self.workloads.remove(&key);
             }
         }
     }
 
-    /// Takes in a workload as it is now.
-    pub(crate) fn put_workload(&mut self, workload: Workload) -> Group {
+    /// Takes in a workload as it is now. Returns the groups it says something about: that of its
+    /// own pods, and those that its pods belong to for what is over it.
+    pub(crate) fn put_workload(&mut self, workload: Workload) -> Vec<Group> {
         let key = (workload.kind, workload.namespace.clone(), workload.name.clone());
-        self.workloads.insert(key.clone(), workload);
-        Group::Workload(key.0, key.1, key.2)
+        let mut groups = vec![Group::Workload(key.0, key.1.clone(), key.2.clone())];
+        for uid in self.links.get(&workload.uid).into_iter().flatten() {
+            let Some((pod, group)) = self.pods.get_mut(uid) else { continue };
+            if pod.grandparent != workload.owner {
+                pod.grandparent.clone_from(&workload.owner);
+                groups.extend((!groups.contains(group)).then(|| group.clone()));
+            }
+        }
+        self.workloads.insert(key, workload);
+        groups
     }
 
     /// Marks a workload as gone. While pods of it are there it is remembered, for their ending.
@@ -113,6 +177,7 @@ impl Index {
             && known.uid == uid
         {
             known.over = true;
+            known.outcome = None;
             if !self.groups.contains_key(&group) {
                 self.workloads.remove(&key);
             }
@@ -165,7 +230,7 @@ impl Index {
         let mut known: HashSet<String> = self.pods.keys().cloned().collect();
         for (pod, group) in self.pods.values() {
             known.extend(pod.annotations.get(names::GANG).cloned());
-            known.extend(self.workload(group).map(|w| w.uid.clone()));
+            known.extend(self.workload(group).and_then(|w| gang_uid(w, pod)));
         }
         known
     }
@@ -197,19 +262,53 @@ impl Index {
 
     /// The gangs of one group as they are now.
     pub(crate) fn assemble(&self, group: &Group) -> Vec<Assembled> {
+        let mut formed = self.form(group);
+        for Assembled { gang, problems, .. } in &mut formed {
+            let Some(dependency) = &gang.ask.dependency else { continue };
+            for path in dependency.workloads() {
+                let Some(other) = self.other(&gang.namespace, path) else { continue };
+                if other.uid == gang.uid {
+                    problems.push(format!(
+                        "annotation gangway.dev/dependency: {path} cannot wait for itself"
+                    ));
+                }
+                gang.ask.others.insert(path.to_owned(), other);
+            }
+        }
+        formed
+    }
+
+    /// What is seen of the workload `kind/name`; `None` where there is none.
+    fn other(&self, namespace: &str, path: &str) -> Option<Other> {
+        let (kind, name) = path.split_once('/')?;
+        if kind == "pod" {
+            let mut pods = self.pods.values();
+            let (pod, group) = pods.find(|(p, _)| p.name == name && p.namespace == namespace)?;
+            let gang = self.workload(group).filter(|w| w.shape != Shape::Singles);
+            let uid = gang.map_or(&pod.uid, |w| &w.uid).clone();
+            return Some(Other { uid, outcome: ended([pod].into_iter()) });
+        }
+        let kind = Kind::ALL.into_iter().find(|k| k.name().eq_ignore_ascii_case(kind))?;
+        let group = Group::Workload(kind, namespace.to_owned(), name.to_owned());
+        let workload = self.workload(&group).filter(|w| !no_more(w))?;
+        // A PodGroup says nothing of an end; its pods do.
+        let of_pods = || {
+            let pods = self.groups.get(&group)?.iter().filter_map(|uid| self.pod(uid));
+            let pods: Vec<&Pod> = pods.collect();
+            let all = pods.len() >= workload.shape.size() as usize;
+            ended(pods.into_iter()).filter(|_| all && kind == Kind::PodGroup)
+        };
+        Some(Other { uid: workload.uid.clone(), outcome: workload.outcome.or_else(of_pods) })
+    }
+
+    fn form(&self, group: &Group) -> Vec<Assembled> {
         let uids = self.groups.get(group).into_iter().flatten();
         let pods: Vec<&Pod> = uids.filter_map(|uid| self.pod(uid)).collect();
         match group {
             Group::Alone(_) => assemble(None, &pods),
             Group::Workload(kind, namespace, name) => match self.workload(group) {
                 Some(workload) => {
-                    // Pods of an earlier workload of the same name are not of this one.
-                    let own = |p: &&&Pod| {
-                        *kind == Kind::PodGroup
-                            || p.controller.as_ref().is_none_or(|c| c.uid == workload.uid)
-                    };
-                    let mine: Vec<&Pod> = pods.iter().filter(own).copied().collect();
-                    let others: Vec<&Pod> = pods.iter().filter(|p| !own(p)).copied().collect();
+                    let (mine, others) = own(workload, &pods);
                     let mut out = assemble(Some(workload), &mine);
                     out.extend(orphans(*kind, namespace, name, &others));
                     out
@@ -231,12 +330,30 @@ impl Index {
         for (gres, index) in indexes {
             let holders = self.devices.get(&(node.clone(), gres.clone(), index));
             let other = holders.into_iter().flatten().find(|holder| *holder != uid);
-            if let Some(pod) = other.and_then(|o| self.pod(o)) {
+            if let Some(pod) = other.and_then(|o| self.pod(o).or(self.strangers.get(o))) {
                 return Spot::Taken { by: pod.path() };
             }
         }
         Spot::Free(node.clone())
     }
+}
+
+/// Deleted, or about to be: nothing will be known of its end.
+fn no_more(workload: &Workload) -> bool {
+    workload.over && workload.outcome.is_none()
+}
+
+/// How pods have ended; `None` while one of them has not, or there are none.
+fn ended<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<Outcome> {
+    let mut all = None;
+    for pod in pods {
+        match pod.status.phase.as_deref() {
+            Some("Succeeded") => all = all.or(Some(Outcome::Succeeded)),
+            Some("Failed") => all = Some(Outcome::Failed),
+            _ => return None,
+        }
+    }
+    all
 }
 
 /// The devices a pod holds: from its binding until its containers have stopped for good.
@@ -271,8 +388,11 @@ fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod]) -> Vec<Assemb
         uid: uid.to_owned(),
         api_version: String::new(),
         annotations: BTreeMap::new(),
+        owner: None,
         shape,
         over,
+        outcome: None,
+        deadline_seconds: None,
     };
     for (gang, pods) in bound {
         let shape = Shape::AtLeast(u32::try_from(pods.len()).unwrap_or(1));

@@ -66,6 +66,8 @@ impl From<LeanPod> for Pod {
                 name: o.name,
                 uid: o.uid,
             }),
+            // Known to the index, not to the pod.
+            grandparent: None,
             deleting: meta.deletion_timestamp.is_some(),
             spec: lean.spec,
             status: lean.status,

@@ -3,6 +3,7 @@
 //! Knows Kubernetes, no Slurm. One task owns the index and the table of gangs; every gang that
 //! has pods gets a follower, which is told whenever the gang changes.
 
+mod waiters;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use watch::Event;
+
+use waiters::Waiters;
 
 use crate::cluster::{Cluster, View, World};
 use crate::follow::Follower;
@@ -34,6 +37,7 @@ pub(crate) struct Source {
     followers: HashMap<String, channel::Sender<View>>,
     /// Gangs formed from each group when it was last looked at.
     formed: HashMap<Group, BTreeSet<String>>,
+    waiters: Waiters,
     synced: Synced,
 }
 
@@ -41,6 +45,7 @@ pub(crate) struct Source {
 #[derive(Default)]
 struct Synced {
     pods: bool,
+    strangers: bool,
     nodes: bool,
     kinds: HashSet<Kind>,
     /// Kinds that the API server does not serve have nothing to be read.
@@ -50,7 +55,11 @@ struct Synced {
 
 impl Synced {
     fn all(&self) -> bool {
-        self.pods && self.nodes && self.discovered && self.expected.is_subset(&self.kinds)
+        self.pods
+            && self.strangers
+            && self.nodes
+            && self.discovered
+            && self.expected.is_subset(&self.kinds)
     }
 }
 
@@ -62,6 +71,7 @@ impl Source {
             readiness,
             followers: HashMap::new(),
             formed: HashMap::new(),
+            waiters: Waiters::default(),
             synced: Synced::default(),
         }
     }
@@ -73,7 +83,8 @@ impl Source {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(8192);
-        watch::start(&self.cluster.nursery, &client, &sender, &stop, self.readiness.clone());
+        let (nursery, name) = (&self.cluster.nursery, &self.cluster.scheduler_name);
+        watch::start(nursery, &client, &sender, &stop, name, self.readiness.clone());
         let (gone, mut ended) = mpsc::unbounded_channel();
         let mut dirty: HashSet<Group> = HashSet::new();
         let mut due: Option<Instant> = None;
@@ -111,6 +122,7 @@ impl Source {
             match event {
                 Event::Pod(pod) => {
                     freed = pod.finished();
+                    dirty.extend(self.waiters.for_pod(&pod.namespace, &pod.name));
                     // It may have moved.
                     dirty.extend(index.group_of(&pod.uid).cloned());
                     dirty.insert(index.put_pod(*pod));
@@ -127,6 +139,19 @@ impl Source {
                         dirty.extend(index.drop_pod(&uid));
                     }
                 }
+                Event::Stranger(pod) => {
+                    freed = pod.finished();
+                    index.put_stranger(*pod);
+                }
+                Event::StrangerGone(uid) => {
+                    freed = true;
+                    index.drop_stranger(&uid);
+                }
+                Event::StrangersListed(uids) => {
+                    self.synced.strangers = true;
+                    freed = true;
+                    index.keep_strangers(&uids);
+                }
                 Event::Node { name, labels } => {
                     freed = true;
                     index.put_node(&name, &labels);
@@ -142,7 +167,7 @@ impl Source {
                     self.world.atlas().keep(&names);
                 }
                 Event::Workload(workload) => {
-                    dirty.insert(index.put_workload(*workload));
+                    dirty.extend(index.put_workload(*workload));
                 }
                 Event::WorkloadGone { kind, namespace, name, uid } => {
                     dirty.insert(index.drop_workload(kind, &namespace, &name, &uid));
@@ -160,11 +185,13 @@ impl Source {
         if freed {
             self.world.seats_freed();
         }
+        self.waiters.wake(dirty);
     }
 
     /// Looks at one group and tells its gangs.
     fn look(&mut self, group: &Group, gone: &mpsc::UnboundedSender<String>) {
         let assembled = self.world.index().assemble(group);
+        self.waiters.note(group, &assembled);
         let mut now = BTreeSet::new();
         for assembled in assembled {
             now.insert(assembled.gang.uid.clone());

@@ -19,6 +19,8 @@ struct Module {
     /// The version of the `k8s.io` modules that this module's own go.mod takes from its source tree.
     staging: Option<&'static str>,
     ldflags: &'static str,
+    /// Files of the module that are needed beside its programs, and what they are called there.
+    files: &'static [(&'static str, &'static str)],
 }
 
 static MODULES: [Module; 3] = [
@@ -30,6 +32,7 @@ static MODULES: [Module; 3] = [
         staging: Some("v0.36.3"),
         ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
             -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+        files: &[],
     },
     Module {
         name: "kwok",
@@ -38,6 +41,7 @@ static MODULES: [Module; 3] = [
         programs: &["cmd/kwok"],
         staging: None,
         ldflags: "-s -w",
+        files: &[],
     },
     Module {
         name: "training-operator",
@@ -46,8 +50,46 @@ static MODULES: [Module; 3] = [
         programs: &["cmd/training-operator.v1"],
         staging: None,
         ldflags: "-s -w",
+        files: &[(CRD, "pytorchjobs.yaml")],
     },
 ];
+
+/// Controllers of further kinds: a part of their own, because only tests need them.
+static CONTROLLERS: [Module; 2] = [
+    Module {
+        name: "jobset",
+        path: "sigs.k8s.io/jobset",
+        version: "v0.11.1",
+        programs: &["."],
+        staging: None,
+        ldflags: "-s -w",
+        files: &[("config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml", "jobsets.yaml")],
+    },
+    Module {
+        name: "lws",
+        path: "sigs.k8s.io/lws",
+        version: "v0.8.0",
+        programs: &["cmd"],
+        staging: None,
+        ldflags: "-s -w",
+        files: &[(
+            "config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml",
+            "leaderworkersets.yaml",
+        )],
+    },
+];
+
+/// Only stories of the other door need it, so it is a part of its own: a first `demo` does not pay for it.
+static KUBE_SCHEDULER: Module = Module {
+    name: "kube-scheduler",
+    path: "k8s.io/kubernetes",
+    version: "v1.36.3",
+    programs: &["cmd/kube-scheduler"],
+    staging: Some("v0.36.3"),
+    ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+    files: &[],
+};
 
 /// The CRD that the training-operator needs, beside its binary.
 const CRD: &str = "manifests/base/crds/kubeflow.org_pytorchjobs.yaml";
@@ -62,10 +104,37 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         format!("{path}@{version} {programs:?} {staging:?} {ldflags}")
     });
     let recipe = format!("{RECIPE} {CRD} {}", modules.collect::<Vec<_>>().join("\n"));
-    super::ensure("bin", &recipe, "building the Kubernetes binaries into the cache", build)
+    let what = "building the Kubernetes binaries into the cache";
+    super::ensure("bin", &recipe, what, |place| build(&MODULES, place))
 }
 
-fn build(place: &Path) -> Result<()> {
+/// The directory of kube-scheduler, built if this machine does not have it yet.
+pub(crate) fn kube_scheduler() -> Result<PathBuf> {
+    let Module { path, version, programs, staging, ldflags, .. } = &KUBE_SCHEDULER;
+    let recipe = format!("{RECIPE} {path}@{version} {programs:?} {staging:?} {ldflags}");
+    super::ensure("kube-scheduler", &recipe, "building kube-scheduler into the cache", |place| {
+        let go = golang::ensure()?;
+        step("building kube-scheduler", || build_module(&go, &KUBE_SCHEDULER, place))?;
+        super::remove_tree(&place.join("modules"))
+    })
+}
+
+/// The directory of the controllers of JobSet and LeaderWorkerSet, each under its module's name.
+pub(crate) fn controllers() -> Result<PathBuf> {
+    let modules = CONTROLLERS.iter().map(|module| {
+        let Module { path, version, programs, ldflags, files, .. } = module;
+        format!("{path}@{version} {programs:?} {ldflags} {files:?}")
+    });
+    let recipe = format!("{RECIPE} {}", modules.collect::<Vec<_>>().join("\n"));
+    let what = "building the JobSet and LeaderWorkerSet controllers into the cache";
+    super::ensure("controllers", &recipe, what, |place| {
+        build(&CONTROLLERS, place)?;
+        // Go names a program after its directory.
+        fs::rename(place.join("cmd"), place.join("lws")).context("lws was not built")
+    })
+}
+
+fn build(modules: &'static [Module], place: &Path) -> Result<()> {
     let go = golang::ensure()?;
     // All at once: while one fetches or links on one core, another compiles on the other.
     std::thread::scope(|scope| -> Result<()> {
@@ -73,7 +142,7 @@ fn build(place: &Path) -> Result<()> {
             let (go, what) = (&go, format!("building {}", module.name));
             scope.spawn(move || step(&what, || build_module(go, module, place)))
         };
-        let builds: Vec<_> = MODULES.iter().map(build).collect();
+        let builds: Vec<_> = modules.iter().map(build).collect();
         for build in builds {
             build.join().map_err(|_| anyhow!("a builder panicked"))??;
         }
@@ -84,7 +153,7 @@ fn build(place: &Path) -> Result<()> {
 }
 
 fn build_module(go: &Path, module: &Module, place: &Path) -> Result<()> {
-    let Module { name, path, version, programs, ldflags, .. } = module;
+    let Module { name, path, version, programs, ldflags, files, .. } = module;
     let log = log(name)?;
     let _ = fs::remove_file(&log);
     let directory = place.join("modules").join(name);
@@ -112,10 +181,10 @@ fn build_module(go: &Path, module: &Module, place: &Path) -> Result<()> {
     build.args(programs.iter().map(|program| format!("{path}/{program}")));
     run(&mut build, &log)?;
 
-    if *name == "training-operator" {
-        let crd = cache.join(format!("{path}@{version}")).join(CRD);
-        fs::copy(&crd, place.join("pytorchjobs.yaml"))
-            .with_context(|| format!("cannot copy {}", crd.display()))?;
+    for (file, name) in *files {
+        let file = cache.join(format!("{path}@{version}")).join(file);
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        fs::write(place.join(name), bytes)?;
     }
     Ok(())
 }

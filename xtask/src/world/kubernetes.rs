@@ -28,6 +28,8 @@ const BRIDGE: &str = "system:serviceaccount:gangway:gangway-scheduler";
 pub(crate) struct Kubernetes<'a> {
     pub(crate) world: &'a Path,
     pub(crate) parts: &'a Parts,
+    /// The directory of further controllers, where they are wanted.
+    pub(crate) controllers: Option<PathBuf>,
     pub(crate) ports: Ports,
     pub(crate) daemons: &'a Daemons,
 }
@@ -49,20 +51,22 @@ impl Kubernetes<'_> {
         let manager = self.binary("kube-controller-manager", &self.manager())?;
         let kwok = self.binary("kwok", &self.kwok())?;
         let operator = self.operator()?;
+        let controllers = self.start_controllers()?;
         self.create(&nodes_json(nodes))?;
         self.wait("kube-controller-manager", manager, 60, || {
             self.kubectl(&["get", "serviceaccount", "default"]).is_ok()
         })?;
         let want = nodes.len() + 4;
         self.wait("kwok", kwok, 120, || self.schedulable().is_ok_and(|count| count == want))?;
-        self.wait_for_operator(operator)
+        self.wait_for_operator(operator)?;
+        self.wait_for_controllers(&controllers)
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.world.join("kubernetes")
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.directory().join(name).to_string_lossy().into_owned()
     }
 
@@ -186,6 +190,7 @@ impl Kubernetes<'_> {
         files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
         files.sort();
         files.insert(0, self.parts.bin.join("pytorchjobs.yaml"));
+        files.extend(self.further_kinds()?);
         for file in files {
             self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])?;
         }
@@ -239,12 +244,12 @@ impl Kubernetes<'_> {
         Ok(self.kubectl(&["get", "nodes", "-o", "go-template", "--template", template])?.len())
     }
 
-    fn create(&self, json: &str) -> Result<()> {
+    pub(super) fn create(&self, json: &str) -> Result<()> {
         let mut command = self.kubectl_command();
         ask(command.args(["create", "--validate=false", "-f", "-"]), json).map(drop)
     }
 
-    fn kubectl(&self, words: &[&str]) -> Result<String> {
+    pub(super) fn kubectl(&self, words: &[&str]) -> Result<String> {
         ask(self.kubectl_command().args(words), "")
     }
 
@@ -258,13 +263,13 @@ impl Kubernetes<'_> {
         self.start(name, &self.parts.bin.join(name), words)
     }
 
-    fn start(&self, name: &str, program: &Path, words: &[String]) -> Result<Process> {
+    pub(super) fn start(&self, name: &str, program: &Path, words: &[String]) -> Result<Process> {
         let mut command = Command::new(program);
         command.args(words).env("TMPDIR", self.file("tmp")).env_remove("KUBECONFIG");
         self.daemons.start(name, &mut command)
     }
 
-    fn wait(
+    pub(super) fn wait(
         &self,
         name: &str,
         process: Process,

@@ -17,7 +17,7 @@ const BLOCKS: u16 = 380;
 pub(crate) struct Ports(u16);
 
 /// Every service of a world; its place in this list is its port's place in the block.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 24] = [
     "slurmctld",
     "slurmdbd",
     "mariadb",
@@ -40,6 +40,8 @@ const NAMES: [&str; 22] = [
     "health",
     "spare-1",
     "spare-2",
+    "jobset-webhook",
+    "lws-webhook",
 ];
 
 impl Ports {

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
+use crate::workload::Role;
 
 proptest! {
     #[test]
@@ -66,6 +67,50 @@ fn a_half_created_gang_is_not_complete() {
     assert_eq!((gang.members.len(), gang.expected, gang.complete()), (2, 4, false));
     let all: Vec<&Pod> = pods.iter().collect();
     assert!(one(&pytorch(1, 3), &all).gang.complete());
+}
+
+#[test]
+fn increments_come_after_their_gang_and_never_take_its_place() {
+    let roles = vec![role("master", 1), Role { elastic: true, ..role("worker", 2) }];
+    let elastic = workload(Kind::PyTorchJob, Shape::Roles(roles));
+    let mut pods = trainers();
+    let told = |pods: &[Pod]| {
+        let formed = assemble(Some(&elastic), &pods.iter().collect::<Vec<_>>());
+        let [gang, increment] = formed.try_into().expect("the gang and one increment");
+        assert_eq!((gang.gang.members.len(), gang.gang.expected), (3, 3));
+        assert_eq!((gang.after, increment.gang.name.as_str()), (None, "train-worker-2"));
+        assert_eq!(increment.problems, Vec::<String>::new());
+        increment.after
+    };
+    let first = Some("PyTorchJob train".to_owned());
+    assert_eq!(told(&pods), first);
+    for (rank, pod) in (0..).zip(&mut pods[..2]) {
+        bind(pod, "job-uid", rank);
+    }
+    assert_eq!(told(&pods), first, "a part of the gang is not the gang");
+    bind(&mut pods[2], "job-uid", 2);
+    assert_eq!(told(&pods), None);
+}
+
+#[test]
+fn a_gang_runs_no_longer_than_its_longest_pod_and_its_workload() {
+    let limit = |of_workload: Option<u64>, of_pods: [Option<u64>; 2], annotation: Option<&str>| {
+        let mut job = pytorch(1, 1);
+        job.deadline_seconds = of_workload;
+        let mut pods = [trainer("master", 0), trainer("worker", 0)];
+        for (pod, seconds) in pods.iter_mut().zip(of_pods) {
+            pod.spec.active_deadline_seconds = seconds;
+            let said = annotation.map(|a| ("gangway.dev/time-limit".to_owned(), a.to_owned()));
+            pod.annotations.extend(said);
+        }
+        one(&job, &[&pods[0], &pods[1]]).gang.ask.time_limit_minutes
+    };
+    assert_eq!(limit(None, [None, None], None), None);
+    assert_eq!(limit(Some(61), [None, None], None), Some(2));
+    assert_eq!(limit(None, [Some(60), Some(121)], None), Some(3));
+    assert_eq!(limit(None, [Some(60), None], None), None);
+    assert_eq!(limit(Some(600), [Some(60), Some(60)], None), Some(1));
+    assert_eq!(limit(Some(600), [Some(60), Some(60)], Some("90")), Some(90));
 }
 
 #[test]
@@ -204,7 +249,7 @@ fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
     }
     let refs: Vec<&Pod> = pods.iter().collect();
     expect![[r"
-        annotation gangway.dev/partiton: unknown; known are partition, account, qos, job-name, time-limit, gpu-type, pods-per-node
+        annotation gangway.dev/partiton: unknown; known are partition, account, qos, job-name, time-limit, time-min, gpu-type, gres, pods-per-node, constraints, prefer, exclude, licenses, reservation, dependency, begin, deadline, nice, priority, wckey, comment, switches, segment, contiguous, spread, exclusive
         pod train-master-0 (and 3 others): nothing is requested, so Slurm cannot know what is needed; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on the containers"]]
     .assert_eq(&one(&pytorch(1, 3), &refs).problems.join("\n"));
 }
@@ -349,7 +394,7 @@ fn bind(pod: &mut Pod, gang: &str, rank: u32) {
 }
 
 fn role(name: &str, count: u32) -> Role {
-    Role { name: name.to_owned(), count }
+    Role { name: name.to_owned(), count, ..Role::default() }
 }
 
 fn workload(kind: Kind, shape: Shape) -> Workload {
@@ -362,8 +407,11 @@ fn workload(kind: Kind, shape: Shape) -> Workload {
         uid: uid.to_owned(),
         api_version: "v1".to_owned(),
         annotations: BTreeMap::new(),
+        owner: None,
         shape,
         over: false,
+        outcome: None,
+        deadline_seconds: None,
     }
 }
 

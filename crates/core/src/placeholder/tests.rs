@@ -256,6 +256,7 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
         kind: "PyTorchJob".to_owned(),
         members: (0..).zip(bound).map(member).collect(),
         expected: 2,
+        later: Vec::new(),
         ask: Ask::default(),
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ask::Ask;
-use crate::gang::Member;
+use crate::gang::{Later, Member};
 use crate::job::{JobState, Part};
 
 const GPU: &str = "nvidia.com/gpu";
@@ -27,17 +27,17 @@ proptest! {
         let mut seated: Vec<usize> = Vec::new();
         for (group, request) in groups.iter().zip(&request.components) {
             let seats = u64::from(request.tasks_per_node);
-            prop_assert!(u64::from(request.nodes) * seats >= group.members.len() as u64);
-            prop_assert!(group.members.is_sorted());
+            prop_assert!(u64::from(request.nodes) * seats >= group.places.len() as u64);
+            prop_assert!(group.places.is_sorted());
             let asked_gpus: u64 = request.gres_per_node.iter().map(|g| u64::from(g.count)).sum();
-            for member in &group.members {
-                let (cpu, memory, gpus) = demands[*member];
+            for place in &group.places {
+                let (cpu, memory, gpus) = demands[place.rank as usize];
                 prop_assert!(u64::from(request.cpus_per_task) * 1000 >= cpu);
                 prop_assert!((request.memory_per_node_mib << 20) >= memory * seats);
                 prop_assert!(asked_gpus >= gpus * seats);
             }
             prop_assert_eq!(request.excluded_nodes.as_str(), "");
-            seated.extend(&group.members);
+            seated.extend(group.places.iter().filter_map(|p| p.member));
         }
         seated.sort_unstable();
         prop_assert_eq!(seated, (0..demands.len()).collect::<Vec<_>>());
@@ -57,7 +57,7 @@ proptest! {
         let find = |gang: &Gang| {
             let held = held_by(gang, &table, &job).expect("fine").expect("every group has its job");
             let of = |(group, id): (Group, JobId)| {
-                group.members.into_iter().map(move |m| (gang.members[m].rank, id)).collect::<Vec<_>>()
+                group.places.into_iter().map(move |p| (p.rank, id)).collect::<Vec<_>>()
             };
             held.into_iter().flat_map(of).collect::<BTreeMap<u32, JobId>>()
         };
@@ -90,6 +90,25 @@ fn a_gang_becomes_one_request() {
             time_limit_minutes: Some(
                 90,
             ),
+            options: Options {
+                constraints: None,
+                prefer: None,
+                licenses: None,
+                reservation: None,
+                dependency: None,
+                begin: None,
+                deadline: None,
+                time_min_minutes: None,
+                nice: None,
+                priority: None,
+                wckey: None,
+                comment: None,
+                switches: None,
+                segment: None,
+                contiguous: false,
+                spread: false,
+                exclusive: None,
+            },
             components: [
                 Component {
                     key: "gangway/1 c g 3 0000000000000007",
@@ -267,6 +286,20 @@ fn absurd_demands_are_refused_and_do_not_overflow() {
 }
 
 #[test]
+fn what_else_was_asked_goes_along() {
+    let mut gang = gang([demand(1000, 1 << 20, 4)]);
+    for (name, value) in [("exclude", "n1,n2"), ("gres", "gpu:h100:2,nvme:1"), ("wckey", "paper")] {
+        gang.ask.set(name, value).expect("well formed");
+    }
+    let request = ask(&gang).expect("fine");
+    let component = one(&gang);
+    assert_eq!(component.excluded_nodes, "n[1-2]");
+    assert_eq!(tres(&component.gres_per_node), ["gres/gpu:h100=4", "gres/nvme=1"]);
+    assert_eq!(request.options, gang.ask.options);
+    assert_eq!(request.options.wckey.as_deref(), Some("paper"));
+}
+
+#[test]
 fn slurm_user_and_account_come_from_the_grant_alone() {
     let mut gang = gang([demand(1, 1, 0)]);
     gang.ask.account = Some("other".to_owned());
@@ -353,6 +386,27 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
         kind: "PyTorchJob".to_owned(),
         expected: u32::try_from(members.len()).expect("few"),
         members,
+        later: Vec::new(),
         ask: Ask::default(),
     }
+}
+
+#[test]
+fn room_is_asked_for_those_that_come_later_too() {
+    let mut gang = gang([demand(4000, 1 << 30, 0)]);
+    let worker = demand(8000, 1 << 30, 8);
+    gang.later =
+        vec![Later { role: "worker".to_owned(), first: 1, count: 3, demand: worker.clone() }];
+    let nodes = |gang: &Gang| {
+        let request = ask(gang).expect("fine");
+        request.components.iter().map(|c| c.nodes).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(&gang), [1, 3]);
+    let first = gang.members[0].clone();
+    gang.members.push(Member { rank: 2, uid: "w".to_owned(), demand: worker, ..first });
+    assert_eq!(nodes(&gang), [1, 3], "one that has come is not counted twice");
+    let table = ResourceTable::default();
+    let [_, workers] = groups(&gang, &table, Roles::Apart).expect("fine").try_into().expect("two");
+    let places: Vec<_> = workers.places.iter().map(|p| (p.rank, p.member)).collect();
+    assert_eq!(places, [(1, None), (2, Some(1)), (3, None)], "its seat is the one of its rank");
 }

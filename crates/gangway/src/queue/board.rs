@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
 use gangway_core::placeholder::Stamp;
+use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
@@ -29,6 +30,9 @@ const REASONS: Duration = Duration::from_secs(1);
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
 const ONE_BY_ONE: usize = 16;
+/// A list of all jobs (9 KB each) is not asked for again until so many times its own duration have
+/// passed: a thousand that wait must not keep slurmctld and us busy with telling why.
+const BREATHERS: u32 = 60;
 
 /// What was last seen of one tracked job.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,8 +76,9 @@ struct Inner {
     states: HashMap<JobId, JobState>,
     stamped: HashMap<JobId, (Stamp, Arc<Job>)>,
     tracked: HashMap<JobId, watch::Sender<Seen>>,
-    /// Where the jobs of the last list are; a job may name several partitions.
-    partitions: HashMap<JobId, String>,
+    /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
+    /// for something else than nodes.
+    partitions: HashMap<JobId, (String, bool)>,
     /// When a job was last read by itself: a list that was asked for before then is older news.
     noted: HashMap<JobId, Instant>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
@@ -140,14 +145,18 @@ impl Board {
         self.inner().states.values().any(|s| s.base == BaseState::Pending)
     }
 
-    /// Whether a job waits in this partition; one whose partition is not known counts.
+    /// Whether a job waits for nodes in this partition, or in one of several separated by commas; one
+    /// whose partition is not known counts.
     pub(crate) fn pending_in(&self, partition: &str) -> bool {
         let inner = self.inner();
         let mut pending = inner.states.iter().filter(|(_, s)| s.base == BaseState::Pending);
         pending.any(|(id, _)| {
             let known = inner.partitions.get(id);
             partition.is_empty()
-                || known.is_none_or(|names| names.split(',').any(|name| name == partition))
+                || known.is_none_or(|(names, aside)| {
+                    let same = |name| partition.split(',').any(|own| name == own);
+                    !aside && names.split(',').any(same)
+                })
         })
     }
 
@@ -177,8 +186,9 @@ impl Board {
     }
 
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
+        let aside = reason::stands_aside(&job.reason);
         for id in job.parts.iter().map(|part| part.id).chain([job.id]) {
-            inner.partitions.insert(id, job.partition.clone());
+            inner.partitions.insert(id, (job.partition.clone(), aside));
         }
         if let Some(stamp) = Stamp::of(job) {
             let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);
@@ -212,6 +222,7 @@ impl Board {
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut listed: Option<Instant> = None;
         let mut reasons = Instant::now();
+        let mut next_list = Instant::now();
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
             let due = asked_again || listed.is_none_or(|at| at.elapsed() >= FULL);
@@ -223,7 +234,7 @@ impl Board {
                 let waiting = self.states().await?;
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
-                    self.reasons(&waiting).await?;
+                    self.reasons(&waiting, &mut next_list).await?;
                 }
                 Ok::<bool, gangway_slurm::Error>(!waiting.is_empty())
             };
@@ -351,9 +362,31 @@ impl Board {
         Ok(())
     }
 
-    /// Reads why the waiting placeholders wait.
-    async fn reasons(&self, waiting: &[JobId]) -> Result<(), gangway_slurm::Error> {
-        if waiting.len() <= ONE_BY_ONE { self.fetch(waiting).await } else { self.list().await }
+    /// Reads why the waiting placeholders wait: of a few all, of many those that were never told, and
+    /// the others as often as it is cheap.
+    async fn reasons(
+        &self,
+        waiting: &[JobId],
+        next_list: &mut Instant,
+    ) -> Result<(), gangway_slurm::Error> {
+        if waiting.len() <= ONE_BY_ONE {
+            return self.fetch(waiting).await;
+        }
+        let began = Instant::now();
+        if began >= *next_list {
+            self.list().await?;
+            *next_list = Instant::now() + REASONS.max(began.elapsed() * BREATHERS);
+            return Ok(());
+        }
+        let untold = {
+            let inner = self.inner();
+            let told = |id: &&JobId| {
+                let seen = inner.tracked.get(id).map(|sender| sender.borrow());
+                matches!(seen.as_deref(), Some(Seen::Job(job)) if !job.reason.is_empty())
+            };
+            waiting.iter().filter(|id| !told(id)).take(ONE_BY_ONE).copied().collect::<Vec<_>>()
+        };
+        self.fetch(&untold).await
     }
 }
 

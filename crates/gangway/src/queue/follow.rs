@@ -1,18 +1,20 @@
 //! One gang's placeholder from the first question to its end.
 
+mod depend;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
 use gangway_core::follow::Verdict;
-use gangway_core::gang::{Gang, Member};
+use gangway_core::gang::Gang;
 use gangway_core::job::{Allocation, Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place, positions};
+use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place};
 use gangway_core::placeholder::{Stamp, Step, next};
 use gangway_core::policy::grant;
 use gangway_core::topology::Topology;
-use gangway_core::translate::{Group, Roles};
+use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use tokio::time::timeout;
 
@@ -111,13 +113,17 @@ impl Queue {
         };
         let request = grant(&self.policy, &gang.namespace, &gang.ask)
             .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table, roles));
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(refusal) => {
                 return Next::Done(Some(Verdict::Refused(refusal)));
             }
         };
-        let at_once = !entry.doubted.load(Ordering::Relaxed);
+        match self.settle(entry, gang).await {
+            Ok(left) => request.options.dependency = left,
+            Err(next) => return next,
+        }
+        let at_once = !entry.doubted.load(Ordering::Relaxed) && !request.options.needs_queue();
         match self.submit(stamp, &request, at_once).await {
             Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
             Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
@@ -340,17 +346,22 @@ fn seat(
     allocation: &Allocation,
     topology: &Topology,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
-    let members = || group.members.iter().filter_map(|i| gang.members.get(*i));
-    let alike: Vec<u32> = members().map(|m| m.rank).collect();
-    let is_alike = |m: &&Member| alike.binary_search(&m.rank).is_ok();
-    let others: Vec<u32> = gang.members.iter().filter(|m| !is_alike(m)).map(|m| m.rank).collect();
-    let seekers: Vec<Seeker<'_>> = members()
-        .zip(positions(&alike, &others))
-        .map(|(m, position)| Seeker { rank: m.rank, position, bound: m.bound.as_ref() })
+    let whole = group.places.len() == gang.size();
+    let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
+    // A seat is kept for those that come later, as if they were there.
+    let seekers: Vec<Seeker<'_>> = (0..)
+        .zip(&group.places)
+        .map(|(position, place)| Seeker {
+            rank: place.rank,
+            // Within its own component a member's rank counts among those that are alike.
+            position: if whole { place.rank } else { position },
+            bound: member(place).and_then(|m| m.bound.as_ref()),
+        })
         .collect();
     let mut placer = Placer::default();
     let seats = place(&mut placer, &seekers, group.per_node, &group.gres, allocation, topology)?;
-    Ok(members().map(|m| m.uid.clone()).zip(seats).collect())
+    let seated = group.places.iter().zip(seats);
+    Ok(seated.filter_map(|(place, seat)| Some((member(place)?.uid.clone(), seat))).collect())
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {

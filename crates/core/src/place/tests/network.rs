@@ -88,11 +88,3 @@ fn a_bound_member_off_its_seat_leaves_the_others_in_order() {
     // Depth first: n1 n3 n0 n2. Rank 0 finds its seat taken and gets the one that is left.
     assert_eq!(nodes, ["n2", "n3", "n0", "n1"]);
 }
-
-#[test]
-fn positions_close_the_gaps_that_others_leave() {
-    assert_eq!(positions(&[0, 1, 2], &[]), [0, 1, 2]);
-    assert_eq!(positions(&[1, 2, 4], &[0, 3]), [0, 1, 2]);
-    // Rank 2 is missing: its seat is left for its replacement.
-    assert_eq!(positions(&[1, 3], &[0]), [0, 2]);
-}
