@@ -14,7 +14,7 @@
 pub mod layout;
 pub mod set;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 
