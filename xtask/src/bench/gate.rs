@@ -8,8 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use crate::process::{ask, leashed};
 use crate::world::repo;
@@ -65,14 +68,37 @@ fn count(top: &Path) -> Result<Counts> {
     );
     let program = super::target()?.join("release/instructions");
     let cases = ask(&mut Command::new(&program), "")?;
-    let mut of = BTreeMap::new();
-    for case in cases.lines() {
-        of.insert(case.to_owned(), instructions(&program, case)?);
-    }
+    let of = each(&cases.lines().collect::<Vec<_>>(), |case| instructions(&program, case))?;
     ensure!(!of.is_empty(), "there is nothing to count");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let rustc = ask(Command::new(rustc).arg("--version"), "")?.trim().to_owned();
     Ok(Counts { rustc, of })
+}
+
+/// Counts all cases, as many at a time as there are cores: they do not disturb each other's counts.
+fn each(
+    cases: &[&str],
+    count: impl Fn(&str) -> Result<u64> + Sync,
+) -> Result<BTreeMap<String, u64>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut counted = Vec::new();
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            counted.push(((*case).to_owned(), count(case)?));
+        }
+        Ok(counted)
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let mut of = BTreeMap::new();
+        for worker in workers {
+            let counted: Result<Vec<_>> =
+                worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+            of.extend(counted?);
+        }
+        Ok(of)
+    })
 }
 
 fn instructions(program: &Path, case: &str) -> Result<u64> {
