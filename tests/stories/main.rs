@@ -12,6 +12,7 @@ mod elastic;
 mod giving_back;
 mod interlock;
 mod kube_scheduler;
+mod network;
 mod no_room;
 mod process;
 mod pytorchjob;

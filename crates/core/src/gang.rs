@@ -14,6 +14,7 @@ use crate::ask::Ask;
 use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
+use crate::place::parse_ranges;
 use crate::pod::{self, Demand, Pod};
 use crate::workload::{Kind, Shape, Workload};
 
@@ -91,6 +92,8 @@ pub struct Bound {
     pub job: JobId,
     /// Slurm's name of the node.
     pub node: String,
+    /// The devices it holds, by GRES name; those that the pod does not say are not in it.
+    pub indexes: BTreeMap<String, Vec<u32>>,
 }
 
 impl Gang {
@@ -486,7 +489,17 @@ fn bound(pod: &Pod) -> Option<Bound> {
         generation: number(names::GENERATION),
         job: JobId(number(names::JOB_ID)),
         node: pod.annotations.get(names::NODE).cloned().unwrap_or_else(|| node.to_owned()),
+        indexes: indexes(pod),
     })
+}
+
+/// The devices a pod's annotations say it holds.
+fn indexes(pod: &Pod) -> BTreeMap<String, Vec<u32>> {
+    let named = pod.annotations.iter().filter_map(|(key, value)| {
+        let gres = key.strip_prefix(names::INDEX_PREFIX)?;
+        Some((gres.to_owned(), parse_ranges(value)?))
+    });
+    named.collect()
 }
 
 #[cfg(test)]

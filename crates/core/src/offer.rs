@@ -217,7 +217,12 @@ mod tests {
     #[test]
     fn a_seat_is_offered_only_where_the_plan_binds() {
         let mut assembled = gang(&["a", "b", "c"]);
-        let bound = Bound { generation: 1, job: JobId(7), node: "n3".to_owned() };
+        let bound = Bound {
+            generation: 1,
+            job: JobId(7),
+            node: "n3".to_owned(),
+            indexes: Default::default(),
+        };
         assembled.gang.members[2].bound = Some(bound);
         let verdict = Verdict::Allocated {
             job: JobId(7),

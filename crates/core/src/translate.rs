@@ -4,7 +4,7 @@
 //! pods. Members that need the same form one group; one group is a plain job, several are one
 //! heterogeneous job with a component for each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use crate::ask::Ask;
 use crate::gang::Gang;
@@ -64,16 +64,6 @@ impl Group {
             hash.eat(b"\n");
         }
         hash.0
-    }
-
-    /// Devices as placement takes them: by name, for one member.
-    pub fn devices(&self) -> Vec<(String, u32)> {
-        let mut sums: BTreeMap<&str, u32> = BTreeMap::new();
-        for gres in &self.gres {
-            let sum = sums.entry(&gres.name).or_default();
-            *sum = sum.saturating_add(gres.count);
-        }
-        sums.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
     }
 
     fn component(&self, ask: &Ask, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {

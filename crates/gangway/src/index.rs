@@ -210,10 +210,7 @@ impl Index {
 
     /// Takes in a node: its Kubernetes name and its labels.
     pub(crate) fn put_node(&mut self, name: &str, labels: &BTreeMap<String, String>) {
-        let slurm = labels
-            .get(names::SLURM_NODE_LABEL)
-            .or_else(|| labels.get(names::SLURM_NODE_LABEL_ALIAS))
-            .map_or(name, String::as_str);
+        let slurm = names::slurm_node(labels).unwrap_or(name);
         self.drop_node(name);
         self.nodes.insert(slurm.to_owned(), name.to_owned());
         self.slurm_names.insert(name.to_owned(), slurm.to_owned());

@@ -371,7 +371,8 @@ impl Scene {
 
     fn bind(&mut self, name: &str, job: u32, generation: u32) {
         let node = seat(self.member(name).rank).node;
-        self.member(name).bound = Some(Bound { generation, job: JobId(job), node });
+        self.member(name).bound =
+            Some(Bound { generation, job: JobId(job), node, indexes: BTreeMap::new() });
     }
 
     fn asked(&mut self, pods: &[&str]) {

@@ -300,13 +300,23 @@ fn a_binding_is_read_as_slurm_knows_it() {
     let mut pod = trainer("master", 0);
     bind(&mut pod, "job-uid", 0);
     let read = |pod: &Pod| one(&pytorch(1, 0), &[pod]).gang.members[0].bound.clone();
-    let bound = Bound { generation: 2, job: JobId(77), node: "slurm-n1".to_owned() };
+    let bound = Bound {
+        generation: 2,
+        job: JobId(77),
+        node: "slurm-n1".to_owned(),
+        indexes: BTreeMap::new(),
+    };
     assert_eq!(read(&pod), Some(bound));
     // Somebody else bound it: only the node is known.
     pod.annotations.clear();
     assert_eq!(
         read(&pod),
-        Some(Bound { generation: 0, job: JobId(0), node: "kube-n1".to_owned() })
+        Some(Bound {
+            generation: 0,
+            job: JobId(0),
+            node: "kube-n1".to_owned(),
+            indexes: BTreeMap::new()
+        })
     );
 }
 

@@ -243,6 +243,7 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
             generation,
             job: JobId(job),
             node: "n1".to_owned(),
+            indexes: Default::default(),
         }),
         finished: false,
         gated: false,

@@ -10,9 +10,10 @@ use futures::future::join_all;
 use gangway_core::follow::Verdict;
 use gangway_core::gang::Gang;
 use gangway_core::job::{Allocation, Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Seat, Seeker, place};
+use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place};
 use gangway_core::placeholder::{Stamp, Step, next};
 use gangway_core::policy::grant;
+use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use tokio::time::timeout;
@@ -236,14 +237,17 @@ impl Queue {
                     return false;
                 }
             };
-            match seat(&gang, group, &allocation) {
+            let topology = self.atlas.for_nodes(&self.slurm, &allocation).await;
+            match seat(&gang, group, &allocation, &topology) {
                 Ok(seated) => seats.extend(seated),
                 // Slurm has taken nodes away or the gang has changed: these pods and this allocation
                 // do not belong together.
                 Err(
                     error @ (PlaceError::Outside { .. }
+                    | PlaceError::Astray { .. }
                     | PlaceError::TooFew { .. }
-                    | PlaceError::ShortOf { .. }),
+                    | PlaceError::ShortOf { .. }
+                    | PlaceError::TooManyDevices { .. }),
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
@@ -340,6 +344,7 @@ fn seat(
     gang: &Gang,
     group: &Group,
     allocation: &Allocation,
+    topology: &Topology,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
     let whole = group.places.len() == gang.size();
     let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
@@ -347,18 +352,16 @@ fn seat(
     let seekers: Vec<Seeker<'_>> = (0..)
         .zip(&group.places)
         .map(|(position, place)| Seeker {
+            rank: place.rank,
             // Within its own component a member's rank counts among those that are alike.
-            rank: if whole { place.rank } else { position },
-            bound: member(place).and_then(|m| m.bound.as_ref()).map(|b| b.node.as_str()),
+            position: if whole { place.rank } else { position },
+            bound: member(place).and_then(|m| m.bound.as_ref()),
         })
         .collect();
-    let seats = place(&seekers, group.per_node, &group.devices(), allocation)?;
+    let mut placer = Placer::default();
+    let seats = place(&mut placer, &seekers, group.per_node, &group.gres, allocation, topology)?;
     let seated = group.places.iter().zip(seats);
-    let of_member = |(place, seat)| {
-        let uid = member(place)?.uid.clone();
-        Some((uid, Seat { rank: place.rank, ..seat }))
-    };
-    Ok(seated.filter_map(of_member).collect())
+    Ok(seated.filter_map(|(place, seat)| Some((member(place)?.uid.clone(), seat))).collect())
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {
