@@ -70,7 +70,8 @@ impl TryFrom<v1::Gang> for Gang {
         if ![&gang.namespace, &gang.name, &gang.kind].into_iter().all(|t| printable(t)) {
             return Err(bad("gang.name", "must be at most 512 printable characters"));
         }
-        let later = gang.later.into_iter().map(later).collect::<Result<Vec<Later>, BadMessage>>()?;
+        let later =
+            gang.later.into_iter().map(later).collect::<Result<Vec<Later>, BadMessage>>()?;
         let mut members =
             gang.members.into_iter().map(member).collect::<Result<Vec<Member>, BadMessage>>()?;
         members.sort_by_key(|m| m.rank);

@@ -128,8 +128,9 @@ fn role(kind: Kind, pod: &Pod) -> Option<&str> {
 
 /// Its number in its role, from 0. `None` where pods of a role are alike.
 fn index(kind: Kind, role: &Role, pod: &Pod) -> Option<u32> {
-    let completion =
-        || number(&pod.annotations, COMPLETION_INDEX).or_else(|| number(&pod.labels, COMPLETION_INDEX));
+    let completion = || {
+        number(&pod.annotations, COMPLETION_INDEX).or_else(|| number(&pod.labels, COMPLETION_INDEX))
+    };
     match kind {
         Kind::Job => completion(),
         Kind::PyTorchJob => number(&pod.labels, REPLICA_INDEX),

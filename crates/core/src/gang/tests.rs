@@ -2,8 +2,10 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
-use crate::workload::Role;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
+use crate::workload::Role;
+
+mod kinds;
 
 proptest! {
     #[test]

@@ -102,7 +102,8 @@ mod tests {
 
     fn job(name: &str, replicas: u32, parallelism: u32) -> Value {
         let limits = json!({"limits": {"nvidia.com/gpu": "8"}});
-        let spec = json!({"schedulerName": "gangway", "containers": [{"name": "c", "resources": limits}]});
+        let spec =
+            json!({"schedulerName": "gangway", "containers": [{"name": "c", "resources": limits}]});
         json!({"name": name, "replicas": replicas,
             "template": {"spec": {"parallelism": parallelism, "template": {"spec": spec}}}})
     }

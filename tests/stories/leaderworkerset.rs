@@ -1,0 +1,117 @@
+//! LeaderWorkerSets with their real controller: each group is a gang, also when it is made anew.
+
+use std::collections::BTreeSet;
+
+use gangway_core::job::BaseState;
+use gangway_tests::{Pod, SOON, Story, manifest, wait};
+use serde_json::json;
+
+/// The pods of one group.
+fn group(pods: &[Pod], index: u32) -> Vec<Pod> {
+    let key = "leaderworkerset.sigs.k8s.io/group-index";
+    let own = |pod: &&Pod| pod.labels.get(key) == Some(&index.to_string());
+    pods.iter().filter(own).cloned().collect()
+}
+
+fn ranks_are_worker_indexes(pods: &[Pod]) {
+    for pod in pods {
+        let index = pod.labels.get("leaderworkerset.sigs.k8s.io/worker-index");
+        assert_eq!(index, Some(&pod.rank().to_string()), "{}", pod.name);
+    }
+}
+
+#[tokio::test]
+async fn each_group_is_a_gang() {
+    let Some(story) = Story::begin("lws").await else { return };
+    let template = manifest::template(8, &[]);
+    let set = manifest::leader_worker_set("set", 2, 3, "LeaderCreated", &template);
+    story.kube.create(&set).await;
+    let pods = story.bound("set-", 6).await;
+    let mut jobs = BTreeSet::new();
+    for index in 0..2 {
+        let own = group(&pods, index);
+        assert_eq!(own.len(), 3);
+        jobs.insert(story.seated(&own).await.id);
+        ranks_are_worker_indexes(&own);
+    }
+    assert_eq!(jobs.len(), 2, "two gangs, two placeholders");
+    assert_eq!(story.slurm.placeholders().await.len(), 2);
+    story.end().await;
+}
+
+/// The workers are made when the leader is ready: it must not wait for them.
+#[tokio::test]
+async fn whose_leader_goes_first_is_asked_for_as_a_whole() {
+    let Some(story) = Story::begin("lws-leader-ready").await else { return };
+    let template = manifest::template(8, &[]);
+    let room = story.room().await;
+    let large = manifest::indexed_job("large", room - 2, &template);
+    story.kube.create(&large).await;
+    story.bound("large-", room as usize - 2).await;
+    let set = manifest::leader_worker_set("set", 1, 4, "LeaderReady", &template);
+    story.kube.create(&set).await;
+    let leader = story.told("set-", "Slurm job").await;
+    assert_eq!(leader.len(), 1, "only the leader is there");
+    let live = story.slurm.live().await;
+    let (_, asked) = live.iter().find(|(stamp, _)| stamp.gang == leader[0].uid).expect("it");
+    assert_eq!(asked.state.base, BaseState::Pending, "room for the leader is not room for all");
+
+    story.kube.delete(&large).await;
+    let pods = wait("all four are bound", SOON, async || {
+        let pods = story.pods("set-").await;
+        let bound = pods.iter().filter(|pod| pod.node.is_some()).count();
+        if bound == 4 { Ok(pods) } else { Err(format!("{bound} of {}", pods.len())) }
+    })
+    .await;
+    assert_eq!(story.seated(&pods).await.id, asked.id);
+    ranks_are_worker_indexes(&pods);
+    story.end().await;
+}
+
+/// A group that is made anew has the same names and the same key; one of its old workers is still
+/// going when the new leader comes.
+#[tokio::test]
+async fn a_group_made_anew_is_another_gang() {
+    let Some(story) = Story::begin("lws-anew").await else { return };
+    let template = manifest::template(8, &[]);
+    let set = manifest::leader_worker_set("set", 1, 3, "LeaderCreated", &template);
+    story.kube.create(&set).await;
+    let before = story.bound("set-", 3).await;
+    let first = story.seated(&before).await;
+    story
+        .kube
+        .patch_pod("set-0-1", &json!({"metadata": {"finalizers": ["gangway.dev/story"]}}))
+        .await;
+    story.slurm.scancel("alice", first.id.0);
+
+    let old: BTreeSet<&str> = before.iter().map(|pod| pod.uid.as_str()).collect();
+    wait("a new leader beside an old worker", SOON, async || {
+        let pods = story.pods("set-").await;
+        let is = |name: &str, new: bool| {
+            pods.iter().any(|p| p.name == name && old.contains(p.uid.as_str()) != new)
+        };
+        let seen = || pods.iter().map(|p| (&p.name, p.deleting)).collect::<Vec<_>>();
+        if is("set-0", true) && is("set-0-1", false) {
+            Ok(())
+        } else {
+            Err(format!("{:?}", seen()))
+        }
+    })
+    .await;
+    wait("the new leader waits for its workers", SOON, async || {
+        let why = story.kube.pod("set-0").await.why();
+        if why.contains("of 3 are there") { Ok(()) } else { Err(why) }
+    })
+    .await;
+    assert_eq!(story.slurm.live().await.len(), 0, "the new group is not whole");
+
+    story.kube.patch_pod("set-0-1", &json!({"metadata": {"finalizers": null}})).await;
+    let after = story.bound("set-", 3).await;
+    let second = story.seated(&after).await;
+    assert_ne!(first.id, second.id);
+    ranks_are_worker_indexes(&after);
+    assert!(after.iter().all(|pod| !old.contains(pod.uid.as_str())));
+    let key = "leaderworkerset.sigs.k8s.io/group-key";
+    assert_eq!(before[0].labels.get(key), after[0].labels.get(key), "the key says nothing");
+    story.end().await;
+}
