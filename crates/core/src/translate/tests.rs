@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ask::Ask;
-use crate::gang::Member;
+use crate::gang::{Later, Member};
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -100,6 +100,18 @@ fn members_that_differ_ask_for_the_largest_in_everything() {
     let request = ask(&gang).expect("fine");
     assert_eq!((request.cpus_per_task, request.memory_per_node_mib), (4, 1024));
     assert_eq!(request.gres_per_node[0].to_tres(), "gres/gpu=8");
+}
+
+#[test]
+fn room_is_asked_for_members_that_are_still_to_come() {
+    let mut gang = gang([demand(1000, 1 << 30, 0), demand(1000, 1 << 30, 8)]);
+    let role = "worker".to_owned();
+    // Rank 1 has come already.
+    gang.later = vec![Later { role, first: 1, count: 4, demand: demand(1000, 1 << 30, 8) }];
+    let request = ask(&gang).expect("fine");
+    assert_eq!((request.nodes, request.gres_per_node[0].count), (5, 8));
+    gang.members.truncate(1);
+    assert_eq!(ask(&gang).expect("fine"), request, "the same for those who are there and not");
 }
 
 #[test]
