@@ -74,7 +74,9 @@ async fn whose_leader_goes_first_is_asked_for_as_a_whole() {
 async fn a_group_made_anew_is_another_gang() {
     let Some(story) = Story::begin("lws-anew").await else { return };
     let template = manifest::template(8, &[]);
-    let set = manifest::leader_worker_set("set", 1, 3, "LeaderCreated", &template);
+    let mut set = manifest::leader_worker_set("set", 1, 3, "LeaderCreated", &template);
+    // Or its controller would take the new leader away as long as an old worker is there.
+    set["spec"]["leaderWorkerTemplate"]["restartPolicy"] = json!("None");
     story.kube.create(&set).await;
     let before = story.bound("set-", 3).await;
     let first = story.seated(&before).await;
@@ -82,7 +84,8 @@ async fn a_group_made_anew_is_another_gang() {
         .kube
         .patch_pod("set-0-1", &json!({"metadata": {"finalizers": ["gangway.dev/story"]}}))
         .await;
-    story.slurm.scancel("alice", first.id.0);
+    // Deleted so, the leader does not wait for its workers.
+    story.kube.delete_pod("set-0").await;
 
     let old: BTreeSet<&str> = before.iter().map(|pod| pod.uid.as_str()).collect();
     wait("a new leader beside an old worker", SOON, async || {
@@ -103,7 +106,9 @@ async fn a_group_made_anew_is_another_gang() {
         if why.contains("of 3 are there") { Ok(()) } else { Err(why) }
     })
     .await;
-    assert_eq!(story.slurm.live().await.len(), 0, "the new group is not whole");
+    let live = story.slurm.live().await;
+    assert_eq!(live.len(), 1, "the new group is not whole");
+    assert_eq!((live[0].1.id, &live[0].1.state.base), (first.id, &BaseState::Running));
 
     story.kube.patch_pod("set-0-1", &json!({"metadata": {"finalizers": null}})).await;
     let after = story.bound("set-", 3).await;
@@ -113,5 +118,38 @@ async fn a_group_made_anew_is_another_gang() {
     assert!(after.iter().all(|pod| !old.contains(pod.uid.as_str())));
     let key = "leaderworkerset.sigs.k8s.io/group-key";
     assert_eq!(before[0].labels.get(key), after[0].labels.get(key), "the key says nothing");
+    story.end().await;
+}
+
+/// The controller's own way: whoever loses one worker loses the group.
+#[tokio::test]
+async fn a_lost_worker_takes_its_group_along() {
+    let Some(story) = Story::begin("lws-lost").await else { return };
+    let template = manifest::template(8, &[]);
+    let set = manifest::leader_worker_set("set", 2, 2, "LeaderReady", &template);
+    story.kube.create(&set).await;
+    let before = story.bound("set-", 4).await;
+    let (lost, kept) = (group(&before, 0), group(&before, 1));
+    let first = story.seated(&lost).await;
+    let other = story.seated(&kept).await;
+    // Its controller has to see the worker go, which takes no time here.
+    let hold = |on: bool| json!({"metadata": {"finalizers": on.then(|| ["gangway.dev/story"])}});
+    story.kube.patch_pod("set-0-1", &hold(true)).await;
+    story.kube.delete_pod("set-0-1").await;
+    wait("the leader is told to go", SOON, async || {
+        let leader = story.kube.pod("set-0").await;
+        if leader.deleting { Ok(()) } else { Err(format!("{} {}", leader.name, leader.phase)) }
+    })
+    .await;
+    story.kube.patch_pod("set-0-1", &hold(false)).await;
+    let after = wait("the group is bound anew", SOON, async || {
+        let pods = story.pods("set-").await;
+        let new = |p: &&Pod| p.node.is_some() && before.iter().all(|old| old.uid != p.uid);
+        let there = pods.iter().filter(new).count();
+        if there == 2 && pods.len() == 4 { Ok(pods) } else { Err(format!("{there} new")) }
+    })
+    .await;
+    assert_ne!(story.seated(&group(&after, 0)).await.id, first.id);
+    assert_eq!(story.seated(&group(&after, 1)).await.id, other.id, "the other group runs on");
     story.end().await;
 }

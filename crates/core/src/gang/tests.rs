@@ -3,7 +3,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
-use crate::workload::Role;
 
 mod kinds;
 

@@ -130,7 +130,8 @@ mod tests {
             "replicatedJobs": [job("driver", 1, 1), job("workers", 2, 2)]});
         assert_eq!(shown(&spec), "driver 1, workers 4 later");
         let Shape::Stages(stages) = shape(&spec) else { unreachable!() };
-        let demand = stages[0][1].later.as_ref().expect("later");
+        let spec = stages[0][1].later.as_ref().expect("later");
+        let demand = crate::pod::demand(spec).expect("quantities");
         assert_eq!(demand.other.get("nvidia.com/gpu"), Some(&8));
     }
 
