@@ -133,7 +133,7 @@ async fn a_lost_worker_takes_its_group_along() {
     let first = story.seated(&lost).await;
     let other = story.seated(&kept).await;
     // Its controller has to see the worker go, which takes no time here.
-    let hold = |on: bool| json!({"metadata": {"finalizers": on.then(|| ["gangway.dev/story"])}});
+    let hold = |on: bool| json!({"metadata": {"finalizers": on.then_some(["gangway.dev/story"])}});
     story.kube.patch_pod("set-0-1", &hold(true)).await;
     story.kube.delete_pod("set-0-1").await;
     wait("the leader is told to go", SOON, async || {

@@ -138,7 +138,7 @@ fn any_scene() -> impl Strategy<Value = Scene> {
         )| {
             let mut scene = Scene::new(members);
             scene.assembled.gang.expected = expected;
-            scene.to_come(2, to_come);
+            scene.awaits(2, to_come);
             scene.assembled.over = over;
             scene.assembled.leaving.extend(leaving.then(|| "old".to_owned()));
             scene.assembled.problems.extend(problem.then(|| "a problem".to_owned()));

@@ -278,7 +278,7 @@ fn finished_pods_without_successors_give_it_back_at_once() {
 #[test]
 fn members_that_are_there_are_bound_and_those_to_come_are_waited_for() {
     let mut scene = Scene::new(2);
-    scene.to_come(2, 2);
+    scene.awaits(2, 2);
     assert_eq!(scene.actions(), [Action::Ask]);
     let mut scene = scene.allocated();
     assert_eq!(scene.actions(), [bind("a", 0), bind("b", 1)]);
@@ -305,12 +305,12 @@ fn members_that_are_there_are_bound_and_those_to_come_are_waited_for() {
 #[test]
 fn between_two_stages_the_placeholder_is_kept_for_a_while() {
     let mut scene = Scene::new(2).finished();
-    scene.to_come(2, 2);
+    scene.awaits(2, 2);
     scene.now = 100 + STAGE_GAP_MS - 1;
     assert_eq!(scene.plan(), Plan { wake: Some(100 + STAGE_GAP_MS), ..Plan::default() });
     scene.now += 1;
     let release = Action::Release { why: "its pods have finished".to_owned() };
-    assert_eq!(scene.actions(), [release.clone()]);
+    assert_eq!(scene.actions(), std::slice::from_ref(&release));
     // Nothing more will come of a workload that is over.
     scene.now = 100;
     scene.assembled.over = true;
@@ -378,7 +378,7 @@ impl Scene {
     }
 
     /// So many members more, from this rank, that are made when the others are ready.
-    fn to_come(&mut self, first: u32, count: u32) {
+    fn awaits(&mut self, first: u32, count: u32) {
         let gang = &mut self.assembled.gang;
         let (role, demand) = ("worker".to_owned(), Demand::default());
         gang.later = vec![Later { role, first, count, demand }];

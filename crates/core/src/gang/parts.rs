@@ -55,7 +55,7 @@ pub fn gang_uid(workload: &Workload, pod: &Pod) -> Option<String> {
 /// until the owners are known.
 pub fn own<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
     let is = |owner: &Controller| owner.kind == workload.kind.name() && owner.uid == workload.uid;
-    let confirmed = |pod: &Pod| pod.grandparent.as_ref().map_or(pod.node().is_some(), is);
+    let confirmed = |pod: &Pod| pod.grandparent.as_ref().map_or_else(|| pod.node().is_some(), is);
     match workload.kind {
         Kind::PodGroup | Kind::PluginPodGroup => (pods.to_vec(), Vec::new()),
         Kind::JobSet => pods.iter().partition(|pod| {
