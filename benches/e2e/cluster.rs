@@ -21,7 +21,7 @@ use crate::trial::Shape;
 /// Connections that create at once.
 const CREATORS: usize = 32;
 /// For what ends by itself, such as pods being deleted.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The parts of a pod that are looked at.
@@ -126,9 +126,13 @@ impl Cluster {
         }
         let of_gang = |gang| (0..shape.size).map(move |rank| (gang, rank));
         let bodies = (0..shape.gangs).flat_map(of_gang).map(|(gang, rank)| {
-            let mut body = pod(&format!("g{gang:02}-{rank:03}"), "gangway");
+            let mut body = pod(&format!("g{gang:02}-{rank:03}"), "gangway", shape.gpus);
             if shape.grouped() {
                 body["spec"]["schedulingGroup"] = json!({"podGroupName": format!("g{gang:02}")});
+            }
+            if shape.minutes > 0 {
+                let minutes = shape.minutes.to_string();
+                body["metadata"]["annotations"] = json!({"gangway.dev/time-limit": minutes});
             }
             body
         });
@@ -137,7 +141,8 @@ impl Cluster {
 
     /// Creates pods that no scheduler looks at.
     pub(crate) async fn create_ownerless(&self, namespace: &str, count: u32) -> Result<Created> {
-        self.create_pods(namespace, (0..count).map(|i| pod(&format!("g00-{i:03}"), "none"))).await
+        self.create_pods(namespace, (0..count).map(|i| pod(&format!("g00-{i:03}"), "none", 8)))
+            .await
     }
 
     async fn create_pods(
@@ -186,20 +191,26 @@ impl Cluster {
     ) -> Result<JoinHandle<Result<()>>> {
         let api = self.pods(namespace);
         let version = api.list_metadata(&ListParams::default()).await?.metadata.resource_version;
-        let version = version.context("a list without a version")?;
-        let stream = api.watch(&WatchParams::default().timeout(280), &version).await?;
-        let mut stream = stream.boxed();
+        let mut version = version.context("a list without a version")?;
+        let params = WatchParams::default().timeout(280);
+        let mut stream = api.watch(&params, &version).await?.boxed();
         Ok(tokio::spawn(async move {
             let mut known = HashSet::new();
-            while let Some(event) = stream.try_next().await.context("watching pods")? {
-                let now = Instant::now();
-                let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else { continue };
-                if !pod.spec.node_name.is_empty() && known.insert(pod.name_any()) {
-                    // Whoever listened has what it wanted.
-                    let _ = bound.send((pod.name_any(), now));
+            loop {
+                while let Some(event) = stream.try_next().await.context("watching pods")? {
+                    let now = Instant::now();
+                    let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else {
+                        continue;
+                    };
+                    version = pod.resource_version().unwrap_or(version);
+                    if !pod.spec.node_name.is_empty() && known.insert(pod.name_any()) {
+                        // Whoever listened has what it wanted.
+                        let _ = bound.send((pod.name_any(), now));
+                    }
                 }
+                // The API server ends watches that fall behind.
+                stream = api.watch(&params, &version).await.context("watching pods")?.boxed();
             }
-            Ok(())
         }))
     }
 
@@ -214,6 +225,24 @@ impl Cluster {
         };
         let some: Vec<String> = waiting.iter().take(3).map(says).collect();
         Ok(format!("{} of {} pods were not bound; {}", waiting.len(), pods.len(), some.join("; ")))
+    }
+
+    /// How many pods of a namespace say why they wait in Slurm.
+    pub(crate) async fn told(&self, namespace: &str) -> Result<usize> {
+        let mut told = 0;
+        let mut page = ListParams::default().limit(5000);
+        loop {
+            let list = self.pods(namespace).list(&page).await?;
+            let says = |pod: &&Pod| {
+                let mut conditions = pod.status.iter().flat_map(|status| &status.conditions);
+                conditions.any(|condition| condition.message.contains("Slurm job"))
+            };
+            told += list.items.iter().filter(says).count();
+            match list.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => page = page.continue_token(&next),
+                None => return Ok(told),
+            }
+        }
     }
 
     /// Deletes all pods and groups of a namespace and waits until the pods are gone.
@@ -266,10 +295,11 @@ fn read(body: Value) -> Result<DynamicObject> {
     Ok(serde_json::from_value(body)?)
 }
 
-/// A pod that wants a whole p5 node.
-fn pod(name: &str, scheduler: &str) -> Value {
+/// A pod that wants so many GPUs of a p5 node, and its share of the rest.
+fn pod(name: &str, scheduler: &str, gpus: u32) -> Value {
     let wants = json!({
-        "cpu": "96", "memory": "512Gi", "nvidia.com/gpu": "8", "vpc.amazonaws.com/efa": "32",
+        "cpu": (12 * gpus).to_string(), "memory": format!("{}Gi", 64 * gpus),
+        "nvidia.com/gpu": gpus.to_string(), "vpc.amazonaws.com/efa": (4 * gpus).to_string(),
     });
     let worker = json!({
         "name": "worker", "image": "registry.k8s.io/pause:3.10",

@@ -5,19 +5,27 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::audit::Span;
-use crate::trial::{IDEAL_PODS, Session, Shape, Trial};
+use crate::trial::{Session, Shape, Trial};
 
 /// Requests by which the bridge looks at all jobs, whether or not there is anything new.
 const POLLING: [&str; 2] = ["jobs", "jobs/state"];
 
+/// For a number of pods the milliseconds of the loop that only binds.
+pub(crate) type Ideal = BTreeMap<u32, f64>;
+
 /// The line of the loop that only binds, and its median in milliseconds.
-pub(crate) fn ideal(session: &Session<'_>, at_once: usize, runs: &[f64]) -> (Value, f64) {
+pub(crate) fn ideal(
+    session: &Session<'_>,
+    pods: u32,
+    at_once: usize,
+    runs: &[f64],
+) -> (Value, f64) {
     let typical = rank(runs, 0.5);
     let line = json!({
-        "shape": "ideal", "pods": IDEAL_PODS, "nodes": session.nodes.len(), "trials": runs.len(),
+        "shape": "ideal", "pods": pods, "nodes": session.nodes.len(), "trials": runs.len(),
         "concurrency": at_once,
         "binds_ms_p50": round(typical), "binds_ms_max": round(rank(runs, 1.0)),
-        "binds_per_s": round(f64::from(IDEAL_PODS) / typical * 1e3),
+        "binds_per_s": round(f64::from(pods) / typical * 1e3),
     });
     (line, typical)
 }
@@ -27,7 +35,7 @@ pub(crate) fn shape(
     session: &Session<'_>,
     shape: &Shape,
     trials: &[Trial],
-    ideal: Option<f64>,
+    ideal: &Ideal,
 ) -> Value {
     let pods = f64::from(shape.pods());
     let gangs = f64::from(shape.gangs);
@@ -73,8 +81,10 @@ pub(crate) fn shape(
         },
         "calls": { "api": merged(trials), "slurm": slurm(trials) },
     });
-    if let Some(ideal) = ideal.filter(|_| shape.pods() == IDEAL_PODS) {
-        line["x_of_ideal"] = round(rank(&after, 0.5) / ideal).into();
+    if let Some(ideal) = ideal.get(&shape.pods()) {
+        // A gang cannot be bound before its last pod is there; single pods are bound as they come.
+        let own = if shape.grouped() { &after } else { &last };
+        line["of_ideal"] = round(ideal / rank(own, 0.5)).into();
     }
     line
 }

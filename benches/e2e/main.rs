@@ -7,6 +7,7 @@
 mod audit;
 mod cluster;
 mod figures;
+mod scale;
 mod trial;
 mod world;
 
@@ -17,15 +18,17 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::figures::Ideal;
 use crate::trial::{Shape, Trial};
 use crate::world::World;
 
 /// What is measured, in this order; a shape of one pod is a pod without a group.
-const SHAPES: [Shape; 4] = [
-    Shape::of("1", 1, 1),
-    Shape::of("1x8", 1, 8),
-    Shape::of("1x128", 1, 128),
-    Shape::of("16x8", 16, 8),
+const SHAPES: [Shape; 5] = [
+    Shape::of("1", 1, 1, 8),
+    Shape::of("1x8", 1, 8, 8),
+    Shape::of("1x128", 1, 128, 8),
+    Shape::of("16x8", 16, 8, 8),
+    Shape::of("1000x1", 1000, 1, 1),
 ];
 /// Trials of a shape unless asked: many of the small ones, fewer of the big ones.
 const FEW_PODS: u32 = 8;
@@ -37,8 +40,10 @@ const REST: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
 Usage: e2e [--repeats N] [--shape NAME]... [--at-once N]
+       e2e blocked | pending
 
-Shapes: 1, 1x8, 1x128, 16x8, and ideal (bindings alone, without a bridge). All unless named.
+Shapes: 1, 1x8, 1x128, 16x8 (whole nodes), 1000x1 (1000 pods of one GPU), and ideal (bindings alone, without a bridge). All unless named.
+blocked: a thousand gangs that cannot start stand in front of a small one. pending: twenty thousand pods wait.
 --at-once N is for ideal: bindings under way at once (48, as many as the bridge's own).
 Needs the env file of a world with the bridge up (`cargo xtask world up --bridge`), sourced.
 ";
@@ -51,7 +56,11 @@ async fn main() -> Result<()> {
     let world = World::of_environment()?;
     let cluster = Cluster::connect().await?;
     let session = trial::Session::new(&world, &cluster).await?;
-    let measured = measure(&options, &session).await;
+    let measured = match options.scene.as_deref() {
+        Some("blocked") => scale::blocked(&session).await.and_then(|line| emit(&line)),
+        Some(_) => scale::pending(&session).await.and_then(|line| emit(&line)),
+        None => measure(&options, &session).await,
+    };
     // Whatever happened, nothing is left behind.
     let cleaned = cluster.remove_namespaces().await;
     measured.and(cleaned)
@@ -61,12 +70,15 @@ struct Options {
     repeats: Option<usize>,
     shapes: Vec<String>,
     at_once: usize,
+    /// `blocked` or `pending` instead of shapes.
+    scene: Option<String>,
 }
 
 impl Options {
     /// `None` for a person who asks for help.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut options = Self { repeats: None, shapes: Vec::new(), at_once: BRIDGE_WRITES };
+        let mut options =
+            Self { repeats: None, shapes: Vec::new(), at_once: BRIDGE_WRITES, scene: None };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--repeats" => options.repeats = Some(number(words.next())?),
@@ -78,6 +90,7 @@ impl Options {
                     }
                     options.shapes.push(name);
                 }
+                "blocked" | "pending" => options.scene = Some(word),
                 "--help" | "-h" => return Ok(None),
                 other => bail!("{other} is not an option; see --help"),
             }
@@ -102,17 +115,17 @@ fn number(word: Option<String>) -> Result<usize> {
 async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> {
     note("one pod that does not count");
     session.run(&SHAPES[0]).await.context("the bridge bound nothing")?;
-    let mut ideal = None;
-    if options.wants("ideal") {
+    let mut ideal = Ideal::new();
+    for pods in trial::IDEAL_PODS.into_iter().filter(|_| options.wants("ideal")) {
         let mut runs = Vec::new();
-        for i in 0..options.repeats(trial::IDEAL_PODS) {
-            note(&format!("ideal, run {}", i + 1));
-            runs.push(session.ideal(options.at_once).await?);
+        for i in 0..options.repeats(pods) {
+            note(&format!("ideal, {pods} pods, run {}", i + 1));
+            runs.push(session.ideal(pods, options.at_once).await?);
             tokio::time::sleep(REST).await;
         }
-        let (line, typical) = figures::ideal(session, options.at_once, &runs);
+        let (line, typical) = figures::ideal(session, pods, options.at_once, &runs);
         emit(&line)?;
-        ideal = Some(typical);
+        ideal.insert(pods, typical);
     }
     for shape in SHAPES.iter().filter(|shape| options.wants(shape.name)) {
         let mut trials: Vec<Trial> = Vec::new();
@@ -127,7 +140,7 @@ async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> 
             ));
             trials.push(trial);
         }
-        emit(&figures::shape(session, shape, &trials, ideal))?;
+        emit(&figures::shape(session, shape, &trials, &ideal))?;
     }
     Ok(())
 }
@@ -136,7 +149,7 @@ fn emit(line: &Value) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
-fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     // Nobody listening is fine.
     let _ = writeln!(std::io::stderr(), "e2e: {text}");
 }

@@ -16,18 +16,23 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// After the last bind, until the bridge has written whatever it still wants to.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How many pods the loop binds that does nothing else.
-pub(crate) const IDEAL_PODS: u32 = 128;
+pub(crate) const IDEAL_PODS: [u32; 2] = [128, 1000];
+/// Nodes that the largest shape of whole nodes takes.
+const LARGEST: u32 = 128;
 
-/// How many gangs of how many pods.
+/// How many gangs of how many pods, and the GPUs of each.
 pub(crate) struct Shape {
     pub(crate) name: &'static str,
     pub(crate) gangs: u32,
     pub(crate) size: u32,
+    pub(crate) gpus: u32,
+    /// Minutes that are asked of Slurm; 0 for its default.
+    pub(crate) minutes: u32,
 }
 
 impl Shape {
-    pub(crate) const fn of(name: &'static str, gangs: u32, size: u32) -> Self {
-        Self { name, gangs, size }
+    pub(crate) const fn of(name: &'static str, gangs: u32, size: u32, gpus: u32) -> Self {
+        Self { name, gangs, size, gpus, minutes: 0 }
     }
 
     pub(crate) fn pods(&self) -> u32 {
@@ -62,14 +67,14 @@ impl Trial {
 /// Trials on one world.
 pub(crate) struct Session<'a> {
     pub(crate) world: &'a World,
-    cluster: &'a Cluster,
+    pub(crate) cluster: &'a Cluster,
     pub(crate) nodes: Vec<String>,
 }
 
 impl<'a> Session<'a> {
     pub(crate) async fn new(world: &'a World, cluster: &'a Cluster) -> Result<Self> {
         let nodes = cluster.p5_nodes().await?;
-        if nodes.len() < IDEAL_PODS as usize {
+        if nodes.len() < LARGEST as usize {
             bail!("{} p5 nodes are too few; use `cargo xtask world up --nodes 256`", nodes.len());
         }
         Ok(Self { world, cluster, nodes })
@@ -122,22 +127,22 @@ impl<'a> Session<'a> {
 
     /// Bindings alone: what the API server and this machine allow. From the first sent to the last
     /// seen by a watch, milliseconds.
-    pub(crate) async fn ideal(&self, at_once: usize) -> Result<f64> {
+    pub(crate) async fn ideal(&self, pods: u32, at_once: usize) -> Result<f64> {
         let namespace = self.cluster.namespace().await?;
-        let measured = self.bind_all(&namespace, at_once).await;
+        let measured = self.bind_all(&namespace, pods, at_once).await;
         self.cluster.clear(&namespace).await?;
         measured
     }
 
-    async fn bind_all(&self, namespace: &str, at_once: usize) -> Result<f64> {
-        let created = self.cluster.create_ownerless(namespace, IDEAL_PODS).await?;
+    async fn bind_all(&self, namespace: &str, pods: u32, at_once: usize) -> Result<f64> {
+        let created = self.cluster.create_ownerless(namespace, pods).await?;
         tokio::time::sleep(SETTLE).await;
         let (sender, mut bound) = unbounded_channel();
         let watching = self.cluster.watch_bound(namespace, sender).await?;
         let mut names: Vec<&String> = created.keys().collect();
         names.sort();
         let begin = Instant::now();
-        let sent = names.into_iter().zip(&self.nodes);
+        let sent = names.into_iter().zip(self.nodes.iter().cycle());
         let sent = sent.map(|(name, node)| self.cluster.bind(namespace, name, node));
         let sending = async {
             let sent = futures::stream::iter(sent).buffer_unordered(at_once);
@@ -151,7 +156,7 @@ impl<'a> Session<'a> {
 }
 
 /// Waits until every pod has been seen with a node: milliseconds since its create, and the last moment.
-async fn gather(
+pub(crate) async fn gather(
     bound: &mut UnboundedReceiver<(String, Instant)>,
     created: &Created,
 ) -> Result<(Vec<f64>, Instant)> {
@@ -166,6 +171,6 @@ async fn gather(
     Ok((times, last.context("a shape has at least one pod")?))
 }
 
-fn millis(from: Instant, to: Instant) -> f64 {
+pub(crate) fn millis(from: Instant, to: Instant) -> f64 {
     to.duration_since(from).as_secs_f64() * 1e3
 }

@@ -19,6 +19,8 @@ pub struct Setup {
     pub token_file: PathBuf,
     /// Whether the bridge may take nodes at once, where nobody waits.
     pub immediate: bool,
+    /// Whether a gang of different roles may be a heterogeneous job.
+    pub heterogeneous: bool,
     /// Further YAML for the configuration file.
     pub more: String,
 }
@@ -30,6 +32,7 @@ impl Setup {
             slurm_url: world.slurm_url().to_owned(),
             token_file: world.token_file(),
             immediate: true,
+            heterogeneous: true,
             more: String::new(),
         }
     }
@@ -65,7 +68,7 @@ impl Bridge {
         };
         let yaml = format!(
             "cluster: {cluster}\n\
-             slurm: {{ url: '{}', tokenFile: '{}', immediate: {} }}\n\
+             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {} }}\n\
              policy:\n  defaultPartition: gangway\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1 }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
@@ -73,6 +76,7 @@ impl Bridge {
             setup.slurm_url,
             setup.token_file.display(),
             setup.immediate,
+            setup.heterogeneous,
             setup.more,
         );
         fs::write(bridge.config(), yaml).expect("the configuration can be written");

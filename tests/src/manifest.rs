@@ -65,16 +65,23 @@ pub fn indexed_job(name: &str, members: u32, template: &Value) -> Value {
 
 /// A PyTorchJob of one master and so many workers.
 pub fn pytorchjob(name: &str, workers: u32, template: &Value) -> Value {
-    let mut template = template.clone();
-    if let Some(spec) = template["spec"].as_object_mut() {
-        spec.remove("restartPolicy");
-    }
-    let role = |replicas: u32| json!({"replicas": replicas, "restartPolicy": "OnFailure", "template": template});
+    pytorchjob_of_roles(name, template, workers, template)
+}
+
+/// A PyTorchJob whose master and workers differ.
+pub fn pytorchjob_of_roles(name: &str, master: &Value, workers: u32, worker: &Value) -> Value {
+    let role = |replicas: u32, template: &Value| {
+        let mut template = template.clone();
+        if let Some(spec) = template["spec"].as_object_mut() {
+            spec.remove("restartPolicy");
+        }
+        json!({"replicas": replicas, "restartPolicy": "OnFailure", "template": template})
+    };
     json!({
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
         "metadata": {"name": name},
-        "spec": {"pytorchReplicaSpecs": {"Master": role(1), "Worker": role(workers)}},
+        "spec": {"pytorchReplicaSpecs": {"Master": role(1, master), "Worker": role(workers, worker)}},
     })
 }
 

@@ -69,6 +69,8 @@ impl Slurm {
             if self.is_own(&job)
                 && !refused
                 && let Some(stamp) = Stamp::of(&job)
+                // A component asked for by its own id is not a placeholder of its own.
+                && (stamp.part.is_none() || !job.parts.is_empty())
             {
                 found.push((stamp, job));
             }
@@ -79,7 +81,7 @@ impl Slurm {
     /// The placeholders that are not over.
     pub async fn live(&self) -> Vec<(Stamp, Job)> {
         let mut all = self.placeholders().await;
-        all.retain(|(_, job)| job.state.standing() != Standing::Over);
+        all.retain(|(_, job)| job.standing() != Standing::Over);
         all
     }
 
@@ -103,16 +105,24 @@ impl Slurm {
         .await
     }
 
-    /// What a job holds of a GRES on each node, by node name.
+    /// What a job, all of its components, holds of a GRES on each node, by node name.
     pub async fn devices(&self, id: u32, gres: &str) -> HashMap<String, Vec<u32>> {
-        let allocation = self.client.resources(JobId(id)).await.expect("a running job's resources");
-        let nodes = allocation.nodes.into_iter().map(|node| {
-            let own = node.gres.into_iter().filter(|g| g.name == gres);
-            let mut indexes: Vec<u32> = own.flat_map(|g| g.indexes).collect();
-            indexes.sort_unstable();
-            (node.name, indexes)
-        });
-        nodes.collect()
+        let job = self.job(id).await;
+        let parts: Vec<JobId> = match job.parts.as_slice() {
+            [] => vec![job.id],
+            parts => parts.iter().map(|part| part.id).collect(),
+        };
+        let mut found: HashMap<String, Vec<u32>> = HashMap::new();
+        for part in parts {
+            let allocation = self.client.resources(part).await.expect("a running job's resources");
+            for node in allocation.nodes {
+                let own = node.gres.into_iter().filter(|g| g.name == gres);
+                let indexes = found.entry(node.name).or_default();
+                indexes.extend(own.flat_map(|g| g.indexes));
+                indexes.sort_unstable();
+            }
+        }
+        found
     }
 
     /// Submits a batch job that sleeps, as a user.

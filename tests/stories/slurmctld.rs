@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gangway_core::hostlist::Hostlist;
-use gangway_core::job::{BaseState, GresRequest, JobId, PlaceholderRequest};
+use gangway_core::job::{BaseState, Component, GresRequest, JobId, PlaceholderRequest};
 use gangway_core::names;
 use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
 
@@ -121,20 +121,22 @@ async fn nodes_given_away_after_a_crash_are_left() {
     answers(&story).await;
     let gres = |name: &str, count| GresRequest { name: name.to_owned(), kind: None, count };
     let request = PlaceholderRequest {
-        key: "somebody else's".to_owned(),
         name: "somebody-else".to_owned(),
         user: "bob".to_owned(),
         group: "bob".to_owned(),
         account: Some("team2".to_owned()),
         partition: "gangway".to_owned(),
         qos: None,
-        nodes: 4,
-        tasks_per_node: 1,
-        cpus_per_task: 1,
-        memory_per_node_mib: 100,
-        gres_per_node: vec![gres("gpu", 8)],
         time_limit_minutes: None,
-        excluded_nodes: String::new(),
+        components: vec![Component {
+            key: "somebody else's".to_owned(),
+            nodes: 4,
+            tasks_per_node: 1,
+            cpus_per_task: 1,
+            memory_per_node_mib: 100,
+            gres_per_node: vec![gres("gpu", 8)],
+            excluded_nodes: String::new(),
+        }],
     };
     let theirs = JobId(0x01ff_0000 + std::process::id() % 4096);
     let given = story.slurm.client.submit(&request, Some(theirs)).await;

@@ -39,7 +39,7 @@ pub(crate) fn e2e(nodes: Option<usize>, repeats: Option<usize>) -> Result<bool> 
     // One that an interrupted run has left would bring its old bridge along.
     world::down(&dir)?;
     let nodes = nodes.unwrap_or(NODES);
-    world::up(&Wish { dir: dir.clone(), nodes: Some(nodes), bridge: false, kinds: false })?;
+    world::up(&Wish { nodes: Some(nodes), ..Wish::of(&dir) })?;
     let measured = start_bridge(&dir).and_then(|()| measure(&dir, repeats));
     let down = world::down(&dir);
     let lines = measured?;

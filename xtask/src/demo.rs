@@ -23,7 +23,7 @@ pub(crate) fn run() -> Result<()> {
         // The first time, the compiler has something to do while the world is being fetched. If it
         // fails, so does the build that starts the bridge, and says why.
         scope.spawn(|| drop(bridge::build()));
-        world::up(&Wish { dir: dir.clone(), nodes: Some(NODES), bridge: true, kinds: false })
+        world::up(&Wish { nodes: Some(NODES), bridge: true, ..Wish::of(&dir) })
     })?;
     let shown = Stage::open(&dir).and_then(|stage| play(&stage));
     let down = world::down(&dir);

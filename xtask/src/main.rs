@@ -26,11 +26,12 @@ const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   demo           The main job on real parts, shown step by step; sets up what is missing and cleans up.
-  world up [--dir DIR] [--nodes N] [--kinds] [--bridge]
+  world up [--dir DIR] [--nodes N] [--kinds] [--kube-scheduler] [--bridge]
                  Bring up a real Slurm and a real Kubernetes on loopback. The first time this fetches and builds
                  them into ${XDG_CACHE_HOME:-~/.cache}/gangway/world; later it takes seconds. N is the number of
                  p5 nodes (16). --kinds also builds and starts the controllers of JobSet and LeaderWorkerSet, and serves
-                 the other kinds that stories use. --bridge also builds and starts Gangway in it.
+                 the other kinds that stories use. --kube-scheduler also builds a stock kube-scheduler, for whoever wants
+                 to start it; the stories of the other door do. --bridge also builds and starts Gangway in it.
   world down [--dir DIR]
                  Stop it: every process and mount of that world, and no other. Its logs stay.
   world status [--dir DIR]
@@ -71,9 +72,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
     };
     match name.as_str() {
         "world up" => {
-            let options = Options::parse(&words, &["--dir", "--nodes", "--kinds", "--bridge"])?;
-            let Options { nodes, bridge, kinds, .. } = options;
-            world::up(&Wish { dir: options.dir()?, nodes, bridge, kinds })?;
+            let known = ["--dir", "--nodes", "--kinds", "--kube-scheduler", "--bridge"];
+            let options = Options::parse(&words, &known)?;
+            let dir = options.dir()?;
+            let Options { nodes, bridge, kinds, kube_scheduler, .. } = options;
+            world::up(&Wish { dir, nodes, bridge, kinds, kube_scheduler })?;
             Ok(true)
         }
         "world down" => {
@@ -118,6 +121,7 @@ struct Options {
     nodes: Option<usize>,
     repeats: Option<usize>,
     bridge: bool,
+    kube_scheduler: bool,
     kinds: bool,
 }
 
@@ -141,6 +145,7 @@ impl Options {
                     options.repeats =
                         Some(count.context("--repeats takes a number from 1 to 1000")?);
                 }
+                "--kube-scheduler" => options.kube_scheduler = true,
                 "--kinds" => options.kinds = true,
                 _ => options.bridge = true,
             }

@@ -25,7 +25,9 @@ pub(crate) fn run() -> Result<bool> {
 
     // The world comes up while the compiler works: one waits for daemons, the other for the CPU.
     let guard = world.guard()?;
-    let mut rising = world.command("up").arg("--kinds").spawn().context("cannot start world up")?;
+    let mut up = world.command("up");
+    let mut rising =
+        up.args(["--kinds", "--kube-scheduler"]).spawn().context("cannot start world up")?;
     let up_since = Instant::now();
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     outcomes.push(cargo(&top, "clippy", &clippy, &[]));

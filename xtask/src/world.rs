@@ -42,6 +42,16 @@ pub(crate) struct Wish {
     pub(crate) bridge: bool,
     /// Also the controllers of JobSet and LeaderWorkerSet, and the kinds whose pods stories make.
     pub(crate) kinds: bool,
+    /// Whether a kube-scheduler is to be had in it.
+    pub(crate) kube_scheduler: bool,
+}
+
+impl Wish {
+    /// The least: Slurm and Kubernetes in this directory.
+    pub(crate) fn of(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self { dir, nodes: None, bridge: false, kinds: false, kube_scheduler: false }
+    }
 }
 
 /// The root of this repository.
@@ -82,6 +92,9 @@ fn stay(dir: &Path, wish: &Wish) -> Result<()> {
     if wish.nodes.is_some_and(|wanted| nodes != wanted.to_string()) {
         bail!("the world in {} has {nodes} nodes; take it down first", dir.display());
     }
+    if wish.kube_scheduler {
+        doors::kube_scheduler(dir)?;
+    }
     if wish.kinds && Daemons::of(dir).recorded().iter().all(|(name, _)| name != "jobset") {
         bail!("the world in {} was brought up without --kinds; take it down first", dir.display());
     }
@@ -108,6 +121,9 @@ fn raise(dir: &Path, parts: &Parts, controllers: Option<PathBuf>, wish: &Wish) -
         Ok(token)
     })?;
     doors::write(dir, parts, ports, &token)?;
+    if wish.kube_scheduler {
+        doors::kube_scheduler(dir)?;
+    }
     if wish.bridge {
         timed("Gangway", || bridge::start(dir, ports))?;
     }

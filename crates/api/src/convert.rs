@@ -218,10 +218,11 @@ impl v1::Verdict {
                 message: message.clone(),
                 expected_start: *expected_start,
             }),
-            Verdict::Allocated { job, generation, seats } => Wire::Allocated(v1::Allocated {
+            Verdict::Allocated { job, generation, seats, note } => Wire::Allocated(v1::Allocated {
                 job_id: job.0,
                 generation: *generation,
                 seats: seats_of(seats),
+                note: note.clone(),
             }),
             Verdict::Ended { job, generation, state, message } => Wire::Ended(v1::Ended {
                 job_id: job.0,
@@ -272,6 +273,7 @@ impl TryFrom<v1::Verdict> for Verdict {
             Wire::Allocated(a) => Self::Allocated {
                 job: JobId(a.job_id),
                 generation: a.generation,
+                note: a.note,
                 seats: a
                     .seats
                     .into_iter()
@@ -384,6 +386,7 @@ mod tests {
                 job: JobId(7),
                 generation: 2,
                 seats: BTreeMap::from([("a".to_owned(), seat)]),
+                note: "n".into(),
             },
             Verdict::Ended {
                 job: JobId(7),

@@ -28,7 +28,7 @@ pub struct Ask {
 }
 
 /// Annotations that are written by others than the user and mean nothing here.
-const NOT_ASKS: &[&str] = &["user", "gang", "generation", "job-id", "node", "rank"];
+const NOT_ASKS: &[&str] = &["user", "gang", "generation", "job-id", "node", "rank", "note"];
 
 const KNOWN: &[&str] =
     &["partition", "account", "qos", "job-name", "time-limit", "gpu-type", "pods-per-node"];

@@ -49,6 +49,8 @@ pub enum Verdict {
         generation: u32,
         /// One seat per member by pod uid.
         seats: BTreeMap<String, Seat>,
+        /// For the user: what the way it was asked for costs; empty for nothing.
+        note: String,
     },
     /// It is over, on Slurm's own word.
     Ended {
@@ -195,7 +197,7 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
         Some(Verdict::Ended { job, generation, message, .. }) => {
             placeholder_over(facts, *job, *generation, message)
         }
-        Some(Verdict::Allocated { job, generation, seats }) => {
+        Some(Verdict::Allocated { job, generation, seats, .. }) => {
             seat_members(facts, *job, *generation, seats, now)
         }
         Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),
@@ -271,6 +273,12 @@ fn ask(facts: &Facts<'_>, now: i64) -> Plan {
     }
     if !gang.complete() {
         return Plan::say("GangIncomplete", incomplete(facts), false);
+    }
+    if let Some(first) = &facts.assembled.after {
+        let message = format!(
+            "waiting for {first} to have its nodes: this pod is beyond its least number and comes after it"
+        );
+        return Plan::say("GangFirst", message, false);
     }
     Plan::act(Action::Ask)
 }

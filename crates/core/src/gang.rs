@@ -149,6 +149,9 @@ pub struct Assembled {
     pub leaving: BTreeSet<String>,
     /// The workload is finished or being deleted: nothing more will come.
     pub over: bool,
+    /// The gang that must have its nodes before this pod may ask for one: it is beyond the least
+    /// number of an elastic workload, and taking the last node would keep all from starting.
+    pub after: Option<String>,
 }
 
 /// Which workload a pod says it belongs to.
@@ -188,9 +191,15 @@ fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
     };
     let (together, apart) = split(workload, pods);
     let (formed, strangers) = form(workload, &together);
-    let mut out = vec![formed];
+    let gang = &formed.gang;
+    let started = gang.complete() && gang.members.iter().all(|m| m.bound.is_some() || m.finished);
+    let after = (!started).then(|| format!("{} {}", gang.kind, gang.name));
     let apart = apart.into_iter().map(|pod| (pod, None)).chain(strangers);
-    out.extend(apart.map(|(pod, problem)| alone(annotations, over, pod, problem)));
+    let mut out = vec![formed];
+    out.extend(apart.map(|(pod, problem)| Assembled {
+        after: after.clone(),
+        ..alone(annotations, over, pod, problem)
+    }));
     out
 }
 
@@ -350,7 +359,7 @@ fn later(workload: &Workload, problems: &mut Vec<String>) -> Vec<Later> {
     let Shape::Roles(roles) = &workload.shape else { return Vec::new() };
     let mut first = 0;
     let mut out = Vec::new();
-    for Role { name, count, later } in roles {
+    for Role { name, count, later, .. } in roles {
         if let Some(spec) = later {
             let problem = match pod::demand(spec) {
                 Ok(demand) if !demand.is_empty() => {
@@ -441,7 +450,7 @@ impl<'a> Builder<'a> {
         }
         self.problems.sort();
         self.problems.dedup();
-        Assembled { gang, problems: self.problems, leaving, over }
+        Assembled { gang, problems: self.problems, leaving, over, after: None }
     }
 }
 

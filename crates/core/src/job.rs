@@ -202,6 +202,44 @@ pub struct Job {
     pub comment: String,
     /// Whether it is an EXTERNAL job (a placeholder), as far as Slurm says.
     pub external: bool,
+    /// Components of a heterogeneous job, its leader first; empty for an ordinary job, and for a
+    /// component that was read without its leader.
+    pub parts: Vec<Part>,
+}
+
+/// One component of a heterogeneous job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its own id; the first one's is the leader's.
+    pub id: JobId,
+    /// Its own state: components start together, but may end apart.
+    pub state: JobState,
+    /// Hostlist of the nodes it holds or held.
+    pub nodes: String,
+    /// Where the key of its members rides.
+    pub admin_comment: String,
+}
+
+impl Job {
+    /// What it means for the gang's pods. A heterogeneous job holds while all of its components do;
+    /// once some have ended, nothing may be bound any more, and only the end of all is an end.
+    pub fn standing(&self) -> Standing {
+        let mut all = self.parts.iter().map(|p| p.state.standing());
+        let Some(first) = all.next() else { return self.state.standing() };
+        if all.all(|other| other == first) { first } else { Standing::Unclear }
+    }
+
+    /// How it ended: of a heterogeneous job what took the others with it, for the rest is cancelled.
+    pub fn ending(&self) -> &BaseState {
+        let mut all = self.parts.iter().map(|p| &p.state.base);
+        all.find(|base| **base != BaseState::Cancelled).unwrap_or(&self.state.base)
+    }
+
+    /// Some components have ended and others live on: the rest is of no use to the gang.
+    pub fn broken(&self) -> bool {
+        let over = |p: &Part| p.state.standing() == Standing::Over;
+        self.parts.iter().any(over) && !self.parts.iter().all(over)
+    }
 }
 
 /// What Slurm granted a RUNNING placeholder (`GET resources/{id}`), nodes in Slurm's order.
@@ -240,8 +278,6 @@ pub struct GresAllocation {
 /// What is asked of Slurm for one gang: the placeholder, before it is a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaceholderRequest {
-    /// The gang's key as it rides inside the job.
-    pub key: String,
     /// Job name people see in squeue.
     pub name: String,
     /// Slurm user the job runs as, a name or a number.
@@ -254,6 +290,17 @@ pub struct PlaceholderRequest {
     pub partition: String,
     /// Quality of service, or the default.
     pub qos: Option<String>,
+    /// Time limit in minutes, or the partition's default.
+    pub time_limit_minutes: Option<u32>,
+    /// What is needed: one entry for members that are alike, more for a heterogeneous job.
+    pub components: Vec<Component>,
+}
+
+/// What one group of like members needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// The gang's key with the group's own mark, as it rides inside this component.
+    pub key: String,
     /// Number of nodes, exactly.
     pub nodes: u32,
     /// Tasks (members) on each node.
@@ -264,8 +311,6 @@ pub struct PlaceholderRequest {
     pub memory_per_node_mib: u64,
     /// Generic resources on each node.
     pub gres_per_node: Vec<GresRequest>,
-    /// Time limit in minutes, or the partition's default.
-    pub time_limit_minutes: Option<u32>,
     /// Hostlist of nodes that must not be used; empty for none. Never its opposite (rule 12).
     pub excluded_nodes: String,
 }
@@ -287,6 +332,33 @@ impl GresRequest {
         match &self.kind {
             Some(kind) => format!("gres/{}:{kind}={}", self.name, self.count),
             None => format!("gres/{}={}", self.name, self.count),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Job {
+    /// An ordinary placeholder on node n1.
+    pub(crate) fn sample(id: u32, state: &str) -> Self {
+        Self {
+            id: JobId(id),
+            sluid: String::new(),
+            name: String::new(),
+            state: JobState::parse(&[state]),
+            reason: String::new(),
+            description: String::new(),
+            nodes: "n1".to_owned(),
+            partition: String::new(),
+            user: String::new(),
+            account: String::new(),
+            submit_time: 0,
+            start_time: 0,
+            end_time: 0,
+            priority: None,
+            admin_comment: String::new(),
+            comment: String::new(),
+            external: true,
+            parts: Vec::new(),
         }
     }
 }
@@ -336,5 +408,34 @@ mod tests {
             assert_eq!(state.standing(), Standing::Over, "{name}");
             assert_eq!(state.base.name(), name);
         }
+    }
+
+    fn of_parts(states: &[&str]) -> Job {
+        let part = |(id, state): (u32, &&str)| Part {
+            id: JobId(id),
+            state: JobState::parse(&[state]),
+            nodes: String::new(),
+            admin_comment: String::new(),
+        };
+        let parts: Vec<Part> = (7..).zip(states).map(part).collect();
+        Job { parts, ..Job::sample(7, states[0]) }
+    }
+
+    #[test]
+    fn components_hold_together_and_are_over_together() {
+        for (states, standing, broken) in [
+            (["RUNNING", "RUNNING"], Standing::Holding, false),
+            (["PENDING", "PENDING"], Standing::Waiting, false),
+            (["RUNNING", "PENDING"], Standing::Unclear, false),
+            (["RUNNING", "CANCELLED"], Standing::Unclear, true),
+            (["NODE_FAIL", "RUNNING"], Standing::Unclear, true),
+            (["CANCELLED", "NODE_FAIL"], Standing::Over, false),
+        ] {
+            let job = of_parts(&states);
+            assert_eq!((job.standing(), job.broken()), (standing, broken), "{states:?}");
+        }
+        assert_eq!(of_parts(&["CANCELLED", "NODE_FAIL"]).ending(), &BaseState::NodeFail);
+        assert_eq!(of_parts(&["CANCELLED", "CANCELLED"]).ending(), &BaseState::Cancelled);
+        assert_eq!(Job::sample(7, "TIMEOUT").ending(), &BaseState::Timeout);
     }
 }

@@ -12,6 +12,7 @@ pub mod gang;
 pub mod hostlist;
 pub mod job;
 pub mod names;
+pub mod offer;
 pub mod order;
 pub mod place;
 pub mod placeholder;

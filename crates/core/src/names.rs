@@ -19,8 +19,13 @@ pub const JOB_ID: &str = "gangway.dev/job-id";
 pub const NODE: &str = "gangway.dev/node";
 /// Written by us on the Binding: the member's rank in its gang, from 0.
 pub const RANK: &str = "gangway.dev/rank";
+/// Written by us on the Binding where there is something to tell: what the way the gang was asked for
+/// costs.
+pub const NOTE: &str = "gangway.dev/note";
 /// Prefix of the index annotations written by us on the Binding: `gangway.dev/index.gpu: "0-3"`.
 pub const INDEX_PREFIX: &str = "gangway.dev/index.";
+/// Condition written by us on a pod that a stock kube-scheduler binds: where it stands in Slurm.
+pub const CONDITION: &str = "gangway.dev/Slurm";
 /// Label written by us on the Binding: the Slurm job id, so that `kubectl get pods -l` finds a job's pods.
 pub const JOB_LABEL: &str = "gangway.dev/job";
 /// Node label: Slurm's name of the node where it is not the Kubernetes name.

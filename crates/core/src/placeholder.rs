@@ -23,12 +23,17 @@ pub struct Stamp {
     pub generation: u32,
     /// Fingerprint of the pods it was submitted for.
     pub pods: u64,
+    /// In a component of a heterogeneous job: the mark of the members it is for, so that they find
+    /// it again also when others of the gang are missing.
+    pub part: Option<u64>,
 }
 
 impl Stamp {
     /// As text without spaces inside its words.
     pub fn to_text(&self) -> String {
-        format!("{FORM} {} {} {} {:016x}", self.cluster, self.gang, self.generation, self.pods)
+        let Self { cluster, gang, generation, pods, part } = self;
+        let part = part.map(|mark| format!(" {mark:016x}")).unwrap_or_default();
+        format!("{FORM} {cluster} {gang} {generation} {pods:016x}{part}")
     }
 
     /// Reads a stamp; `None` for anything that is not exactly one.
@@ -42,6 +47,7 @@ impl Stamp {
             gang: words.next().filter(|w| is_word(w))?.to_owned(),
             generation: words.next()?.parse().ok()?,
             pods: u64::from_str_radix(words.next()?, 16).ok()?,
+            part: words.next().map(|mark| u64::from_str_radix(mark, 16)).transpose().ok()?,
         };
         // One stamp has one text: no sign, no leading zero, no other case, nothing after it.
         (stamp.to_text() == text).then_some(stamp)
@@ -107,14 +113,14 @@ impl JobIds {
 }
 
 /// FNV-1a, 64 bit: stable over builds and machines, which std's hasher does not promise.
-struct Fnv(u64);
+pub(crate) struct Fnv(pub(crate) u64);
 
 impl Fnv {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    fn eat(&mut self, bytes: &[u8]) {
+    pub(crate) fn eat(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -163,11 +169,11 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     mine.sort_by_key(|(s, j)| (s.generation, j.submit_time, j.id));
 
     let mut live: Vec<&(Stamp, Job)> =
-        mine.iter().copied().filter(|(_, j)| j.state.standing() != Standing::Over).collect();
+        mine.iter().copied().filter(|(_, j)| j.standing() != Standing::Over).collect();
     if !live.is_empty() {
         // The one that holds nodes wins, then the oldest: pods may already be bound for it.
         live.sort_by_key(|(s, j)| {
-            (j.state.standing() != Standing::Holding, s.generation, j.submit_time, j.id)
+            (j.standing() != Standing::Holding, s.generation, j.submit_time, j.id)
         });
         let (stamp, job) = live[0];
         let duplicates = live[1..].iter().rev().map(|(_, j)| j.id).collect();
@@ -182,7 +188,7 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
             Some((_, job)) => Step::Over {
                 job: job.id,
                 generation: bound.generation,
-                state: job.state.base.clone(),
+                state: job.ending().clone(),
             },
             None => Step::Lost { job: bound.job, generation: bound.generation },
         };
@@ -195,12 +201,13 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
         && stamp.pods == pods
         && !is_refused_immediate(job)
     {
-        let step =
-            Step::Over { job: job.id, generation: stamp.generation, state: job.state.base.clone() };
+        let (generation, state) = (stamp.generation, job.ending().clone());
+        let step = Step::Over { job: job.id, generation, state };
         return (step, Vec::new());
     }
     let generation = newest.map_or(0, |(s, _)| s.generation).saturating_add(1);
-    let stamp = Stamp { cluster: cluster.to_owned(), gang: gang.uid.clone(), generation, pods };
+    let (cluster, gang) = (cluster.to_owned(), gang.uid.clone());
+    let stamp = Stamp { cluster, gang, generation, pods, part: None };
     (Step::Submit { stamp }, Vec::new())
 }
 

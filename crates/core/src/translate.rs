@@ -1,54 +1,192 @@
 //! A gang in Slurm's terms: what the placeholder asks for.
 //!
 //! Never asks for nodes by name (rule 12), and rounds up only: what Slurm grants is enough for the
-//! pods. All members are asked for alike, by the largest of them.
+//! pods. Members that need the same form one group; one group is a plain job, several are one
+//! heterogeneous job with a component for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::gang::Gang;
-use crate::job::{GresRequest, PlaceholderRequest};
-use crate::placeholder::Stamp;
+use crate::gang::{Gang, Member};
+use crate::job::{Component, GresRequest, Job, JobId, PlaceholderRequest};
+use crate::placeholder::{Fnv, Stamp};
 use crate::pod::Demand;
 use crate::policy::{Category, Grant, Refusal};
 
-/// Kubernetes resource name → Slurm GRES name.
+mod resources;
+
+pub use resources::ResourceTable;
+
+/// Most components of a heterogeneous job (MAX_HET_JOB_COMPONENTS in Slurm's slurm.h).
+const MAX_COMPONENTS: usize = 128;
+
+/// Members that need the same, and what each of them needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourceTable(pub BTreeMap<String, String>);
-
-impl Default for ResourceTable {
-    fn default() -> Self {
-        let pairs = [
-            ("nvidia.com/gpu", "gpu"),
-            ("amd.com/gpu", "gpu"),
-            ("aws.amazon.com/neuron", "neuron"),
-            ("vpc.amazonaws.com/efa", "efa"),
-        ];
-        Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
-    }
+pub struct Group {
+    /// Who they are, in rank order: those that come later too.
+    pub places: Vec<Place>,
+    /// CPUs of one member.
+    pub cpus: u32,
+    /// Memory of one member, MiB.
+    pub memory_mib: u64,
+    /// Devices of one member.
+    pub gres: Vec<GresRequest>,
+    /// How many of them share a node.
+    pub per_node: u32,
 }
 
-/// Resources that Kubernetes accounts for and Slurm has no word for: left to the kubelet.
-fn left_to_kubelet(resource: &str) -> bool {
-    resource == "ephemeral-storage" || resource.starts_with("hugepages-")
+/// One member's place in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Its rank in the gang.
+    pub rank: u32,
+    /// Its position in the gang's members; `None` while it is still to come.
+    pub member: Option<usize>,
 }
 
-impl ResourceTable {
-    /// How many of each GRES a pod needs. A resource nobody maps is refused by name: silently
-    /// dropped, it would be a pod without its device.
-    pub fn gres(&self, demand: &Demand) -> Result<BTreeMap<String, u64>, Refusal> {
-        let mut out = BTreeMap::new();
-        for (resource, n) in demand.other.iter().filter(|(r, _)| !left_to_kubelet(r)) {
-            let gres = self.0.get(resource).ok_or_else(|| {
-                let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-                Refusal::new(
-                    Category::Resources,
-                    format!("resource {resource} is not mapped to a Slurm GRES; mapped are {} (config: resources)", known.join(", ")),
-                )
-            })?;
-            *out.entry(gres.clone()).or_insert(0) += n;
+/// Whether a gang whose members differ may be one heterogeneous job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roles {
+    /// Each group is a component of its own.
+    Apart,
+    /// Every member is asked for as the largest of them, resource by resource.
+    Levelled,
+}
+
+impl Group {
+    /// What tells this group from the others of its gang, however many of its members are there.
+    fn mark(&self) -> u64 {
+        let mut hash = Fnv::new();
+        hash.eat(&self.cpus.to_le_bytes());
+        hash.eat(&self.memory_mib.to_le_bytes());
+        for gres in &self.gres {
+            hash.eat(gres.to_tres().as_bytes());
+            hash.eat(b"\n");
         }
-        Ok(out)
+        hash.0
     }
+
+    /// Devices as placement takes them: by name, for one member.
+    pub fn devices(&self) -> Vec<(String, u32)> {
+        let mut sums: BTreeMap<&str, u32> = BTreeMap::new();
+        for gres in &self.gres {
+            let sum = sums.entry(&gres.name).or_default();
+            *sum = sum.saturating_add(gres.count);
+        }
+        sums.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+    }
+
+    fn component(&self, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
+        let times = |n: u64| n.checked_mul(u64::from(self.per_node));
+        let devices = |gres: &GresRequest| {
+            let all = times(u64::from(gres.count)).and_then(|n| u32::try_from(n).ok());
+            let count = all.ok_or_else(|| too_much(&gres.name))?;
+            Ok(GresRequest { count, ..gres.clone() })
+        };
+        let members = u32::try_from(self.places.len()).map_err(|_| too_much("pods"))?.max(1);
+        let part = apart.then(|| self.mark());
+        Ok(Component {
+            key: Stamp { part, ..stamp.clone() }.to_text(),
+            nodes: members.div_ceil(self.per_node),
+            tasks_per_node: self.per_node,
+            cpus_per_task: self.cpus,
+            memory_per_node_mib: times(self.memory_mib).ok_or_else(|| too_much("memory"))?,
+            gres_per_node: self.gres.iter().map(devices).collect::<Result<_, _>>()?,
+            excluded_nodes: String::new(),
+        })
+    }
+}
+
+fn too_much(what: &str) -> Refusal {
+    Refusal::new(Category::Shape, format!("the pods ask for more {what} than any node can have"))
+}
+
+/// Sorts a gang's members into groups that need the same, by the rank of their first member.
+pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Group>, Refusal> {
+    if roles == Roles::Levelled {
+        return Ok(vec![levelled(gang, table)?]);
+    }
+    let mut found: Vec<(&Demand, Vec<Place>)> = Vec::new();
+    for (place, its) in places(gang) {
+        // Members that are alike mostly stand side by side: the last group is looked at first.
+        match found.iter_mut().rev().find(|(demand, _)| *demand == its) {
+            Some((_, places)) => places.push(place),
+            None => found.push((its, vec![place])),
+        }
+        if found.len() > MAX_COMPONENTS {
+            return Ok(vec![levelled(gang, table)?]);
+        }
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    for (demand, places) in found {
+        let group = group(gang, table, demand, places)?;
+        // What differs only where Slurm has no word for it (ephemeral storage) is the same to Slurm.
+        match groups.iter_mut().find(|g| g.mark() == group.mark()) {
+            Some(same) => {
+                same.places.extend(group.places);
+                same.places.sort_unstable();
+            }
+            None => groups.push(group),
+        }
+    }
+    for group in &mut groups {
+        group.per_node = per_node(gang, group.places.len());
+    }
+    Ok(groups)
+}
+
+/// Every member with what it needs, in rank order: those that are there and those still to come.
+fn places(gang: &Gang) -> Vec<(Place, &Demand)> {
+    let there = gang.members.iter().enumerate();
+    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, asked_for(gang, m)));
+    if gang.later.is_empty() {
+        return there.collect();
+    }
+    let absent = gang.absent().map(|(rank, later)| (Place { rank, member: None }, &later.demand));
+    let mut all: Vec<_> = there.chain(absent).collect();
+    all.sort_by_key(|(place, _)| *place);
+    all
+}
+
+/// What is asked for a member: its own needs, or those of the template that it was asked for by
+/// before it was there. What an admission webhook adds to such a pod shares what was asked, unless
+/// it is a device.
+fn asked_for<'a>(gang: &'a Gang, member: &'a Member) -> &'a Demand {
+    let later = gang.later.iter().find(|later| later.has(member.rank));
+    let devices = |asked: &&Demand| {
+        member.demand.other.iter().all(|(name, n)| asked.other.get(name) >= Some(n))
+    };
+    later.map(|later| &later.demand).filter(devices).unwrap_or(&member.demand)
+}
+
+/// All members as one group: each is asked for as the largest in everything.
+fn levelled(gang: &Gang, table: &ResourceTable) -> Result<Group, Refusal> {
+    let places = places(gang).into_iter().map(|(place, _)| place).collect();
+    group(gang, table, &gang.largest_demand(), places)
+}
+
+fn per_node(gang: &Gang, members: usize) -> u32 {
+    let members = u32::try_from(members).unwrap_or(u32::MAX).max(1);
+    gang.ask.pods_per_node.unwrap_or(1).min(members)
+}
+
+fn group(
+    gang: &Gang,
+    table: &ResourceTable,
+    demand: &Demand,
+    places: Vec<Place>,
+) -> Result<Group, Refusal> {
+    let cpus = u32::try_from(demand.milli_cpu.div_ceil(1000)).map_err(|_| too_much("cpu"))?;
+    let mut gres = table.gres(demand)?;
+    for device in gres.iter_mut().filter(|g| g.name == "gpu" && g.kind.is_none()) {
+        device.kind.clone_from(&gang.ask.gpu_type);
+    }
+    Ok(Group {
+        per_node: per_node(gang, places.len()),
+        places,
+        cpus: cpus.max(1),
+        memory_mib: demand.memory.div_ceil(1 << 20).max(1),
+        gres,
+    })
 }
 
 /// Turns a complete gang into the request for its placeholder.
@@ -57,48 +195,72 @@ pub fn placeholder(
     grant: &Grant,
     stamp: &Stamp,
     table: &ResourceTable,
+    roles: Roles,
 ) -> Result<PlaceholderRequest, Refusal> {
-    let largest = gang.largest_demand();
-    let too_much = |what: &str| {
-        Refusal::new(
-            Category::Shape,
-            format!("the pods ask for more {what} than any node can have"),
-        )
-    };
-    let members = u32::try_from(gang.size()).map_err(|_| too_much("pods"))?.max(1);
-    let per_node = gang.ask.pods_per_node.unwrap_or(1).min(members);
-    let cpus = u32::try_from(largest.milli_cpu.div_ceil(1000)).map_err(|_| too_much("cpu"))?.max(1);
-    let mib = largest.memory.div_ceil(1 << 20).max(1);
-    let mut gres = Vec::new();
-    for (name, n) in table.gres(&largest)? {
-        let count = n.checked_mul(u64::from(per_node)).and_then(|n| u32::try_from(n).ok());
-        let kind = gang.ask.gpu_type.clone().filter(|_| name == "gpu");
-        gres.push(GresRequest { kind, count: count.ok_or_else(|| too_much(&name))?, name });
-    }
-    if gang.ask.gpu_type.is_some() && !gres.iter().any(|g| g.name == "gpu") {
+    let groups = groups(gang, table, roles)?;
+    if gang.ask.gpu_type.is_some() && !groups.iter().flat_map(|g| &g.gres).any(|g| g.name == "gpu")
+    {
         return Err(Refusal::new(
             Category::Shape,
             "gangway.dev/gpu-type is set, but no container asks for a GPU; add limits nvidia.com/gpu or remove the annotation",
         ));
     }
+    let apart = groups.len() > 1;
     Ok(PlaceholderRequest {
-        key: stamp.to_text(),
         name: gang.ask.job_name.clone().unwrap_or_else(|| gang.path()),
         user: grant.user.clone(),
         group: grant.group.clone(),
         account: grant.account.clone(),
         partition: grant.partition.clone().unwrap_or_default(),
         qos: grant.qos.clone(),
-        nodes: members.div_ceil(per_node),
-        tasks_per_node: per_node,
-        cpus_per_task: cpus,
-        memory_per_node_mib: mib
-            .checked_mul(u64::from(per_node))
-            .ok_or_else(|| too_much("memory"))?,
-        gres_per_node: gres,
         time_limit_minutes: gang.ask.time_limit_minutes,
-        excluded_nodes: String::new(),
+        components: groups.iter().map(|g| g.component(stamp, apart)).collect::<Result<_, _>>()?,
     })
+}
+
+/// What it costs that this gang's roles are levelled; `None` when its members need the same anyway.
+pub fn cost_of_levelling(gang: &Gang, table: &ResourceTable) -> Option<String> {
+    let apart = groups(gang, table, Roles::Apart).ok()?;
+    let all = levelled(gang, table).ok()?;
+    let smaller = apart.iter().filter(|g| g.mark() != all.mark());
+    let members: usize = smaller.map(|g| g.places.len()).sum();
+    (members > 0).then(|| {
+        format!(
+            "this Slurm gives all pods of a gang the same, so {members} of {} pods hold more than they need ({}); Slurm 26.05.3 or newer gives each role its own",
+            gang.size(),
+            all.describe(),
+        )
+    })
+}
+
+impl Group {
+    fn describe(&self) -> String {
+        let devices = self.gres.iter().map(GresRequest::to_tres);
+        let parts = [format!("cpu={}", self.cpus), format!("mem={}M", self.memory_mib)];
+        parts.into_iter().chain(devices).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The groups of a gang as they are now, each with the job that holds its nodes. `None`: a group is
+/// there for which nothing was asked, because its pods were changed since.
+pub fn held_by(
+    gang: &Gang,
+    table: &ResourceTable,
+    job: &Job,
+) -> Result<Option<Vec<(Group, JobId)>>, Refusal> {
+    if job.parts.is_empty() {
+        // One job for all: whatever its members need, they were levelled into it.
+        let group = levelled(gang, table)?;
+        return Ok(Some(vec![(group, job.id)]));
+    }
+    let mut parts: HashMap<u64, JobId> = HashMap::new();
+    for part in &job.parts {
+        let mark = Stamp::parse(&part.admin_comment).and_then(|stamp| stamp.part);
+        parts.extend(mark.map(|mark| (mark, part.id)));
+    }
+    let groups = groups(gang, table, Roles::Apart)?;
+    let held = groups.into_iter().map(|g| parts.get(&g.mark()).map(|id| (g, *id)));
+    Ok(held.collect())
 }
 
 #[cfg(test)]

@@ -140,6 +140,8 @@ pub struct Role {
     /// Its pods are made only when members of other roles are ready; until then this template says
     /// what each of them will need.
     pub later: Option<Box<PodSpec>>,
+    /// Elastic: pods of this role beyond the count are gangs of one that come after the gang.
+    pub elastic: bool,
 }
 
 impl Shape {
@@ -274,7 +276,7 @@ mod tests {
     }
 
     fn roles(list: &[(&str, u32)]) -> Shape {
-        let role = |(n, c): &(&str, u32)| Role { name: (*n).into(), count: *c, later: None };
+        let role = |(n, c): &(&str, u32)| Role { name: (*n).into(), count: *c, ..Role::default() };
         Shape::Roles(list.iter().map(role).collect())
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Binding {
     pub(crate) node: String,
     pub(crate) job: JobId,
     pub(crate) generation: u32,
+    /// For the pod's owner; empty for nothing.
+    pub(crate) note: String,
 }
 
 /// Binds one pod. Returns its uid and whether it is now where it should be.
@@ -79,6 +81,9 @@ fn annotations(gang: &Gang, binding: &Binding) -> BTreeMap<String, String> {
         (names::NODE.to_owned(), binding.seat.node.clone()),
         (names::RANK.to_owned(), binding.seat.rank.to_string()),
     ]);
+    if !binding.note.is_empty() {
+        out.insert(names::NOTE.to_owned(), binding.note.clone());
+    }
     for (gres, indexes) in &binding.seat.indexes {
         out.insert(format!("{}{gres}", names::INDEX_PREFIX), ranges(indexes));
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::door::Door;
 use crate::index::{Group, Index};
+use crate::kubescheduler::offering::Terms;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 
@@ -20,6 +21,11 @@ pub(crate) struct Cluster {
     pub(crate) door: Door,
     /// Names this bridge's world in every placeholder.
     pub(crate) id: String,
+    /// `spec.schedulerName` of its pods.
+    pub(crate) scheduler_name: String,
+    /// Where a stock kube-scheduler binds: on which terms seats are offered to it. Without them the
+    /// bridge binds.
+    pub(crate) terms: Option<Terms>,
     pub(crate) world: World,
     pub(crate) nursery: Nursery,
     pub(crate) metrics: Metrics,

@@ -4,17 +4,19 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod kubescheduler;
 mod section;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
 
+pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 use section::Section;
 
 /// Flags of `gangway scheduler`.
@@ -61,6 +63,8 @@ pub(crate) struct Slurm {
     pub(crate) user: String,
     /// Whether the immediate path may be used.
     pub(crate) immediate: bool,
+    /// Whether a gang of different roles may be a heterogeneous job.
+    pub(crate) heterogeneous: bool,
     pub(crate) job_ids: JobIds,
 }
 
@@ -93,17 +97,7 @@ pub(crate) enum ConfigError {
 impl Settings {
     /// Reads the file, if there is one, and lays the flags over it.
     pub(crate) fn load(flags: &Flags) -> Result<Self, ConfigError> {
-        let file = match &flags.config {
-            None => serde_json::Value::Object(serde_json::Map::new()),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-                parse_yaml(&text).map_err(|source| ConfigError::Yaml {
-                    path: path.clone(),
-                    source: Box::new(source),
-                })?
-            }
-        };
+        let file = read_file(flags.config.as_deref())?;
         Self::read(&file, flags).map_err(ConfigError::Problems)
     }
 
@@ -126,6 +120,17 @@ impl Settings {
         root.finish();
         problems.into_result()?;
         Ok(Self { cluster, slurm, listen, tls, policy, resources, kubeconfig })
+    }
+}
+
+fn read_file(path: Option<&Path>) -> Result<serde_json::Value, ConfigError> {
+    let Some(path) = path else { return Ok(serde_json::Value::Object(serde_json::Map::new())) };
+    let path = path.to_owned();
+    match std::fs::read_to_string(&path) {
+        Err(source) => Err(ConfigError::Read { path, source }),
+        Ok(text) => {
+            parse_yaml(&text).map_err(|source| ConfigError::Yaml { path, source: Box::new(source) })
+        }
     }
 }
 
@@ -158,6 +163,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
     }
     let user = slurm.text("user").unwrap_or_else(|| "slurm".to_owned());
     let immediate = slurm.flag("immediate").unwrap_or(true);
+    let heterogeneous = slurm.flag("heterogeneous").unwrap_or(true);
     let mut ids = slurm.section("jobIds");
     let default = JobIds::default();
     let job_ids = JobIds {
@@ -174,6 +180,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         token_file: token_file.unwrap_or_default(),
         user,
         immediate,
+        heterogeneous,
         job_ids,
     }
 }

@@ -3,16 +3,20 @@
 //! The scheduler's pod watch uses the same service as a stranger would, over a connection in
 //! memory. With certificates given, strangers must show one of the same CA.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use gangway_api::v1::extender_client::ExtenderClient;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, Endpoint, Identity, Server, ServerTlsConfig, Uri};
+use tonic::transport::{
+    Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig, Uri,
+};
 
-use crate::config::Tls;
+use crate::config::{self, Tls};
 use crate::extender::{self, MAX_MESSAGE};
 use crate::queue::Queue;
 
@@ -21,6 +25,8 @@ pub(crate) type Door = ExtenderClient<Channel>;
 
 /// One stream per gang, so there must be no small limit on streams.
 const STREAMS: u32 = 1 << 20;
+/// Another process's door is asked this often whether it lives, and given so long to say so.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// Serves the door on TCP, with gRPC health beside it.
 pub(crate) async fn serve(
@@ -47,13 +53,41 @@ pub(crate) async fn serve(
     }
 }
 
+async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
+}
+
 async fn read_tls(tls: &Tls) -> anyhow::Result<ServerTlsConfig> {
-    let read = async |path: &std::path::Path| {
-        tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
-    };
     let identity = Identity::from_pem(read(&tls.certificate).await?, read(&tls.key).await?);
     let ca = Certificate::from_pem(read(&tls.client_ca).await?);
     Ok(ServerTlsConfig::new().identity(identity).client_ca_root(ca))
+}
+
+/// The way to the door of another process. Nothing is asked yet: it may come up later than we do.
+pub(crate) async fn outside(door: &config::Door) -> anyhow::Result<Channel> {
+    let mut endpoint = Endpoint::from_shared(door.url.clone())
+        .with_context(|| format!("door.url {} is not a URL", door.url))?
+        .connect_timeout(ALIVE)
+        // One that has died silently would leave every gang waiting.
+        .http2_keep_alive_interval(ALIVE)
+        .keep_alive_timeout(ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(64 << 20);
+    if let Some(tls) = &door.tls {
+        let ca = Certificate::from_pem(read(&tls.ca).await?);
+        let own = Identity::from_pem(read(&tls.certificate).await?, read(&tls.key).await?);
+        let tls = ClientTlsConfig::new().ca_certificate(ca).identity(own);
+        endpoint = endpoint.tls_config(tls).context("door certificates")?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
+/// A handle on the door at the other end of a channel.
+pub(crate) fn client(channel: Channel) -> Door {
+    ExtenderClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
 }
 
 /// Serves the door on a pipe in memory until `stop`, and gives the client end of it.
@@ -88,8 +122,5 @@ pub(crate) fn inside(
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(64 << 20)
         .connect_with_connector_lazy(connector);
-    let door = ExtenderClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    (door, serving)
+    (client(channel), serving)
 }

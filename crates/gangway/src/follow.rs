@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::bind::{self, Binding};
 use crate::cluster::{Cluster, View};
 use crate::evict;
+use crate::kubescheduler::offering::Offering;
 use crate::report::Reporter;
 
 /// Pause after a call that failed, before the gang is looked at again.
@@ -35,6 +36,8 @@ pub(crate) struct Follower {
     verdict: Option<Verdict>,
     verdicts: Option<Verdicts>,
     reporter: Reporter,
+    /// Where a stock kube-scheduler binds: the seats that it is offered.
+    offering: Option<Offering>,
     /// Pods whose binding or eviction was answered lately.
     sent: HashMap<(Write, String), Instant>,
     state: Option<&'static str>,
@@ -46,6 +49,7 @@ impl Follower {
     pub(crate) fn new(cluster: Cluster, views: watch::Receiver<View>) -> Self {
         Self {
             reporter: Reporter::new(cluster.clone()),
+            offering: cluster.terms.clone().map(Offering::new),
             cluster,
             views,
             progress: Progress::default(),
@@ -66,6 +70,7 @@ impl Follower {
             let plan = self.plan(&view.assembled);
             self.show_state();
             let mut wake = plan.wake;
+            let unnoticed = self.offer(&view, &plan).await;
             match self.act(&view, plan.actions).await {
                 Done::Forgotten => break,
                 Done::All => {}
@@ -76,7 +81,8 @@ impl Follower {
                 }
             }
             let reported = self.reporter.report(&view, plan.report.as_ref()).await;
-            self.wait(wake, reported, &mut freed).await;
+            let look = [reported, unnoticed].into_iter().flatten().min();
+            self.wait(wake, look, &mut freed).await;
         }
         self.state_is(None);
     }
@@ -102,7 +108,20 @@ impl Follower {
             progress: &self.progress,
             spots: &spots,
         };
-        decide(&facts, now)
+        let plan = decide(&facts, now);
+        match &mut self.offering {
+            None => plan,
+            Some(offering) => {
+                offering.review(assembled, self.verdict.as_ref(), &self.progress, plan, now)
+            }
+        }
+    }
+
+    /// Lets kube-scheduler know of the plan. Returns when to look again.
+    async fn offer(&mut self, view: &View, plan: &Plan) -> Option<Instant> {
+        let offering = self.offering.as_mut()?;
+        offering.told(plan.report.as_ref().and_then(|_| self.reporter.told()));
+        offering.publish(&self.cluster, &view.assembled, self.verdict.as_ref(), plan).await
     }
 
     async fn wait(
@@ -115,6 +134,7 @@ impl Follower {
             |ms: i64| self.cluster.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
         let until = [wake.map(at), report].into_iter().flatten().min();
         let verdicts = self.verdicts.as_mut();
+        let offering = self.offering.as_ref();
         tokio::select! {
             changed = self.views.changed() => {
                 if changed.is_err() {
@@ -127,6 +147,7 @@ impl Follower {
             }
             () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             _ = freed.changed(), if self.waits_for_seat => {}
+            () = async { match offering { Some(o) => o.called().await, None => std::future::pending().await } } => {}
             () = self.cluster.stop.cancelled() => {}
         }
     }
@@ -158,6 +179,10 @@ impl Follower {
     }
 
     async fn act(&mut self, view: &View, actions: Vec<Action>) -> Done {
+        let note = match &self.verdict {
+            Some(Verdict::Allocated { note, .. }) => note.clone(),
+            _ => String::new(),
+        };
         let mut binds = Vec::new();
         let mut evictions = Vec::new();
         let mut rest = Vec::new();
@@ -168,7 +193,8 @@ impl Follower {
             match action {
                 Action::Bind { pod, seat, node, job, generation } => {
                     if !self.settling(Write::Bind, &pod, &mut done) {
-                        binds.push(Binding { pod, seat, node, job, generation });
+                        let note = note.clone();
+                        binds.push(Binding { pod, seat, node, job, generation, note });
                     }
                 }
                 Action::Evict { pod, why } => {
@@ -178,6 +204,10 @@ impl Follower {
                 }
                 other => rest.push(other),
             }
+        }
+        // kube-scheduler brings the pods of a gang one by one; they are bound together.
+        if self.offering.as_ref().is_some_and(|offering| !offering.all_here(&binds)) {
+            binds.clear();
         }
         if !binds.is_empty() {
             done = done.and(self.bind(view, binds).await);
@@ -228,6 +258,7 @@ impl Follower {
         );
         match self.cluster.door.place(request).await {
             Ok(stream) => {
+                self.door_away(None);
                 self.verdicts = Some(Box::pin(stream.into_inner()));
                 let at = self.progress.asked.as_ref().map_or_else(|| self.cluster.now(), |a| a.at);
                 self.progress.asked = Some(Asked { pods, at });
@@ -236,8 +267,17 @@ impl Follower {
             }
             Err(status) => {
                 tracing::error!(gang = gang.uid, %status, "the door refused the question");
+                self.door_away(Some(&status));
                 Done::Later
             }
+        }
+    }
+
+    fn door_away(&mut self, status: Option<&tonic::Status>) {
+        if let Some(offering) = &mut self.offering {
+            offering.door(status.map(|status| {
+                format!("the door of gangway scheduler does not answer ({})", status.message())
+            }));
         }
     }
 
@@ -274,6 +314,9 @@ impl Follower {
         }
         let answers = binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding));
         let answers = join_all(answers).await;
+        if let Some(offering) = &self.offering {
+            offering.bound(&answers);
+        }
         if !self.remember(Write::Bind, answers) {
             return Done::Later;
         }

@@ -20,7 +20,7 @@ pub(crate) struct Readiness {
     pub(crate) synced: AtomicBool,
     /// The API server has answered lately.
     pub(crate) kubernetes: AtomicBool,
-    /// slurmrestd and slurmctld have answered lately.
+    /// slurmrestd and slurmctld have answered lately, or the door behind which they are.
     pub(crate) slurm: AtomicBool,
 }
 
@@ -30,7 +30,7 @@ impl Readiness {
         let parts = [
             (&self.synced, "watches are not synced"),
             (&self.kubernetes, "the Kubernetes API server does not answer"),
-            (&self.slurm, "Slurm does not answer"),
+            (&self.slurm, "Slurm, or the door to it, does not answer"),
         ];
         parts
             .into_iter()

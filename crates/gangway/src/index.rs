@@ -24,6 +24,8 @@ pub(crate) enum Group {
 pub(crate) struct Index {
     pods: HashMap<String, (Pod, Group)>,
     groups: HashMap<Group, BTreeSet<String>>,
+    /// Pods that another of our processes has bound: followed there, but they hold devices.
+    strangers: HashMap<String, Pod>,
     workloads: HashMap<(Kind, String, String), Workload>,
     /// The pods, by their controller's uid, whose gang depends on what is over their controller.
     links: HashMap<String, BTreeSet<String>>,
@@ -80,14 +82,7 @@ impl Index {
     /// Takes a pod out; its workload stays known.
     fn take_out(&mut self, uid: &str) -> Option<Group> {
         let (pod, group) = self.pods.remove(uid)?;
-        for key in held(&pod) {
-            if let Some(holders) = self.devices.get_mut(&key) {
-                holders.remove(uid);
-                if holders.is_empty() {
-                    self.devices.remove(&key);
-                }
-            }
-        }
+        self.let_go(&pod);
         if let Some(members) = self.groups.get_mut(&group) {
             members.remove(uid);
             if members.is_empty() {
@@ -102,6 +97,41 @@ impl Index {
             }
         }
         Some(group)
+    }
+
+    fn let_go(&mut self, pod: &Pod) {
+        for key in held(pod) {
+            if let Some(holders) = self.devices.get_mut(&key) {
+                holders.remove(&pod.uid);
+                if holders.is_empty() {
+                    self.devices.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Takes in a pod that another of our processes has bound.
+    pub(crate) fn put_stranger(&mut self, pod: Pod) {
+        self.drop_stranger(&pod.uid);
+        for key in held(&pod) {
+            self.devices.entry(key).or_default().insert(pod.uid.clone());
+        }
+        self.strangers.insert(pod.uid.clone(), pod);
+    }
+
+    /// Forgets such a pod.
+    pub(crate) fn drop_stranger(&mut self, uid: &str) {
+        if let Some(pod) = self.strangers.remove(uid) {
+            self.let_go(&pod);
+        }
+    }
+
+    /// Keeps only such pods of a full list.
+    pub(crate) fn keep_strangers(&mut self, uids: &HashSet<String>) {
+        let gone = self.strangers.keys().filter(|uid| !uids.contains(*uid));
+        for uid in gone.cloned().collect::<Vec<_>>() {
+            self.drop_stranger(&uid);
+        }
     }
 
     /// A workload that is over is remembered for its pods only.
@@ -266,7 +296,7 @@ impl Index {
         for (gres, index) in indexes {
             let holders = self.devices.get(&(node.clone(), gres.clone(), index));
             let other = holders.into_iter().flatten().find(|holder| *holder != uid);
-            if let Some(pod) = other.and_then(|o| self.pod(o)) {
+            if let Some(pod) = other.and_then(|o| self.pod(o).or(self.strangers.get(o))) {
                 return Spot::Taken { by: pod.path() };
             }
         }

@@ -11,6 +11,7 @@ mod extender;
 mod follow;
 mod http;
 mod index;
+mod kubescheduler;
 mod lean;
 mod metrics;
 mod nursery;
@@ -33,6 +34,9 @@ struct Cli {
 enum Command {
     /// Watch pods with `schedulerName: gangway`, ask Slurm for room, bind them where Slurm says.
     Scheduler(Box<config::Flags>),
+    /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
+    /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
+    Extender(Box<config::ExtenderFlags>),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +45,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         match command {
             Command::Scheduler(flags) => scheduler::run(&flags).await,
+            Command::Extender(flags) => kubescheduler::run(&flags).await,
         }
     })
 }

@@ -37,6 +37,7 @@ pub(crate) struct Queue {
     table: ResourceTable,
     job_ids: JobIds,
     immediate: bool,
+    heterogeneous: bool,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
@@ -128,6 +129,7 @@ impl Queue {
             table: settings.resources.clone(),
             job_ids: settings.slurm.job_ids,
             immediate: settings.slurm.immediate,
+            heterogeneous: settings.slurm.heterogeneous,
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
             nursery,
@@ -209,7 +211,7 @@ impl Queue {
         }
         let mut ended = Vec::new();
         for (_, job) in self.board.listed(&key.cluster, &key.gang) {
-            if job.state.standing() != Standing::Over {
+            if job.standing() != Standing::Over {
                 self.end(&job, why).await?;
                 ended.push(job.id);
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gangway_core::follow::Report;
 use gangway_core::names;
+use gangway_core::offer::sentence;
 use gangway_core::pod::Pod;
 use gangway_core::workload::Workload;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::cluster::View;
+use crate::kubescheduler::offering;
 use crate::lean::LeanPod;
 
 /// A report that does not last this long is not written: members and owners arrive out of order.
@@ -84,6 +86,11 @@ impl Reporter {
         None
     }
 
+    /// What kube-scheduler is to say of the gang's pods: as written last.
+    pub(crate) fn told(&self) -> Option<String> {
+        self.written.as_ref().map(|(report, _, _)| sentence(report))
+    }
+
     async fn write(&self, view: &View, pods: &[String], report: &Report) {
         let gang = &view.assembled.gang;
         tracing::info!(
@@ -93,6 +100,10 @@ impl Reporter {
             message = report.message,
             "report"
         );
+        if let Some(terms) = &self.cluster.terms {
+            let sentence = sentence(report);
+            pods.iter().for_each(|pod| terms.offers.say(pod, &sentence));
+        }
         let writes = pods.iter().map(|uid| self.write_one(uid, report));
         futures::future::join_all(writes).await;
         let workload = self.cluster.world.index().workload(&view.group).cloned();
@@ -103,7 +114,18 @@ impl Reporter {
 
     async fn write_one(&self, uid: &str, report: &Report) {
         let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return };
-        let Ok(_permit) = self.cluster.writes.acquire().await else { return };
+        let Ok(permit) = self.cluster.writes.acquire().await else { return };
+        // Where kube-scheduler owns that condition, ours stands beside it; seeing it change,
+        // kube-scheduler asks again and tells the news in its own.
+        if self.cluster.terms.is_some() {
+            let status = offering::status("False", report.reason, &report.message, None);
+            drop(permit);
+            offering::touch(&self.cluster, uid, status).await;
+            if report.problem {
+                event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
+            }
+            return;
+        }
         let condition = serde_json::json!({
             "metadata": {"uid": uid},
             "status": {"conditions": [{

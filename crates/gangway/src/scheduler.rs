@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use gangway_core::names;
 use gangway_slurm::{
     Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
 };
@@ -24,17 +25,17 @@ use crate::nursery::{Nursery, nursery};
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
-mod sweep;
+pub(crate) mod sweep;
 
 /// Writes to the API server under way at once: enough to keep it busy, few enough to leave it to
 /// others.
-const WRITES: usize = 48;
+pub(crate) const WRITES: usize = 48;
 /// How long running work may take after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT, or until a part of it fails.
 pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
-    start_log(flags)?;
+    start_log(&flags.log, flags.log_json)?;
     let settings = Settings::load(flags)?;
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
@@ -59,12 +60,11 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     }
 }
 
-fn start_log(flags: &Flags) -> anyhow::Result<()> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&flags.log).context("--log is not a filter")?;
+pub(crate) fn start_log(filter: &str, json: bool) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is not a filter")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only when a log is there already, which is fine.
-    let _ = if flags.log_json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
     Ok(())
 }
 
@@ -161,6 +161,8 @@ async fn start_source(
         client: apiserver::client(settings.kubeconfig.as_deref()).await?,
         door,
         id: settings.cluster.clone(),
+        scheduler_name: names::SCHEDULER.to_owned(),
+        terms: None,
         world: World::default(),
         nursery: nursery.clone(),
         metrics: metrics.clone(),
@@ -178,7 +180,7 @@ async fn start_source(
     Ok(())
 }
 
-fn termination() -> anyhow::Result<impl Future<Output = ()>> {
+pub(crate) fn termination() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

@@ -41,6 +41,7 @@ pub(crate) struct Source {
 #[derive(Default)]
 struct Synced {
     pods: bool,
+    strangers: bool,
     nodes: bool,
     kinds: HashSet<Kind>,
     /// Kinds that the API server does not serve have nothing to be read.
@@ -50,7 +51,11 @@ struct Synced {
 
 impl Synced {
     fn all(&self) -> bool {
-        self.pods && self.nodes && self.discovered && self.expected.is_subset(&self.kinds)
+        self.pods
+            && self.strangers
+            && self.nodes
+            && self.discovered
+            && self.expected.is_subset(&self.kinds)
     }
 }
 
@@ -73,7 +78,8 @@ impl Source {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(8192);
-        watch::start(&self.cluster.nursery, &client, &sender, &stop, self.readiness.clone());
+        let (nursery, name) = (&self.cluster.nursery, &self.cluster.scheduler_name);
+        watch::start(nursery, &client, &sender, &stop, name, self.readiness.clone());
         let (gone, mut ended) = mpsc::unbounded_channel();
         let mut dirty: HashSet<Group> = HashSet::new();
         let mut due: Option<Instant> = None;
@@ -126,6 +132,19 @@ impl Source {
                         freed = true;
                         dirty.extend(index.drop_pod(&uid));
                     }
+                }
+                Event::Stranger(pod) => {
+                    freed = pod.finished();
+                    index.put_stranger(*pod);
+                }
+                Event::StrangerGone(uid) => {
+                    freed = true;
+                    index.drop_stranger(&uid);
+                }
+                Event::StrangersListed(uids) => {
+                    self.synced.strangers = true;
+                    freed = true;
+                    index.keep_strangers(&uids);
                 }
                 Event::Node { name, labels } => {
                     freed = true;

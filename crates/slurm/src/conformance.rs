@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gangway_core::job::{GresRequest, JobId, PlaceholderRequest};
+use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest};
 
 use crate::{Client, Config, Error, Node, Submitted};
 
@@ -97,20 +97,22 @@ impl Stage<'_> {
     fn request(&self, name: &str) -> PlaceholderRequest {
         let gres = |name: &str, count| GresRequest { name: name.into(), kind: None, count };
         PlaceholderRequest {
-            key: format!("{}/{name}", self.tag),
             name: format!("{}-{name}", self.tag),
             user: self.world.user.clone(),
             group: self.world.group.clone(),
             account: Some(self.world.account.clone()),
             partition: self.world.partition.clone(),
             qos: None,
-            nodes: 1,
-            tasks_per_node: 1,
-            cpus_per_task: 1,
-            memory_per_node_mib: 100,
-            gres_per_node: vec![gres("gpu", 1), gres("efa", 2)],
             time_limit_minutes: Some(10),
-            excluded_nodes: String::new(),
+            components: vec![Component {
+                key: format!("{}/{name}", self.tag),
+                nodes: 1,
+                tasks_per_node: 1,
+                cpus_per_task: 1,
+                memory_per_node_mib: 100,
+                gres_per_node: vec![gres("gpu", 1), gres("efa", 2)],
+                excluded_nodes: String::new(),
+            }],
         }
     }
 

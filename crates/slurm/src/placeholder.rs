@@ -2,17 +2,28 @@
 //!
 //! It must never name nodes a job has to use (rule 12), and never a priority.
 
-use gangway_core::job::{GresRequest, JobId, PlaceholderRequest};
+use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest};
 use serde::Serialize;
 
-/// `{"job": …}`.
+/// `{"job": …}`, or `{"jobs": [ … ]}` for a heterogeneous job.
 #[derive(Debug, Serialize)]
-pub(crate) struct Body {
-    job: JobFields,
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Body {
+    Job(Box<JobFields>),
+    Jobs(Vec<JobFields>),
+}
+
+impl Body {
+    fn of(request: &PlaceholderRequest, fields: impl Fn(u32, &Component) -> JobFields) -> Self {
+        match request.components.as_slice() {
+            [one] => Self::Job(Box::new(fields(0, one))),
+            several => Self::Jobs((0..).zip(several).map(|(i, c)| fields(i, c)).collect()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
-struct JobFields {
+pub(crate) struct JobFields {
     name: String,
     /// Empty: Slurm's default partition.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -61,48 +72,46 @@ impl From<u64> for Set {
 }
 
 /// For the queue, asked by SlurmUser on behalf of the owner: the key is out of the owner's reach.
+/// Components of a heterogeneous job take the ids that follow `job_id`.
 pub(crate) fn queued(request: &PlaceholderRequest, job_id: Option<JobId>) -> Body {
     let owner = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
-    Body {
-        job: JobFields {
-            job_id: job_id.map(|id| id.0),
-            user_id: owner(&request.user),
-            group_id: owner(&request.group),
-            admin_comment: Some(request.key.clone()),
-            ..shape(request)
-        },
-    }
+    Body::of(request, |i, component| JobFields {
+        job_id: job_id.map(|id| id.0.saturating_add(i)),
+        user_id: owner(&request.user),
+        group_id: owner(&request.group),
+        admin_comment: Some(component.key.clone()),
+        ..shape(request, component)
+    })
 }
 
-/// At once or not at all, asked as the owner, who may not write `admin_comment`.
+/// At once or not at all, asked as the owner, who may not write `admin_comment`. Slurm refuses it
+/// for a heterogeneous job (2078).
 pub(crate) fn immediate(request: &PlaceholderRequest) -> Body {
-    Body {
-        job: JobFields {
-            comment: Some(request.key.clone()),
-            immediate: Some(true),
-            ..shape(request)
-        },
-    }
+    Body::of(request, |_, component| JobFields {
+        comment: Some(component.key.clone()),
+        immediate: Some(true),
+        ..shape(request, component)
+    })
 }
 
 /// What both ways share.
-fn shape(request: &PlaceholderRequest) -> JobFields {
-    let tres: Vec<_> = request.gres_per_node.iter().map(GresRequest::to_tres).collect();
+fn shape(request: &PlaceholderRequest, component: &Component) -> JobFields {
+    let tres: Vec<_> = component.gres_per_node.iter().map(GresRequest::to_tres).collect();
     JobFields {
         name: request.name.clone(),
         partition: request.partition.clone(),
         flags: ["EXTERNAL_JOB"],
-        nodes: request.nodes.to_string(),
-        tasks: request.nodes.saturating_mul(request.tasks_per_node),
-        tasks_per_node: request.tasks_per_node,
-        cpus_per_task: request.cpus_per_task.max(1),
+        nodes: component.nodes.to_string(),
+        tasks: component.nodes.saturating_mul(component.tasks_per_node),
+        tasks_per_node: component.tasks_per_node,
+        cpus_per_task: component.cpus_per_task.max(1),
         // 0 means "all of the node's memory" to Slurm.
-        memory_per_node: request.memory_per_node_mib.max(1).into(),
+        memory_per_node: component.memory_per_node_mib.max(1).into(),
         tres_per_node: tres.join(","),
         time_limit: request.time_limit_minutes.map(|minutes| u64::from(minutes).into()),
         account: request.account.clone(),
         qos: request.qos.clone(),
-        excluded_nodes: request.excluded_nodes.clone(),
+        excluded_nodes: component.excluded_nodes.clone(),
         job_id: None,
         user_id: None,
         group_id: None,
@@ -120,23 +129,25 @@ mod tests {
 
     fn request() -> PlaceholderRequest {
         PlaceholderRequest {
-            key: "cluster/uid/1".into(),
             name: "train".into(),
             user: "alice".into(),
             group: "team".into(),
             account: Some("team1".into()),
             partition: "gangway".into(),
             qos: None,
-            nodes: 4,
-            tasks_per_node: 2,
-            cpus_per_task: 12,
-            memory_per_node_mib: 0,
-            gres_per_node: vec![
-                GresRequest { name: "gpu".into(), kind: Some("h100".into()), count: 8 },
-                GresRequest { name: "efa".into(), kind: None, count: 32 },
-            ],
             time_limit_minutes: Some(60),
-            excluded_nodes: "p5-[7-9]".into(),
+            components: vec![Component {
+                key: "cluster/uid/1".into(),
+                nodes: 4,
+                tasks_per_node: 2,
+                cpus_per_task: 12,
+                memory_per_node_mib: 0,
+                gres_per_node: vec![
+                    GresRequest { name: "gpu".into(), kind: Some("h100".into()), count: 8 },
+                    GresRequest { name: "efa".into(), kind: None, count: 32 },
+                ],
+                excluded_nodes: "p5-[7-9]".into(),
+            }],
         }
     }
 
@@ -159,13 +170,10 @@ mod tests {
 
     #[test]
     fn the_immediate_body_names_nobody_and_carries_the_key_in_the_comment() {
-        let bare = PlaceholderRequest {
-            gres_per_node: vec![],
-            time_limit_minutes: None,
-            account: None,
-            excluded_nodes: String::new(),
-            ..request()
-        };
+        let mut bare = request();
+        (bare.time_limit_minutes, bare.account) = (None, None);
+        bare.components[0].gres_per_node.clear();
+        bare.components[0].excluded_nodes.clear();
         assert_eq!(
             serde_json::to_value(immediate(&bare)).unwrap(),
             json!({"job": {
@@ -175,5 +183,27 @@ mod tests {
                 "immediate": true
             }})
         );
+    }
+
+    #[test]
+    fn components_are_a_list_with_ids_that_follow() {
+        let mut request = request();
+        let leader = Component { key: "leader".into(), nodes: 1, ..request.components[0].clone() };
+        request.components.insert(0, leader);
+        let body = serde_json::to_value(queued(&request, Some(JobId(40_000_000)))).unwrap();
+        let jobs = body["jobs"].as_array().expect("a list");
+        let told: Vec<_> = jobs
+            .iter()
+            .map(|job| (&job["job_id"], &job["nodes"], &job["admin_comment"], &job["user_id"]))
+            .collect();
+        let alice = &json!("alice");
+        assert_eq!(
+            told,
+            [
+                (&json!(40_000_000), &json!("1"), &json!("leader"), alice),
+                (&json!(40_000_001), &json!("4"), &json!("cluster/uid/1"), alice)
+            ]
+        );
+        assert!(body.get("job").is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gangway_core::job::{JobId, PlaceholderRequest};
+use gangway_core::job::{Component, JobId, PlaceholderRequest};
 use gangway_slurm::{Client, Config, Error, Exchange, Observer, SlurmCode, TokenSource, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -134,20 +134,22 @@ fn twice_refused() -> String {
 
 fn placeholder() -> PlaceholderRequest {
     PlaceholderRequest {
-        key: "key".into(),
         name: "name".into(),
         user: "alice".into(),
         group: "alice".into(),
         account: None,
         partition: "gangway".into(),
         qos: None,
-        nodes: 1,
-        tasks_per_node: 1,
-        cpus_per_task: 1,
-        memory_per_node_mib: 1,
-        gres_per_node: vec![],
         time_limit_minutes: None,
-        excluded_nodes: String::new(),
+        components: vec![Component {
+            key: "key".into(),
+            nodes: 1,
+            tasks_per_node: 1,
+            cpus_per_task: 1,
+            memory_per_node_mib: 1,
+            gres_per_node: vec![],
+            excluded_nodes: String::new(),
+        }],
     }
 }
 

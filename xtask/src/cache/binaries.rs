@@ -79,6 +79,18 @@ static CONTROLLERS: [Module; 2] = [
     },
 ];
 
+/// Only stories of the other door need it, so it is a part of its own: a first `demo` does not pay for it.
+static KUBE_SCHEDULER: Module = Module {
+    name: "kube-scheduler",
+    path: "k8s.io/kubernetes",
+    version: "v1.36.3",
+    programs: &["cmd/kube-scheduler"],
+    staging: Some("v0.36.3"),
+    ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+    files: &[],
+};
+
 /// The CRD that the training-operator needs, beside its binary.
 const CRD: &str = "manifests/base/crds/kubeflow.org_pytorchjobs.yaml";
 
@@ -94,6 +106,17 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     let recipe = format!("{RECIPE} {CRD} {}", modules.collect::<Vec<_>>().join("\n"));
     let what = "building the Kubernetes binaries into the cache";
     super::ensure("bin", &recipe, what, |place| build(&MODULES, place))
+}
+
+/// The directory of kube-scheduler, built if this machine does not have it yet.
+pub(crate) fn kube_scheduler() -> Result<PathBuf> {
+    let Module { path, version, programs, staging, ldflags, .. } = &KUBE_SCHEDULER;
+    let recipe = format!("{RECIPE} {path}@{version} {programs:?} {staging:?} {ldflags}");
+    super::ensure("kube-scheduler", &recipe, "building kube-scheduler into the cache", |place| {
+        let go = golang::ensure()?;
+        step("building kube-scheduler", || build_module(&go, &KUBE_SCHEDULER, place))?;
+        super::remove_tree(&place.join("modules"))
+    })
 }
 
 /// The directory of the controllers of JobSet and LeaderWorkerSet, each under its module's name.

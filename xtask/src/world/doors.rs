@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::ports::Ports;
-use crate::cache::Parts;
+use crate::cache::{self, Parts};
 
 /// Slurm's own commands that work from outside, by name.
 const COMMANDS: [&str; 10] = [
@@ -53,6 +53,14 @@ pub(crate) fn write(world: &Path, parts: &Parts, ports: Ports, token: &str) -> R
     ]);
     let path = format!("export PATH='{}':\"$PATH\"\n", bin.display());
     fs::write(world.join("env"), env + &path).context("cannot write the env file")
+}
+
+/// Puts a kube-scheduler into `bin/`, built first where the cache has none.
+pub(crate) fn kube_scheduler(world: &Path) -> Result<()> {
+    let link = world.join("bin/kube-scheduler");
+    let _ = fs::remove_file(&link);
+    let built = cache::binaries::kube_scheduler()?.join("kube-scheduler");
+    std::os::unix::fs::symlink(built, link).context("cannot link kube-scheduler")
 }
 
 /// Sets variables in the env file.

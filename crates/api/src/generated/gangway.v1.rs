@@ -166,6 +166,9 @@ pub struct Allocated {
     /// One seat per member, in rank order.
     #[prost(message, repeated, tag = "3")]
     pub seats: ::prost::alloc::vec::Vec<Seat>,
+    /// For the user: what the way it was asked for costs. Empty for nothing.
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
 }
 /// Member -> node, rank, device indexes.
 #[derive(Clone, PartialEq, ::prost::Message)]

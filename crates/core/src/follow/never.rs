@@ -17,7 +17,7 @@ proptest! {
     fn nothing_is_bound_but_in_an_allocation_on_a_free_seat(scene in any_scene()) {
         for action in scene.actions() {
             let Action::Bind { pod, seat, node, job, generation } = action else { continue };
-            let Some(Verdict::Allocated { job: j, generation: g, seats }) = &scene.verdict else {
+            let Some(Verdict::Allocated { job: j, generation: g, seats, .. }) = &scene.verdict else {
                 return Err(TestCaseError::fail(format!("{pod} is bound without an allocation")));
             };
             prop_assert_eq!((&job, &generation), (j, g));
@@ -162,7 +162,7 @@ fn any_verdict() -> impl Strategy<Value = Option<Verdict>> {
     let seats = prop_oneof![2 => Just(vec!["a", "b", "c", "d"]), 1 => seats];
     let allocated = (seats, 6u32..9, 0u32..3).prop_map(|(pods, job, generation)| {
         let seats = pods.into_iter().map(str::to_owned).zip((0..).map(seat)).collect();
-        Some(Verdict::Allocated { job: JobId(job), generation, seats })
+        Some(Verdict::Allocated { job: JobId(job), generation, seats, note: String::new() })
     });
     let refusal = || Refusal::new(Category::Shape, "no");
     prop_oneof![

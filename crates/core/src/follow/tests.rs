@@ -296,7 +296,8 @@ fn members_that_are_there_are_bound_and_those_to_come_are_waited_for() {
     let mut seats: BTreeMap<String, Seat> =
         [("a", 0), ("b", 1)].map(|(n, r)| (n.to_owned(), seat(r))).into();
     seats.insert("d".to_owned(), seat(3));
-    scene.verdict = Some(Verdict::Allocated { job: JobId(7), generation: 1, seats });
+    let note = String::new();
+    scene.verdict = Some(Verdict::Allocated { job: JobId(7), generation: 1, seats, note });
     scene.spots.insert("d".to_owned(), Spot::Free("kube-3".to_owned()));
     scene.asked(&["a", "b", "d"]);
     assert_eq!(scene.actions(), [bind("d", 3)]);
@@ -345,7 +346,7 @@ impl Scene {
         let gang = Gang { expected, ..gang };
         let (problems, leaving) = (Vec::new(), BTreeSet::new());
         Self {
-            assembled: Assembled { gang, problems, leaving, over: false },
+            assembled: Assembled { gang, problems, leaving, over: false, after: None },
             verdict: None,
             progress: Progress::default(),
             spots: BTreeMap::new(),
@@ -406,7 +407,8 @@ impl Scene {
     fn seats_for(&mut self, pods: &[&str]) {
         let uids = || pods.iter().map(|p| (*p).to_owned());
         let seats = uids().zip((0..).map(seat)).collect();
-        self.verdict = Some(Verdict::Allocated { job: JobId(7), generation: 1, seats });
+        self.verdict =
+            Some(Verdict::Allocated { job: JobId(7), generation: 1, seats, note: String::new() });
         self.spots = uids().zip((0..).map(|rank| Spot::Free(format!("kube-{rank}")))).collect();
     }
 

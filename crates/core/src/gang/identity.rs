@@ -88,13 +88,16 @@ fn rank_by_role<'a>(kind: Kind, roles: &'a [Role], pod: &Pod) -> Option<(u32, &'
     (index < role.count).then(|| (before + index, role.name.as_str()))
 }
 
-/// The role of a pod and all its ranks, where the pods of a role are alike.
+/// The role of a pod and the ranks it may take, where the pods of a role are alike; none where its
+/// role is elastic and this pod is beyond the gang.
 pub(super) fn range_of<'a>(workload: &'a Workload, pod: &Pod) -> Option<(&'a str, Range<u32>)> {
-    let (Shape::Roles(roles), Kind::RayCluster) = (&workload.shape, workload.kind) else {
-        return None;
-    };
+    let Shape::Roles(roles) = &workload.shape else { return None };
     let (role, before) = find_role(roles, role(workload.kind, pod)?)?;
-    Some((role.name.as_str(), before..before + role.count))
+    let end = before + role.count;
+    match workload.kind {
+        Kind::RayCluster => Some((role.name.as_str(), before..end)),
+        _ => role.elastic.then(|| (role.name.as_str(), end..end)),
+    }
 }
 
 /// The role of that name, and how many members have one before it.

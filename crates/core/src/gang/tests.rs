@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
+use crate::workload::Role;
 
 mod kinds;
 
@@ -68,6 +69,29 @@ fn a_half_created_gang_is_not_complete() {
     assert_eq!((gang.members.len(), gang.expected, gang.complete()), (2, 4, false));
     let all: Vec<&Pod> = pods.iter().collect();
     assert!(one(&pytorch(1, 3), &all).gang.complete());
+}
+
+#[test]
+fn increments_come_after_their_gang_and_never_take_its_place() {
+    let roles = vec![role("master", 1), Role { elastic: true, ..role("worker", 2) }];
+    let elastic = workload(Kind::PyTorchJob, Shape::Roles(roles));
+    let mut pods = trainers();
+    let told = |pods: &[Pod]| {
+        let formed = assemble(Some(&elastic), &pods.iter().collect::<Vec<_>>());
+        let [gang, increment] = formed.try_into().expect("the gang and one increment");
+        assert_eq!((gang.gang.members.len(), gang.gang.expected), (3, 3));
+        assert_eq!((gang.after, increment.gang.name.as_str()), (None, "train-worker-2"));
+        assert_eq!(increment.problems, Vec::<String>::new());
+        increment.after
+    };
+    let first = Some("PyTorchJob train".to_owned());
+    assert_eq!(told(&pods), first);
+    for (rank, pod) in (0..).zip(&mut pods[..2]) {
+        bind(pod, "job-uid", rank);
+    }
+    assert_eq!(told(&pods), first, "a part of the gang is not the gang");
+    bind(&mut pods[2], "job-uid", 2);
+    assert_eq!(told(&pods), None);
 }
 
 #[test]
@@ -341,7 +365,7 @@ fn bind(pod: &mut Pod, gang: &str, rank: u32) {
 }
 
 fn role(name: &str, count: u32) -> Role {
-    Role { name: name.to_owned(), count, later: None }
+    Role { name: name.to_owned(), count, ..Role::default() }
 }
 
 fn workload(kind: Kind, shape: Shape) -> Workload {

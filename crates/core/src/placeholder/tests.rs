@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::ask::Ask;
 use crate::gang::{Bound, Later, Member};
-use crate::job::JobState;
 use crate::pod::Demand;
 
 proptest! {
@@ -228,13 +227,15 @@ fn a_range_the_wrong_way_round_is_its_first_id() {
 const PODS: &[&str] = &["pod-0", "pod-1"];
 
 fn any_stamp() -> impl Strategy<Value = Stamp> {
-    ("[a-zA-Z0-9._:-]{1,9}", "[a-zA-Z0-9._:-]{1,9}", any::<u32>(), any::<u64>())
-        .prop_map(|(cluster, gang, generation, pods)| Stamp { cluster, gang, generation, pods })
+    let word = "[a-zA-Z0-9._:-]{1,9}";
+    (word, word, any::<u32>(), any::<u64>(), any::<Option<u64>>()).prop_map(
+        |(cluster, gang, generation, pods, part)| Stamp { cluster, gang, generation, pods, part },
+    )
 }
 
 fn stamp(generation: u32, pods: &[&str]) -> Stamp {
     let pods = fingerprint(pods.iter().copied());
-    Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation, pods }
+    Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation, pods, part: None }
 }
 
 fn listed(id: u32, generation: u32, pods: &[&str], state: &str) -> (Stamp, Job) {
@@ -246,25 +247,7 @@ fn follow(job: u32, generation: u32) -> Step {
 }
 
 fn job(id: u32, state: &str) -> Job {
-    Job {
-        id: JobId(id),
-        sluid: String::new(),
-        name: String::new(),
-        state: JobState::parse(&[state]),
-        reason: String::new(),
-        description: String::new(),
-        nodes: "n1".to_owned(),
-        partition: String::new(),
-        user: String::new(),
-        account: String::new(),
-        submit_time: 0,
-        start_time: 0,
-        end_time: 0,
-        priority: None,
-        admin_comment: String::new(),
-        comment: String::new(),
-        external: true,
-    }
+    Job::sample(id, state)
 }
 
 /// Members `pod-0`, `pod-1` …, each bound for a (generation, job) or not.

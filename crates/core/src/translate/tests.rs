@@ -4,28 +4,67 @@ use proptest::prelude::*;
 use super::*;
 use crate::ask::Ask;
 use crate::gang::{Later, Member};
+use crate::job::{JobState, Part};
 
 const GPU: &str = "nvidia.com/gpu";
 
 proptest! {
-    /// What Slurm is asked for holds every member, seat by seat.
+    /// What Slurm is asked for holds every member, seat by seat: apart and levelled.
     #[test]
     fn never_less_is_asked_than_the_pods_need(
         demands in proptest::collection::vec((0u64..100_000, 0u64..1 << 40, 0u64..9), 1..20),
         per_node in proptest::option::of(1u32..9),
+        roles in proptest::sample::select(vec![Roles::Apart, Roles::Levelled]),
     ) {
         let mut gang = gang(demands.iter().map(|(cpu, memory, gpus)| demand(*cpu, *memory, *gpus)));
         gang.ask.pods_per_node = per_node;
-        let request = ask(&gang).expect("fine");
-        let seats = u64::from(request.tasks_per_node);
-        prop_assert!(u64::from(request.nodes) * seats >= demands.len() as u64);
-        let asked_gpus: u64 = request.gres_per_node.iter().map(|g| u64::from(g.count)).sum();
-        for (cpu, memory, gpus) in demands {
-            prop_assert!(u64::from(request.cpus_per_task) * 1000 >= cpu);
-            prop_assert!((request.memory_per_node_mib << 20) >= memory * seats);
-            prop_assert!(asked_gpus >= gpus * seats);
+        let table = ResourceTable::default();
+        let groups = groups(&gang, &table, roles).expect("fine");
+        let request = placeholder(&gang, &grant(), &stamp(), &table, roles).expect("fine");
+        prop_assert_eq!(groups.len(), request.components.len());
+        let mut seated: Vec<usize> = Vec::new();
+        for (group, request) in groups.iter().zip(&request.components) {
+            let seats = u64::from(request.tasks_per_node);
+            prop_assert!(u64::from(request.nodes) * seats >= group.places.len() as u64);
+            prop_assert!(group.places.is_sorted());
+            let asked_gpus: u64 = request.gres_per_node.iter().map(|g| u64::from(g.count)).sum();
+            for place in &group.places {
+                let (cpu, memory, gpus) = demands[place.rank as usize];
+                prop_assert!(u64::from(request.cpus_per_task) * 1000 >= cpu);
+                prop_assert!((request.memory_per_node_mib << 20) >= memory * seats);
+                prop_assert!(asked_gpus >= gpus * seats);
+            }
+            prop_assert_eq!(request.excluded_nodes.as_str(), "");
+            seated.extend(group.places.iter().filter_map(|p| p.member));
         }
-        prop_assert_eq!(request.excluded_nodes, "");
+        seated.sort_unstable();
+        prop_assert_eq!(seated, (0..demands.len()).collect::<Vec<_>>());
+    }
+
+    /// Whoever is missing, the others find the component that was asked for them.
+    #[test]
+    fn members_find_their_component_while_others_are_missing(
+        demands in proptest::collection::vec((1u64..4, 0u64..3), 1..12),
+        there in proptest::collection::vec(proptest::bool::ANY, 12),
+    ) {
+        let whole = gang(demands.iter().map(|(cpu, gpus)| demand(cpu * 1000, 1 << 30, *gpus)));
+        let table = ResourceTable::default();
+        let job = job_of(&whole);
+        let mut part = whole.clone();
+        part.members.retain(|m| there[m.rank as usize]);
+        let find = |gang: &Gang| {
+            let held = held_by(gang, &table, &job).expect("fine").expect("every group has its job");
+            let of = |(group, id): (Group, JobId)| {
+                group.places.into_iter().map(move |p| (p.rank, id)).collect::<Vec<_>>()
+            };
+            held.into_iter().flat_map(of).collect::<BTreeMap<u32, JobId>>()
+        };
+        let (all, some) = (find(&whole), find(&part));
+        prop_assert_eq!(all.len(), demands.len());
+        prop_assert_eq!(some.len(), part.members.len());
+        for (rank, id) in some {
+            prop_assert_eq!(all[&rank], id);
+        }
     }
 }
 
@@ -36,7 +75,6 @@ fn a_gang_becomes_one_request() {
     gang.ask.time_limit_minutes = Some(90);
     expect![[r#"
         PlaceholderRequest {
-            key: "gangway/1 c g 3 0000000000000007",
             name: "team/train",
             user: "alice",
             group: "users",
@@ -47,36 +85,41 @@ fn a_gang_becomes_one_request() {
             qos: Some(
                 "high",
             ),
-            nodes: 2,
-            tasks_per_node: 1,
-            cpus_per_task: 2,
-            memory_per_node_mib: 1025,
-            gres_per_node: [
-                GresRequest {
-                    name: "gpu",
-                    kind: Some(
-                        "h100",
-                    ),
-                    count: 4,
-                },
-            ],
             time_limit_minutes: Some(
                 90,
             ),
-            excluded_nodes: "",
+            components: [
+                Component {
+                    key: "gangway/1 c g 3 0000000000000007",
+                    nodes: 2,
+                    tasks_per_node: 1,
+                    cpus_per_task: 2,
+                    memory_per_node_mib: 1025,
+                    gres_per_node: [
+                        GresRequest {
+                            name: "gpu",
+                            kind: Some(
+                                "h100",
+                            ),
+                            count: 4,
+                        },
+                    ],
+                    excluded_nodes: "",
+                },
+            ],
         }
     "#]]
     .assert_debug_eq(&ask(&gang).expect("fine"));
-    assert_eq!(ask(&gang).expect("fine").key, stamp().to_text());
+    assert_eq!(one(&gang).key, stamp().to_text());
 }
 
 #[test]
 fn everything_is_rounded_up_and_never_nothing() {
-    let smallest = ask(&gang([demand(0, 1, 0)])).expect("fine");
+    let smallest = one(&gang([demand(0, 1, 0)]));
     assert_eq!((smallest.cpus_per_task, smallest.memory_per_node_mib), (1, 1));
-    let one_more = ask(&gang([demand(2001, (1 << 20) + 1, 0)])).expect("fine");
+    let one_more = one(&gang([demand(2001, (1 << 20) + 1, 0)]));
     assert_eq!((one_more.cpus_per_task, one_more.memory_per_node_mib), (3, 2));
-    let exact = ask(&gang([demand(2000, 1 << 20, 0)])).expect("fine");
+    let exact = one(&gang([demand(2000, 1 << 20, 0)]));
     assert_eq!((exact.cpus_per_task, exact.memory_per_node_mib), (2, 1));
 }
 
@@ -85,7 +128,7 @@ fn pods_that_share_a_node_share_its_request() {
     let shape = |members: usize, per_node: u32| {
         let mut gang = gang(vec![demand(1000, 1 << 20, 2); members]);
         gang.ask.pods_per_node = Some(per_node);
-        let r = ask(&gang).expect("fine");
+        let r = one(&gang);
         (r.nodes, r.tasks_per_node, r.memory_per_node_mib, r.gres_per_node[0].count)
     };
     assert_eq!(shape(8, 4), (2, 4, 4, 8));
@@ -95,11 +138,71 @@ fn pods_that_share_a_node_share_its_request() {
 }
 
 #[test]
-fn members_that_differ_ask_for_the_largest_in_everything() {
-    let gang = gang([demand(4000, 1 << 20, 0), demand(1000, 1 << 30, 8)]);
+fn each_role_asks_for_what_its_own_members_need() {
+    let leader = demand(4000, 64 << 30, 0);
+    let worker = demand(96_000, 1 << 40, 8);
+    let gang = gang([leader, worker.clone(), worker]);
     let request = ask(&gang).expect("fine");
-    assert_eq!((request.cpus_per_task, request.memory_per_node_mib), (4, 1024));
-    assert_eq!(request.gres_per_node[0].to_tres(), "gres/gpu=8");
+    let asked: Vec<_> = request
+        .components
+        .iter()
+        .map(|c| (c.nodes, c.cpus_per_task, c.memory_per_node_mib, tres(&c.gres_per_node)))
+        .collect();
+    let gpus = vec!["gres/gpu=8".to_owned()];
+    assert_eq!(asked, [(1, 4, 64 << 10, vec![]), (2, 96, 1 << 20, gpus)]);
+    let marks: Vec<_> =
+        request.components.iter().map(|c| Stamp::parse(&c.key).expect("a stamp").part).collect();
+    assert!(marks[0].is_some() && marks[0] != marks[1], "{marks:?}");
+}
+
+#[test]
+fn where_slurm_is_too_old_all_ask_for_the_largest_in_everything() {
+    let gang = gang([demand(4000, 1 << 20, 0), demand(1000, 1 << 30, 8)]);
+    let table = ResourceTable::default();
+    let request = placeholder(&gang, &grant(), &stamp(), &table, Roles::Levelled).expect("fine");
+    let [all] = request.components.as_slice() else { panic!("one job: {request:?}") };
+    assert_eq!((all.nodes, all.cpus_per_task, all.memory_per_node_mib), (2, 4, 1024));
+    assert_eq!(tres(&all.gres_per_node), ["gres/gpu=8"]);
+    expect![[r#"
+        Some(
+            "this Slurm gives all pods of a gang the same, so 2 of 2 pods hold more than they need (cpu=4,mem=1024M,gres/gpu=8); Slurm 26.05.3 or newer gives each role its own",
+        )
+    "#]]
+    .assert_debug_eq(&cost_of_levelling(&gang, &table));
+}
+
+#[test]
+fn levelling_costs_nothing_where_all_need_the_same() {
+    let same = gang([demand(1000, 1 << 30, 8), demand(1000, 1 << 30, 8)]);
+    assert_eq!(cost_of_levelling(&same, &ResourceTable::default()), None);
+}
+
+#[test]
+fn a_pattern_names_the_type() {
+    let table = ResourceTable::default();
+    let mut mig = demand(1000, 1 << 20, 0);
+    mig.other.insert("nvidia.com/mig-1g.5gb".to_owned(), 2);
+    mig.other.insert("nvidia.com/mig-3g.20gb".to_owned(), 1);
+    mig.other.insert("aws.amazon.com/neuron".to_owned(), 1);
+    let asked = table.gres(&mig).expect("mapped");
+    assert_eq!(tres(&asked), ["gres/gpu:1g.5gb=2", "gres/gpu:3g.20gb=1", "gres/neuron=1"]);
+}
+
+#[test]
+fn the_exact_entry_goes_before_the_longest_pattern() {
+    let pairs = [("x.io/*", "any"), ("x.io/big-*", "big:*"), ("x.io/big-1", "one:a")];
+    let table = ResourceTable(pairs.map(own).into());
+    let other = ["x.io/small", "x.io/big-2", "x.io/big-1"].map(|r| (r.to_owned(), 1)).into();
+    let asked = table.gres(&Demand { other, ..Demand::default() }).expect("mapped");
+    assert_eq!(tres(&asked), ["gres/any=1", "gres/big:2=1", "gres/one:a=1"]);
+}
+
+#[test]
+fn a_group_that_was_never_asked_for_finds_nothing() {
+    let asked = gang([demand(1000, 1 << 30, 0), demand(1000, 1 << 30, 8)]);
+    let job = job_of(&asked);
+    let changed = gang([demand(1000, 1 << 30, 0), demand(9000, 1 << 30, 8)]);
+    assert_eq!(held_by(&changed, &ResourceTable::default(), &job), Ok(None));
 }
 
 #[test]
@@ -109,9 +212,28 @@ fn room_is_asked_for_members_that_are_still_to_come() {
     // Rank 1 has come already.
     gang.later = vec![Later { role, first: 1, count: 4, demand: demand(1000, 1 << 30, 8) }];
     let request = ask(&gang).expect("fine");
-    assert_eq!((request.nodes, request.gres_per_node[0].count), (5, 8));
+    let nodes: Vec<u32> = request.components.iter().map(|c| c.nodes).collect();
+    assert_eq!(nodes, [1, 4]);
     gang.members.truncate(1);
     assert_eq!(ask(&gang).expect("fine"), request, "the same for those who are there and not");
+}
+
+#[test]
+fn a_member_that_comes_later_belongs_to_what_its_template_asked_for() {
+    let mut gang = gang([demand(1000, 1 << 30, 0)]);
+    let (role, asked) = ("worker".to_owned(), demand(1000, 1 << 30, 8));
+    gang.later = vec![Later { role, first: 1, count: 1, demand: asked.clone() }];
+    let job = job_of(&gang);
+    let table = ResourceTable::default();
+    let come = |demand: Demand| {
+        let mut grown = gang.clone();
+        grown.members.push(Member { rank: 1, demand, ..gang.members[0].clone() });
+        held_by(&grown, &table, &job).expect("mapped").is_some()
+    };
+    assert!(come(asked.clone()));
+    // With a sidecar that a webhook has put into it; but not with a device that nobody asked for.
+    assert!(come(demand(1500, 2 << 30, 8)));
+    assert!(!come(demand(1000, 1 << 30, 9)));
 }
 
 #[test]
@@ -130,7 +252,7 @@ fn what_slurm_has_no_word_for_is_left_to_the_kubelet() {
     for resource in ["ephemeral-storage", "hugepages-2Mi"] {
         demand.other.insert(resource.to_owned(), 1 << 30);
     }
-    assert_eq!(ask(&gang([demand])).expect("fine").gres_per_node, []);
+    assert_eq!(one(&gang([demand])).gres_per_node, []);
 }
 
 #[test]
@@ -138,7 +260,7 @@ fn two_resources_of_one_gres_add_up() {
     let table = ResourceTable([("a/x", "gpu"), ("b/y", "gpu")].map(own).into());
     let other = [("a/x".to_owned(), 2), ("b/y".to_owned(), 3)].into();
     let demand = Demand { other, ..Demand::default() };
-    assert_eq!(table.gres(&demand), Ok([("gpu".to_owned(), 5)].into()));
+    assert_eq!(tres(&table.gres(&demand).expect("mapped")), ["gres/gpu=5"]);
 }
 
 #[test]
@@ -147,9 +269,7 @@ fn a_gpu_type_goes_to_gpus_only_and_not_without_them() {
     both.other.insert("vpc.amazonaws.com/efa".to_owned(), 2);
     let mut gang = gang([both]);
     gang.ask.gpu_type = Some("h100".to_owned());
-    let tres: Vec<String> =
-        ask(&gang).expect("fine").gres_per_node.iter().map(GresRequest::to_tres).collect();
-    assert_eq!(tres, ["gres/efa=2", "gres/gpu:h100=1"]);
+    assert_eq!(tres(&one(&gang).gres_per_node), ["gres/efa=2", "gres/gpu:h100=1"]);
     gang.members[0].demand.other.remove(GPU);
     let refusal = ask(&gang).expect_err("no GPU");
     assert_eq!(refusal.category, Category::Shape);
@@ -160,7 +280,7 @@ fn a_gpu_type_goes_to_gpus_only_and_not_without_them() {
 fn without_a_partition_it_is_left_to_slurms_default() {
     let none = Grant { partition: None, ..grant() };
     let table = ResourceTable::default();
-    let request = placeholder(&gang([demand(1, 1, 0)]), &none, &stamp(), &table);
+    let request = placeholder(&gang([demand(1, 1, 0)]), &none, &stamp(), &table, Roles::Apart);
     assert_eq!(request.expect("asked for").partition, "");
 }
 
@@ -172,7 +292,7 @@ fn absurd_demands_are_refused_and_do_not_overflow() {
     }
     let mut much = gang(vec![demand(1, u64::MAX, 0); 2]);
     much.ask.pods_per_node = Some(2);
-    assert_eq!(ask(&much).expect("fits").memory_per_node_mib, 2 << 44);
+    assert_eq!(one(&much).memory_per_node_mib, 2 << 44);
 }
 
 #[test]
@@ -188,16 +308,42 @@ fn slurm_user_and_account_come_from_the_grant_alone() {
     );
 }
 
+/// The job that a gang's request becomes, with ids from 100.
+fn job_of(gang: &Gang) -> Job {
+    let request = ask(gang).expect("fine");
+    let state = JobState::parse(&["RUNNING"]);
+    let part = |(id, c): (u32, &Component)| Part {
+        id: JobId(id),
+        state: state.clone(),
+        nodes: String::new(),
+        admin_comment: c.key.clone(),
+    };
+    let parts: Vec<Part> = (100..).zip(&request.components).map(part).collect();
+    let parts = if parts.len() > 1 { parts } else { Vec::new() };
+    Job { parts, ..Job::sample(100, "RUNNING") }
+}
+
+fn tres(gres: &[GresRequest]) -> Vec<String> {
+    gres.iter().map(GresRequest::to_tres).collect()
+}
+
+/// The one component of a gang whose members are alike.
+fn one(gang: &Gang) -> Component {
+    let request = ask(gang).expect("fine");
+    let [component] = request.components.as_slice() else { panic!("{request:?}") };
+    component.clone()
+}
+
 fn own((a, b): (&str, &str)) -> (String, String) {
     (a.to_owned(), b.to_owned())
 }
 
 fn ask(gang: &Gang) -> Result<PlaceholderRequest, Refusal> {
-    placeholder(gang, &grant(), &stamp(), &ResourceTable::default())
+    placeholder(gang, &grant(), &stamp(), &ResourceTable::default(), Roles::Apart)
 }
 
 fn stamp() -> Stamp {
-    Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation: 3, pods: 7 }
+    Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation: 3, pods: 7, part: None }
 }
 
 fn grant() -> Grant {
@@ -239,4 +385,24 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
         later: Vec::new(),
         ask: Ask::default(),
     }
+}
+
+#[test]
+fn room_is_asked_for_those_that_come_later_too() {
+    let mut gang = gang([demand(4000, 1 << 30, 0)]);
+    let worker = demand(8000, 1 << 30, 8);
+    gang.later =
+        vec![Later { role: "worker".to_owned(), first: 1, count: 3, demand: worker.clone() }];
+    let nodes = |gang: &Gang| {
+        let request = ask(gang).expect("fine");
+        request.components.iter().map(|c| c.nodes).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(&gang), [1, 3]);
+    let first = gang.members[0].clone();
+    gang.members.push(Member { rank: 2, uid: "w".to_owned(), demand: worker, ..first });
+    assert_eq!(nodes(&gang), [1, 3], "one that has come is not counted twice");
+    let table = ResourceTable::default();
+    let [_, workers] = groups(&gang, &table, Roles::Apart).expect("fine").try_into().expect("two");
+    let places: Vec<_> = workers.places.iter().map(|p| (p.rank, p.member)).collect();
+    assert_eq!(places, [(1, None), (2, Some(1)), (3, None)], "its seat is the one of its rank");
 }

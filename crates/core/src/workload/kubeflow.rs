@@ -6,6 +6,7 @@ use super::template::{Template, ours};
 use super::{Role, Shape, count};
 
 /// PyTorchJob: master first, then workers, then any other replica type by name, as Kubeflow ranks.
+/// With an elastic policy the gang is its least number of workers, and the others come after it.
 pub(super) fn pytorch(spec: &Value) -> Shape {
     let Some(specs) = spec.get("pytorchReplicaSpecs").and_then(Value::as_object) else {
         return Shape::Singles;
@@ -14,7 +15,15 @@ pub(super) fn pytorch(spec: &Value) -> Shape {
         specs.iter().map(|(name, replicas)| (name.to_lowercase(), replicas)).collect();
     let mut templates = replicas(&names);
     templates.sort_by_key(|t| (t.name != "master", t.name != "worker", t.name.to_owned()));
-    Shape::Roles(ours(templates).iter().map(Template::role).collect())
+    let least = spec.pointer("/elasticPolicy/minReplicas").and_then(count).map(|n| n.max(1));
+    let role = |t: &Template<'_>| -> Role {
+        let role = t.role();
+        match least.filter(|least| t.name == "worker" && *least < role.count) {
+            Some(count) => Role { count, elastic: true, ..role },
+            None => role,
+        }
+    };
+    Shape::Roles(ours(templates).iter().map(role).collect())
 }
 
 /// MPIJob: workers are the ring; the launcher comes after them in rank unless it works too. The
@@ -52,6 +61,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_elastic_gang_is_its_least_number_of_workers() {
+        let mut spec = json!({"pytorchReplicaSpecs": {"Worker": {"replicas": 4}, "Master": {}},
+            "elasticPolicy": {"minReplicas": 2, "maxReplicas": 8}});
+        let shown = |spec: &Value| {
+            let Shape::Roles(roles) = pytorch(spec) else { return vec![] };
+            roles.into_iter().map(|r| (r.name, r.count, r.elastic)).collect()
+        };
+        let role = |name: &str, count, elastic| (name.to_owned(), count, elastic);
+        assert_eq!(shown(&spec), [role("master", 1, false), role("worker", 2, true)]);
+        spec["pytorchReplicaSpecs"]["Worker"]["replicas"] = json!(2);
+        assert_eq!(shown(&spec), [role("master", 1, false), role("worker", 2, false)]);
+    }
 
     fn shown(spec: &Value) -> Vec<(String, u32, bool)> {
         let Shape::Roles(roles) = mpi(spec) else { return vec![] };

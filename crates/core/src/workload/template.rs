@@ -28,7 +28,7 @@ impl<'a> Template<'a> {
 
     /// As a role whose pods come with the others.
     pub(super) fn role(&self) -> Role {
-        Role { name: self.name.to_owned(), count: self.count, later: None }
+        Role { name: self.name.to_owned(), count: self.count, ..Role::default() }
     }
 
     /// As a role whose pods come when others are ready. A template that cannot be read

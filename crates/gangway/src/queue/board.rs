@@ -29,6 +29,9 @@ const REASONS: Duration = Duration::from_secs(1);
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
 const ONE_BY_ONE: usize = 16;
+/// A list of all jobs (9 KB each) is not asked for again until so many times its own duration have
+/// passed: a thousand that wait must not keep slurmctld and us busy with telling why.
+const BREATHERS: u32 = 60;
 
 /// What was last seen of one tracked job.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,7 +180,9 @@ impl Board {
     }
 
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
-        inner.partitions.insert(job.id, job.partition.clone());
+        for id in job.parts.iter().map(|part| part.id).chain([job.id]) {
+            inner.partitions.insert(id, job.partition.clone());
+        }
         if let Some(stamp) = Stamp::of(job) {
             let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);
             if changed {
@@ -210,6 +215,7 @@ impl Board {
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut listed: Option<Instant> = None;
         let mut reasons = Instant::now();
+        let mut next_list = Instant::now();
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
             let due = asked_again || listed.is_none_or(|at| at.elapsed() >= FULL);
@@ -221,7 +227,7 @@ impl Board {
                 let waiting = self.states().await?;
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
-                    self.reasons(&waiting).await?;
+                    self.reasons(&waiting, &mut next_list).await?;
                 }
                 Ok::<bool, gangway_slurm::Error>(!waiting.is_empty())
             };
@@ -278,7 +284,7 @@ impl Board {
             inner.stamped.retain(|id, (_, job)| {
                 // An ended job that Slurm has purged is forgotten; a live one that is missing is
                 // asked for by its id (rule 6).
-                present.contains(id) || job.state.standing() != Standing::Over
+                present.contains(id) || job.standing() != Standing::Over
             });
             inner.noted.retain(|_, at| *at >= asked);
             for job in jobs {
@@ -313,7 +319,7 @@ impl Board {
                     waiting.push(*id);
                 }
                 let known = match &*sender.borrow() {
-                    Seen::Job(job) => state == Some(&job.state),
+                    Seen::Job(job) => is_as_seen(job, &states),
                     Seen::NoSuchJob => state.is_none(),
                     Seen::Nothing => false,
                 };
@@ -324,7 +330,8 @@ impl Board {
             // A live stamped job that nobody follows yet still has to be seen changing.
             let untracked = inner.stamped.iter().filter(|(id, (_, job))| {
                 !inner.tracked.contains_key(id)
-                    && states.get(id).is_some_and(|state| *state != job.state)
+                    && states.contains_key(id)
+                    && !is_as_seen(job, &states)
             });
             changed.extend(untracked.map(|(id, _)| *id));
             inner.states = states;
@@ -348,8 +355,36 @@ impl Board {
         Ok(())
     }
 
-    /// Reads why the waiting placeholders wait.
-    async fn reasons(&self, waiting: &[JobId]) -> Result<(), gangway_slurm::Error> {
-        if waiting.len() <= ONE_BY_ONE { self.fetch(waiting).await } else { self.list().await }
+    /// Reads why the waiting placeholders wait: of a few all, of many those that were never told, and
+    /// the others as often as it is cheap.
+    async fn reasons(
+        &self,
+        waiting: &[JobId],
+        next_list: &mut Instant,
+    ) -> Result<(), gangway_slurm::Error> {
+        if waiting.len() <= ONE_BY_ONE {
+            return self.fetch(waiting).await;
+        }
+        let began = Instant::now();
+        if began >= *next_list {
+            self.list().await?;
+            *next_list = Instant::now() + REASONS.max(began.elapsed() * BREATHERS);
+            return Ok(());
+        }
+        let untold = {
+            let inner = self.inner();
+            let told = |id: &&JobId| {
+                let seen = inner.tracked.get(id).map(|sender| sender.borrow());
+                matches!(seen.as_deref(), Some(Seen::Job(job)) if !job.reason.is_empty())
+            };
+            waiting.iter().filter(|id| !told(id)).take(ONE_BY_ONE).copied().collect::<Vec<_>>()
+        };
+        self.fetch(&untold).await
     }
+}
+
+/// Whether a job and all of its components are still in the state they were last seen in.
+fn is_as_seen(job: &Job, states: &HashMap<JobId, JobState>) -> bool {
+    states.get(&job.id) == Some(&job.state)
+        && job.parts.iter().all(|part| states.get(&part.id) == Some(&part.state))
 }

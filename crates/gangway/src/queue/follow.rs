@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join_all;
 use gangway_core::follow::Verdict;
 use gangway_core::gang::Gang;
-use gangway_core::job::{Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Seeker, place};
+use gangway_core::job::{Allocation, Job, JobId, Standing};
+use gangway_core::place::{PlaceError, Seat, Seeker, place};
 use gangway_core::placeholder::{Stamp, Step, next};
-use gangway_core::policy::{Refusal, grant};
+use gangway_core::policy::grant;
+use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use tokio::time::timeout;
 
@@ -84,9 +86,30 @@ impl Queue {
         }
     }
 
+    /// Whether this gang's roles may be components of their own. Slurm's release is asked for each
+    /// time they would be: an older one could be ended by the attempt.
+    async fn roles(&self, gang: &Gang) -> Result<Roles, gangway_slurm::Error> {
+        let Some(cost) = translate::cost_of_levelling(gang, &self.table) else {
+            return Ok(Roles::Apart);
+        };
+        if self.heterogeneous && self.slurm.ping().await?.heterogeneous_external() {
+            return Ok(Roles::Apart);
+        }
+        tracing::warn!(gang = gang.uid, cost, "roles are levelled");
+        Ok(Roles::Levelled)
+    }
+
     async fn submit_one(&self, entry: &Entry, gang: &Gang, stamp: &Stamp) -> Next {
+        let roles = match self.roles(gang).await {
+            Ok(roles) => roles,
+            Err(error) => {
+                entry.say(unreachable(&explain(&error)));
+                self.pause(entry).await;
+                return Next::Again;
+            }
+        };
         let request = grant(&self.policy, &gang.namespace, &gang.ask)
-            .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table));
+            .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table, roles));
         let request = match request {
             Ok(request) => request,
             Err(refusal) => {
@@ -133,7 +156,7 @@ impl Queue {
                 Seen::Nothing => {}
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
                 Seen::NoSuchJob => return self.vanished(entry, id, generation).await,
-                Seen::Job(job) => match job.state.standing() {
+                Seen::Job(job) => match job.standing() {
                     Standing::Over => {
                         return Next::Done(Some(ended(&job, generation)));
                     }
@@ -141,7 +164,14 @@ impl Queue {
                         self.insist(entry, &job).await;
                         retry = Some(RETRY);
                     }
-                    Standing::Waiting => entry.say(queued(&job)),
+                    Standing::Waiting => entry.say(queued(&job, &self.note(entry, &job))),
+                    Standing::Unclear if job.broken() => {
+                        tracing::warn!(job = %id, parts = ?job.parts, "a component has ended; ending the others");
+                        if let Err(error) = self.end(&job, "a component of it has ended").await {
+                            tracing::warn!(job = %id, error = explain(&error), "could not end the others; trying again");
+                        }
+                        retry = Some(RETRY);
+                    }
                     Standing::Unclear => {
                         tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, "unclear state; waiting");
                     }
@@ -180,52 +210,55 @@ impl Queue {
     /// The placeholder holds its nodes: seat the gang. `false`: try again.
     async fn allocated(&self, entry: &Entry, job: &Job, generation: u32) -> bool {
         let gang = entry.gang();
-        let allocation = match self.slurm.resources(job.id).await {
-            Ok(allocation) => allocation,
-            Err(error) => {
-                tracing::warn!(job = %job.id, error = explain(&error), "could not read the allocation");
-                return false;
+        let held = match translate::held_by(&gang, &self.table, job) {
+            Ok(Some(held)) => held,
+            Ok(None) => {
+                return self.misfit(job, "its pods need other things than were asked for").await;
             }
-        };
-        let seekers: Vec<Seeker<'_>> = gang
-            .members
-            .iter()
-            .map(|m| Seeker { rank: m.rank, bound: m.bound.as_ref().map(|b| b.node.as_str()) })
-            .collect();
-        let seats = match self.devices(&gang) {
-            Ok(gres) => place(&seekers, gang.ask.pods_per_node.unwrap_or(1), &gres, &allocation),
             Err(refusal) => {
                 entry.say(Verdict::Refused(refusal));
                 return true;
             }
         };
-        match seats {
-            Ok(seats) => {
-                let by_pod: BTreeMap<_, _> =
-                    gang.members.iter().map(|m| m.uid.clone()).zip(seats).collect();
-                entry.say(Verdict::Allocated { job: job.id, generation, seats: by_pod });
-                true
-            }
-            // Slurm has taken nodes away or the gang has changed: these pods and this allocation do
-            // not belong together. Ending it makes the pods leave, and a new round begin.
-            Err(
-                error @ (PlaceError::Outside { .. }
-                | PlaceError::TooFew { .. }
-                | PlaceError::ShortOf { .. }),
-            ) => {
-                tracing::error!(job = %job.id, %error, "the allocation does not fit its gang; ending it");
-                if let Err(error) = self.end(job, &error.to_string()).await {
-                    tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");
+        let answers = join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await;
+        let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
+        for ((group, part), allocation) in held.iter().zip(answers) {
+            let allocation = match allocation {
+                Ok(allocation) => allocation,
+                Err(error) => {
+                    tracing::warn!(job = %part, error = explain(&error), "could not read the allocation");
+                    return false;
                 }
-                false
+            };
+            match seat(&gang, group, &allocation) {
+                Ok(seated) => seats.extend(seated),
+                // Slurm has taken nodes away or the gang has changed: these pods and this allocation
+                // do not belong together.
+                Err(
+                    error @ (PlaceError::Outside { .. }
+                    | PlaceError::TooFew { .. }
+                    | PlaceError::ShortOf { .. }),
+                ) => return self.misfit(job, &error.to_string()).await,
             }
         }
+        let note = self.note(entry, job);
+        entry.say(Verdict::Allocated { job: job.id, generation, seats, note });
+        true
     }
 
-    /// GRES name and number of devices of the largest member.
-    fn devices(&self, gang: &Gang) -> Result<Vec<(String, u32)>, Refusal> {
-        let gres = self.table.gres(&gang.largest_demand())?;
-        Ok(gres.into_iter().map(|(n, c)| (n, u32::try_from(c).unwrap_or(u32::MAX))).collect())
+    /// Ends a placeholder that does not fit its gang: the pods leave, and a new round begins.
+    async fn misfit(&self, job: &Job, why: &str) -> bool {
+        tracing::error!(job = %job.id, why, "the allocation does not fit its gang; ending it");
+        if let Err(error) = self.end(job, why).await {
+            tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");
+        }
+        false
+    }
+
+    /// What the user should know of how the gang was asked for; empty for nothing.
+    fn note(&self, entry: &Entry, job: &Job) -> String {
+        let levelled = || translate::cost_of_levelling(&entry.gang(), &self.table);
+        if job.parts.is_empty() { levelled().unwrap_or_default() } else { String::new() }
     }
 
     /// slurmctld no longer knows a job it had accepted.
@@ -296,16 +329,42 @@ fn unreachable(why: &str) -> Verdict {
     }
 }
 
-fn queued(job: &Job) -> Verdict {
+/// Seats one group of a gang on the nodes of its component, by pod uid.
+fn seat(
+    gang: &Gang,
+    group: &Group,
+    allocation: &Allocation,
+) -> Result<Vec<(String, Seat)>, PlaceError> {
+    let whole = group.places.len() == gang.size();
+    let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
+    // A seat is kept for those that come later, as if they were there.
+    let seekers: Vec<Seeker<'_>> = (0..)
+        .zip(&group.places)
+        .map(|(position, place)| Seeker {
+            // Within its own component a member's rank counts among those that are alike.
+            rank: if whole { place.rank } else { position },
+            bound: member(place).and_then(|m| m.bound.as_ref()).map(|b| b.node.as_str()),
+        })
+        .collect();
+    let seats = place(&seekers, group.per_node, &group.devices(), allocation)?;
+    let seated = group.places.iter().zip(seats);
+    let of_member = |(place, seat)| {
+        let uid = member(place)?.uid.clone();
+        Some((uid, Seat { rank: place.rank, ..seat }))
+    };
+    Ok(seated.filter_map(of_member).collect())
+}
+
+fn queued(job: &Job, note: &str) -> Verdict {
+    let waiting = reason::waiting(&job.reason, &job.description);
+    let mut message = format!("Slurm job {} in partition {}: {waiting}", job.id, job.partition);
+    if !note.is_empty() {
+        message = format!("{message}; {note}");
+    }
     Verdict::Queued {
         job: Some(job.id),
         reason: job.reason.clone(),
-        message: format!(
-            "Slurm job {} in partition {}: {}",
-            job.id,
-            job.partition,
-            reason::waiting(&job.reason, &job.description)
-        ),
+        message,
         expected_start: job.start_time,
     }
 }
@@ -314,8 +373,8 @@ fn ended(job: &Job, generation: u32) -> Verdict {
     Verdict::Ended {
         job: job.id,
         generation,
-        state: job.state.base.clone(),
-        message: ended_message(job.id, &job.state.base, &job.description),
+        state: job.ending().clone(),
+        message: ended_message(job.id, job.ending(), &job.description),
     }
 }
 

@@ -35,6 +35,8 @@ impl Queue {
         request: &PlaceholderRequest,
         at_once: bool,
     ) -> Submitted {
+        // Only backfill starts a heterogeneous job: asked at once, it is refused (2078).
+        let at_once = at_once && request.components.len() == 1;
         if at_once
             && self.immediate_is_fair(&request.partition)
             && let Some(submitted) = self.allocate(request).await
@@ -63,14 +65,13 @@ impl Queue {
 
     /// The immediate path. `None`: Slurm said not now, so the queue it is.
     async fn allocate(&self, request: &PlaceholderRequest) -> Option<Submitted> {
+        let key = request.components.first().map_or("", |component| &component.key);
         match self.slurm.allocate(request).await {
             Ok(job) => {
                 self.count("immediate", "accepted");
                 // The owner can write `comment`; what we trust from here on is `admin_comment`.
-                let (seen, written) = futures::join!(
-                    self.slurm.job(job),
-                    self.slurm.set_admin_comment(job, &request.key)
-                );
+                let (seen, written) =
+                    futures::join!(self.slurm.job(job), self.slurm.set_admin_comment(job, key));
                 if let Err(error) = written {
                     // No harm: the key is in the comment as well.
                     tracing::warn!(%job, error = explain(&error), "could not write the key");

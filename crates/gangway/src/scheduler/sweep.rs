@@ -17,7 +17,7 @@ use crate::cluster::Cluster;
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(cluster: Cluster) -> anyhow::Result<()> {
+pub(crate) async fn run(cluster: Cluster) -> anyhow::Result<()> {
     // Told once the index is complete.
     tokio::select! {
         () = cluster.sweep.notified() => {}

@@ -35,6 +35,10 @@ pub(crate) enum Event {
     PodGone(String),
     /// A full list was read: these uids are all there are.
     PodsListed(HashSet<String>),
+    /// A pod that another of our processes has bound.
+    Stranger(Box<Pod>),
+    StrangerGone(String),
+    StrangersListed(HashSet<String>),
     Node {
         name: String,
         labels: BTreeMap<String, String>,
@@ -59,10 +63,19 @@ pub(super) fn start(
     client: &Client,
     events: &Sender<Event>,
     stop: &CancellationToken,
+    name: &str,
     readiness: Arc<Readiness>,
 ) {
-    nursery
-        .start("pod watch", until(stop.clone(), pods(client.clone(), events.clone(), readiness)));
+    let (name, others) =
+        (format!("spec.schedulerName={name}"), format!("spec.schedulerName!={name}"));
+    nursery.start(
+        "pod watch",
+        until(stop.clone(), pods(client.clone(), events.clone(), name, readiness)),
+    );
+    nursery.start(
+        "stranger watch",
+        until(stop.clone(), strangers(client.clone(), events.clone(), others)),
+    );
     nursery.start("node watch", until(stop.clone(), nodes(client.clone(), events.clone())));
     let found = discover(nursery.clone(), client.clone(), events.clone(), stop.clone());
     nursery.start("discovery", until(stop.clone(), found));
@@ -82,10 +95,10 @@ async fn until(
 async fn pods(
     client: Client,
     events: Sender<Event>,
+    ours: String,
     readiness: Arc<Readiness>,
 ) -> anyhow::Result<()> {
-    let ours =
-        watcher::Config::default().fields(&format!("spec.schedulerName={}", names::SCHEDULER));
+    let ours = watcher::Config::default().fields(&ours);
     let mut stream = watch(Api::<LeanPod>::all(client), ours).default_backoff().boxed();
     let mut listed = HashSet::new();
     loop {
@@ -112,6 +125,33 @@ async fn pods(
                 readiness.kubernetes.store(false, Ordering::Relaxed);
                 tracing::warn!(error = explain(&error), "pod watch");
             }
+        }
+    }
+}
+
+/// Pods that another of our processes has bound: the devices they hold are not free (rule 4).
+async fn strangers(client: Client, events: Sender<Event>, others: String) -> anyhow::Result<()> {
+    let theirs = watcher::Config::default().fields(&others).labels(names::JOB_LABEL);
+    let mut stream = watch(Api::<LeanPod>::all(client), theirs).default_backoff().boxed();
+    let mut listed = HashSet::new();
+    loop {
+        match stream.try_next().await {
+            Ok(None) => return Ok(()),
+            Ok(Some(Watched::Init)) => listed.clear(),
+            Ok(Some(Watched::InitApply(pod))) => {
+                listed.extend(pod.uid());
+                events.send(Event::Stranger(Box::new(pod.into()))).await?;
+            }
+            Ok(Some(Watched::InitDone)) => {
+                events.send(Event::StrangersListed(std::mem::take(&mut listed))).await?;
+            }
+            Ok(Some(Watched::Apply(pod))) => {
+                events.send(Event::Stranger(Box::new(pod.into()))).await?;
+            }
+            Ok(Some(Watched::Delete(pod))) => {
+                events.send(Event::StrangerGone(pod.uid().unwrap_or_default())).await?;
+            }
+            Err(error) => tracing::warn!(error = explain(&error), "stranger watch"),
         }
     }
 }

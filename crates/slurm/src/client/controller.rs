@@ -23,6 +23,18 @@ pub struct Ping {
     pub cluster: String,
 }
 
+impl Ping {
+    /// Whether this Slurm takes EXTERNAL heterogeneous jobs: 26.05.3 and newer. An older one could be
+    /// ended by the attempt, so what cannot be read counts as older.
+    pub fn heterogeneous_external(&self) -> bool {
+        let mut numbers = self.release.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+        let mut next = || numbers.next().flatten();
+        next()
+            .zip(next())
+            .is_some_and(|(year, month)| (year, month, next().unwrap_or(0)) >= (26, 5, 3))
+    }
+}
+
 /// slurmctld's own counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -76,5 +88,29 @@ impl Client {
             server_threads: statistics.server_thread_count.count().unwrap_or(0),
             agent_queue: statistics.agent_queue_size.count().unwrap_or(0),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heterogeneous_jobs_are_never_tried_on_a_slurm_they_could_end() {
+        for (release, takes) in [
+            ("26.05.3", true),
+            ("26.05.5", true),
+            ("26.11.0-rc1", true),
+            ("27.05", true),
+            ("26.05.2", false),
+            ("26.05.0-0rc1", false),
+            ("25.11.9", false),
+            ("26", false),
+            ("", false),
+            ("soon", false),
+        ] {
+            let ping = Ping { release: release.to_owned(), ..Ping::default() };
+            assert_eq!(ping.heterogeneous_external(), takes, "{release}");
+        }
     }
 }

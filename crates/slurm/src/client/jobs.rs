@@ -11,8 +11,7 @@ use crate::code::SlurmCode;
 use crate::error::Error;
 use crate::placeholder;
 use crate::wire::job::{
-    WireFinished, WireFinishedJob, WireJob, WireJobs, WireKill, WireResources, WireState,
-    WireStates,
+    WireFinished, WireFinishedJob, WireJobs, WireKill, WireResources, WireState, WireStates,
 };
 
 /// An accepted job.
@@ -78,6 +77,10 @@ pub struct FinishedJob {
 impl Client {
     /// Puts a placeholder into the queue (`POST job/submit`), as its owner, key in `admin_comment`.
     ///
+    /// A request of several components is one heterogeneous job; its components take the ids that
+    /// follow, and only backfill starts it. Never send one to a Slurm before 26.05.3, where an
+    /// external one could end slurmctld.
+    ///
     /// With a `job_id` a repeated submit is refused with [`SlurmCode::DUPLICATE_JOB_ID`] instead of
     /// making a second job; keep it below 0x03FF_FFFF and above Slurm's `MaxJobId`.
     pub async fn submit(
@@ -125,8 +128,7 @@ impl Client {
         };
         // A leader comes with the other components of its heterogeneous job.
         let answer: WireJobs = reply.read()?;
-        let mut found = answer.jobs.into_iter().filter_map(WireJob::into_job);
-        let job = found.find(|job| job.id == id);
+        let job = answer.into_jobs().into_iter().find(|job| job.id == id);
         job.map(Some).ok_or_else(|| reply.malformed("the job is not in its own answer"))
     }
 
@@ -224,8 +226,7 @@ fn all_jobs(reply: &Reply) -> Result<Option<Jobs>, Error> {
     if answer.jobs.is_empty() && last_update == 0 {
         return Ok(None);
     }
-    let jobs = answer.jobs.into_iter().filter_map(WireJob::into_job).collect();
-    Ok(Some(Jobs { jobs, last_update }))
+    Ok(Some(Jobs { jobs: answer.into_jobs(), last_update }))
 }
 
 impl Reply {

@@ -126,14 +126,14 @@ async fn unknown_partition(stage: &Stage<'_>) -> Outcome {
 
 async fn unknown_gres(stage: &Stage<'_>) -> Outcome {
     let mut request = stage.request("gres");
-    request.gres_per_node =
+    request.components[0].gres_per_node =
         vec![GresRequest { name: "philosopherstone".into(), kind: None, count: 1 }];
     answered(stage.submit(&request, None).await, SlurmCode::INVALID_GRES)
 }
 
 async fn unknown_gpu(stage: &Stage<'_>) -> Outcome {
     let mut request = stage.request("gpu");
-    request.gres_per_node =
+    request.components[0].gres_per_node =
         vec![GresRequest { name: "gpu".into(), kind: Some("abacus".into()), count: 1 }];
     answered(stage.submit(&request, None).await, SlurmCode::NODE_CONFIG_UNAVAILABLE)
 }
@@ -157,7 +157,7 @@ async fn unknown_user(stage: &Stage<'_>) -> Outcome {
 /// always refuses it.
 async fn too_many_nodes(stage: &Stage<'_>) -> Outcome {
     let mut request = stage.request("nodes");
-    request.nodes = 60_000;
+    request.components[0].nodes = 60_000;
     match stage.submit(&request, None).await {
         Ok(submitted) => {
             stage.client.cancel(submitted.job_id).await?;

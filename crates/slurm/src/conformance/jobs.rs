@@ -2,9 +2,7 @@
 //!
 //! It must never take more than two nodes.
 
-use gangway_core::job::{
-    Allocation, BaseState, GresRequest, Job, JobId, PlaceholderRequest, Standing,
-};
+use gangway_core::job::{Allocation, BaseState, Component, GresRequest, Job, JobId, Standing};
 
 use super::{Outcome, Report, Stage, answered, eventually, hold};
 use crate::{Cancelled, Error, SlurmCode};
@@ -12,6 +10,7 @@ use crate::{Cancelled, Error, SlurmCode};
 pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
     report.add("a queued placeholder gets what it asks, until cancelled", queued(stage).await);
     report.add("a chosen job id that is taken is 2011", chosen_id(stage).await);
+    report.add("components get what each asks, and end with their leader", components(stage).await);
     report.add("an immediate placeholder runs on return", immediate(stage).await);
     report.add("an immediate placeholder on a busy node is refused", busy(stage).await);
     report.add("the job list tells unchanged from empty", unchanged(stage).await);
@@ -20,20 +19,18 @@ pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
 /// Two nodes, two tasks on each, and everything that can be asked about them.
 async fn queued(stage: &Stage<'_>) -> Outcome {
     let client = &stage.client;
-    let request = PlaceholderRequest {
+    let mut request = stage.request("queued");
+    request.components[0] = Component {
         nodes: 2,
         tasks_per_node: 2,
         cpus_per_task: 3,
         memory_per_node_mib: 2000,
-        gres_per_node: vec![
-            GresRequest { name: "gpu".into(), kind: None, count: 2 },
-            GresRequest { name: "efa".into(), kind: None, count: 8 },
-        ],
-        ..stage.request("queued")
+        gres_per_node: vec![devices("gpu", 2), devices("efa", 8)],
+        ..request.components[0].clone()
     };
     let id = stage.submit(&request, None).await?.job_id;
     let job = running(stage, id).await?;
-    let right = job.admin_comment == request.key
+    let right = job.admin_comment == request.components[0].key
         && job.name == request.name
         && job.user == request.user
         && job.partition == request.partition
@@ -45,7 +42,7 @@ async fn queued(stage: &Stage<'_>) -> Outcome {
     hold(right, &job)?;
     let sluid = job.sluid;
     let allocation = client.resources(id).await?;
-    hold(grants(&allocation, &request), &allocation)?;
+    hold(grants(&allocation, &request.components[0]), &allocation)?;
 
     client.set_admin_comment(id, "another").await?;
     let jobs = client.jobs().await?;
@@ -64,8 +61,51 @@ async fn queued(stage: &Stage<'_>) -> Outcome {
     remembered(stage, &sluid, id).await
 }
 
+fn devices(name: &str, count: u32) -> GresRequest {
+    GresRequest { name: name.into(), kind: None, count }
+}
+
+/// A leader without devices and two workers with them, each asked for what it needs, as one job.
+async fn components(stage: &Stage<'_>) -> Outcome {
+    let client = &stage.client;
+    if !client.ping().await?.heterogeneous_external() {
+        return Ok(());
+    }
+    let mut request = stage.request("components");
+    let worker = Component {
+        key: "worker".into(),
+        nodes: 2,
+        gres_per_node: vec![devices("gpu", 2)],
+        ..request.components[0].clone()
+    };
+    request.components[0].gres_per_node.clear();
+    request.components.push(worker);
+    // Above every id Slurm hands out by itself, and apart from the other fact's.
+    let id = JobId(50_000_000 + 2 * (std::process::id() % 4_000_000));
+    let submitted = stage.submit(&request, Some(id)).await?;
+    hold(submitted.job_id == id, submitted)?;
+    answered(stage.submit(&request, Some(id)).await, SlurmCode::DUPLICATE_JOB_ID)?;
+    let job = running(stage, id).await?;
+    let ids: Vec<JobId> = job.parts.iter().map(|part| part.id).collect();
+    let keys: Vec<&str> = job.parts.iter().map(|part| part.admin_comment.as_str()).collect();
+    let expected = [request.components[0].key.as_str(), "worker"];
+    hold(ids == [id, JobId(id.0 + 1)] && keys == expected && job.external, &job)?;
+    for (part, asked) in ids.iter().zip(&request.components) {
+        let allocation = client.resources(*part).await?;
+        hold(grants(&allocation, asked), &allocation)?;
+    }
+    let listed = client.jobs().await?.into_iter().find(|one| one.id == id);
+    hold(listed.as_ref() == Some(&job), &listed)?;
+    let states = client.job_states().await?;
+    let runs = |id: &JobId| states.contains(&(*id, job.state.clone()));
+    hold(ids.iter().all(runs), &states)?;
+    client.cancel(id).await?;
+    let job = over(stage, id).await?;
+    hold(job.ending() == &BaseState::Cancelled && !job.broken(), job)
+}
+
 /// Whether every node gives exactly what was asked of it, devices by index.
-fn grants(allocation: &Allocation, request: &PlaceholderRequest) -> bool {
+fn grants(allocation: &Allocation, request: &Component) -> bool {
     allocation.nodes.len() == request.nodes as usize
         && allocation.nodes.iter().all(|node| {
             node.cpus == request.tasks_per_node * request.cpus_per_task
@@ -120,15 +160,15 @@ async fn immediate(stage: &Stage<'_>) -> Outcome {
     })
     .await?;
     let job = stage.client.job(id).await?.ok_or("the job is gone")?;
-    let right = job.state.standing() == Standing::Holding
+    let right = job.standing() == Standing::Holding
         && job.user == request.user
-        && job.comment == request.key
+        && job.comment == request.components[0].key
         && job.external;
     hold(right, &job)?;
-    stage.client.set_admin_comment(id, &request.key).await?;
+    stage.client.set_admin_comment(id, &request.components[0].key).await?;
     let job = stage.client.job(id).await?.ok_or("the job is gone")?;
-    hold(job.admin_comment == request.key, &job)?;
-    hold(grants(&stage.client.resources(id).await?, &request), "other resources")?;
+    hold(job.admin_comment == request.components[0].key, &job)?;
+    hold(grants(&stage.client.resources(id).await?, &request.components[0]), "other resources")?;
     stage.client.cancel(id).await?;
     over(stage, id).await.map(drop)
 }
@@ -141,11 +181,9 @@ async fn busy(stage: &Stage<'_>) -> Outcome {
             other.name != node.name && other.partitions.contains(&stage.world.partition)
         });
         let others: Vec<_> = others.map(|other| other.name.as_str()).collect();
-        let request = PlaceholderRequest {
-            gres_per_node: vec![GresRequest { name: "gpu".into(), kind: None, count: 8 }],
-            excluded_nodes: others.join(","),
-            ..stage.request("busy")
-        };
+        let mut request = stage.request("busy");
+        request.components[0].gres_per_node = vec![devices("gpu", 8)];
+        request.components[0].excluded_nodes = others.join(",");
         let id = match stage.allocate(&request).await {
             Ok(id) => id,
             // Another's job came first: try the next node.
@@ -189,7 +227,7 @@ async fn standing(
     standing: Standing,
 ) -> Result<Job, Box<dyn std::error::Error + Send + Sync>> {
     eventually(&format!("job {id} is {standing:?}"), async || {
-        Ok(stage.client.job(id).await?.filter(|job| job.state.standing() == standing))
+        Ok(stage.client.job(id).await?.filter(|job| job.standing() == standing))
     })
     .await
 }

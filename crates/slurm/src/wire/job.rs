@@ -2,7 +2,9 @@
 //!
 //! It must never guess a device index: what it cannot read is an error.
 
-use gangway_core::job::{Allocation, GresAllocation, Job, JobId, JobState, NodeAllocation};
+use std::collections::{BTreeMap, HashMap};
+
+use gangway_core::job::{Allocation, GresAllocation, Job, JobId, JobState, NodeAllocation, Part};
 use serde::Deserialize;
 
 use super::number::Number;
@@ -57,6 +59,11 @@ pub(crate) struct WireJob {
     comment: String,
     #[serde(deserialize_with = "or_default")]
     flags: Vec<String>,
+    /// The leader of the heterogeneous job it is a component of; 0 or unset for an ordinary job.
+    #[serde(deserialize_with = "or_default")]
+    het_job_id: Number,
+    #[serde(deserialize_with = "or_default")]
+    het_job_offset: Number,
 }
 
 /// `step_id` of a job record, where Slurm's unique id rides.
@@ -88,8 +95,47 @@ impl WireJob {
             admin_comment: self.admin_comment,
             comment: self.comment,
             external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
+            parts: Vec::new(),
         })
     }
+}
+
+impl WireJobs {
+    /// The jobs as facts: the components of a heterogeneous job are parts of its leader. One whose
+    /// leader is not in this answer stands for itself.
+    pub(crate) fn into_jobs(self) -> Vec<Job> {
+        let mut jobs = Vec::with_capacity(self.jobs.len());
+        let mut parts: HashMap<u32, BTreeMap<u32, Job>> = HashMap::new();
+        for wire in self.jobs {
+            let leader = wire.het_job_id.count().filter(|&id| id > 0);
+            let offset = wire.het_job_offset.count().unwrap_or(0);
+            let Some(job) = wire.into_job() else { continue };
+            match leader {
+                Some(leader) => drop(parts.entry(leader).or_default().insert(offset, job)),
+                None => jobs.push(job),
+            }
+        }
+        for (leader, parts) in parts {
+            match parts.get(&0).filter(|first| first.id.0 == leader).cloned() {
+                Some(first) => jobs.push(lead(first, parts.into_values())),
+                None => jobs.extend(parts.into_values()),
+            }
+        }
+        jobs
+    }
+}
+
+/// A leader with its components.
+fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
+    let part = |job: Job| Part {
+        id: job.id,
+        state: job.state,
+        nodes: job.nodes,
+        admin_comment: job.admin_comment,
+    };
+    let parts: Vec<Part> = components.map(part).collect();
+    let held = parts.iter().map(|p| p.nodes.as_str()).filter(|nodes| !nodes.is_empty());
+    Job { nodes: held.collect::<Vec<_>>().join(","), parts, ..leader }
 }
 
 /// `GET jobs/state/`.

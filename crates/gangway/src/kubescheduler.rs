@@ -1,0 +1,138 @@
+//! `gangway extender`: the other door, for a stock kube-scheduler.
+//!
+//! kube-scheduler keeps its queue and its plugins (volumes, claims, ports) and asks us, by its HTTP
+//! extender protocol, which node a pod may have. The Kubernetes half is that of `gangway scheduler`:
+//! the same source, followers and decisions; only the hands differ ([`offering`]). The Slurm half is
+//! a running `gangway scheduler`, reached through its gRPC door like by any stranger. Never decides
+//! where a pod goes, and never binds one that kube-scheduler has not brought.
+
+pub(crate) mod offering;
+pub(crate) mod offers;
+mod server;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use self::offering::Terms;
+use self::offers::Offers;
+use self::server::Desk;
+use crate::apiserver;
+use crate::cluster::{Cluster, World};
+use crate::config::{ExtenderFlags, ExtenderSettings};
+use crate::door;
+use crate::http::{self, Readiness};
+use crate::metrics::Metrics;
+use crate::nursery::{Nursery, nursery};
+use crate::scheduler::{DRAIN, WRITES, start_log, sweep, termination};
+use crate::source::Source;
+
+/// How often the door is asked whether it is well, and how long it may take.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT, or until a part of it fails.
+pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
+    start_log(&flags.log, flags.log_json)?;
+    let settings = ExtenderSettings::load(flags)?;
+    let metrics = Metrics::new()?;
+    let stop = CancellationToken::new();
+    let (nursery, mut parent) = nursery();
+    let readiness = Arc::new(Readiness::default());
+    let (offers, world) = (Offers::default(), World::default());
+    let channel = door::outside(&settings.door).await?;
+
+    let desk =
+        Desk::new(offers.clone(), world.clone(), &settings.scheduler_name, &metrics.registry)?;
+    listen(&nursery, &settings, desk, &metrics, &readiness, &stop).await?;
+    nursery.start("door health", look(channel.clone(), readiness.clone(), stop.clone()));
+    let cluster = Cluster {
+        client: apiserver::client(settings.kubeconfig.as_deref()).await?,
+        door: door::client(channel),
+        id: settings.cluster.clone(),
+        scheduler_name: settings.scheduler_name.clone(),
+        terms: Some(Terms { offers, take_up_ms: i64::from(settings.take_up_seconds) * 1000 }),
+        world: world.clone(),
+        nursery: nursery.clone(),
+        metrics,
+        writes: Arc::new(Semaphore::new(WRITES)),
+        sweep: Arc::new(Notify::new()),
+        started: Instant::now(),
+        stop: stop.clone(),
+    };
+    nursery.start("sweep", sweep::run(cluster.clone()));
+    let client = cluster.client.clone();
+    let source = Source::new(cluster, world, readiness);
+    let stopped = stop.clone();
+    nursery.start("source", async move { source.run(client, stopped).await });
+
+    let asked_to_stop = termination()?;
+    let result = parent.run(asked_to_stop).await;
+    tracing::info!("stopping");
+    stop.cancel();
+    drop(nursery);
+    match timeout(DRAIN, parent.drain()).await {
+        Ok(drained) => result.and(drained),
+        Err(_) => result.and_then(|()| anyhow::bail!("some work did not end within {DRAIN:?}")),
+    }
+}
+
+/// Opens the ports.
+async fn listen(
+    nursery: &Nursery,
+    settings: &ExtenderSettings,
+    desk: Desk,
+    metrics: &Metrics,
+    readiness: &Arc<Readiness>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let open = async |address: SocketAddr| {
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    };
+    let http_port = open(settings.listen.http).await?;
+    let metrics_port = open(settings.listen.metrics).await?;
+    let health_port = open(settings.listen.health).await?;
+    tracing::info!(
+        http = %http_port.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
+        scheduler_name = settings.scheduler_name, cluster = settings.cluster, "listening"
+    );
+    nursery.start("extender", server::serve(http_port, desk, stop.clone()));
+    nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
+    nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
+    Ok(())
+}
+
+/// Keeps asking the door whether it is well.
+async fn look(
+    channel: Channel,
+    readiness: Arc<Readiness>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut health = HealthClient::new(channel);
+    let mut every = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let well =
+            matches!(timeout(LOOK, health.check(HealthCheckRequest::default())).await, Ok(Ok(_)));
+        if readiness.slurm.swap(well, Ordering::Relaxed) != well {
+            if well {
+                tracing::info!("the door answers");
+            } else {
+                tracing::warn!("the door does not answer");
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The HTTP side: kube-scheduler's `filter`, `prioritize` and `bind`, and /healthz beside them.
+//!
+//! Whoever reaches it can make no pod go anywhere but where Slurm put it: a request only reads the
+//! table, or says that a pod has come to the node it was given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use gangway_core::offer::Answer;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::offers::Offers;
+use super::wire::{Args, BindingArgs, BindingResult, FilterResult, HostPriority};
+use crate::cluster::World;
+
+/// Largest body that is read: 5,000 nodes as whole objects.
+const MAX_BODY: usize = 64 << 20;
+/// Questions that are read and answered at once; kube-scheduler asks one after the other.
+const QUESTIONS: usize = 16;
+/// How long after the stop answers under way may take.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct Desk {
+    offers: Offers,
+    world: World,
+    scheduler_name: Arc<str>,
+    questions: Arc<Semaphore>,
+    answers: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+impl Desk {
+    pub(super) fn new(
+        offers: Offers,
+        world: World,
+        scheduler_name: &str,
+        registry: &Registry,
+    ) -> prometheus::Result<Self> {
+        let answers = IntCounterVec::new(
+            Opts::new(
+                "gangway_extender_answers_total",
+                "Answers to kube-scheduler by verb and kind: node, none, stranger, bound, refused, bad",
+            ),
+            &["verb", "answer"],
+        )?;
+        let seconds = HistogramVec::new(
+            HistogramOpts::new("gangway_extender_seconds", "Seconds per answer to kube-scheduler")
+                .buckets(vec![
+                    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 20.0,
+                ]),
+            &["verb"],
+        )?;
+        registry.register(Box::new(answers.clone()))?;
+        registry.register(Box::new(seconds.clone()))?;
+        Ok(Self {
+            offers,
+            world,
+            scheduler_name: scheduler_name.into(),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            answers,
+            seconds,
+        })
+    }
+
+    fn count(&self, verb: &str, answer: &str, since: Instant) {
+        self.answers.with_label_values(&[verb, answer]).inc();
+        self.seconds.with_label_values(&[verb]).observe(since.elapsed().as_secs_f64());
+    }
+
+    /// The node of this pod among these, or why there is none. `None`: it is not ours.
+    async fn answer(&self, args: &Args) -> Option<Answer> {
+        if args.pod.spec.scheduler_name != *self.scheduler_name {
+            return None;
+        }
+        Some(self.offers.ask(&args.pod.metadata.uid, &args.names()).await)
+    }
+}
+
+/// Serves the protocol until `stop`.
+pub(super) async fn serve<L>(listener: L, desk: Desk, stop: CancellationToken) -> anyhow::Result<()>
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let app = Router::new()
+        .route("/filter", post(filter))
+        .route("/prioritize", post(prioritize))
+        .route("/bind", post(bind))
+        .route("/healthz", get(async || "ok"))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(desk);
+    let late = stop.clone();
+    tokio::select! {
+        served = async {
+            axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
+        } => Ok(served?),
+        // kube-scheduler keeps its connections open.
+        () = async { late.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}
+
+/// A body, or an answer that says what is wrong with it.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body).map_err(|error| {
+        let problem = format!("this is not what kube-scheduler sends: {error}\n");
+        Box::new((StatusCode::BAD_REQUEST, problem).into_response())
+    })
+}
+
+fn write(answer: &impl Serialize) -> Response {
+    match serde_json::to_vec(answer) {
+        Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn filter(State(desk): State<Desk>, body: Bytes) -> Response {
+    let began = Instant::now();
+    let Ok(_permit) = desk.questions.acquire().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let args: Args = match read(&body) {
+        Ok(args) => args,
+        Err(answer) => {
+            desk.count("filter", "bad", began);
+            return *answer;
+        }
+    };
+    drop(body);
+    let (kind, result): (_, FilterResult) = match desk.answer(&args).await {
+        None => ("stranger", args.all()),
+        Some(Answer::Node(node)) => ("node", args.only(&node)),
+        Some(Answer::None(why)) => ("none", args.none(&why)),
+    };
+    desk.count("filter", kind, began);
+    write(&result)
+}
+
+async fn prioritize(State(desk): State<Desk>, body: Bytes) -> Response {
+    let began = Instant::now();
+    let Ok(_permit) = desk.questions.acquire().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let args: Args = match read(&body) {
+        Ok(args) => args,
+        Err(answer) => {
+            desk.count("prioritize", "bad", began);
+            return *answer;
+        }
+    };
+    let (kind, ours) = match desk.answer(&args).await {
+        None => ("stranger", None),
+        Some(Answer::Node(node)) => ("node", Some(node)),
+        Some(Answer::None(_)) => ("none", None),
+    };
+    let names = args.names();
+    let score = |host: &str| HostPriority {
+        host: host.to_owned(),
+        score: if ours.as_deref() == Some(host) { 10 } else { 0 },
+    };
+    let scores: Vec<HostPriority> = names.into_iter().map(score).collect();
+    desk.count("prioritize", kind, began);
+    write(&scores)
+}
+
+async fn bind(State(desk): State<Desk>, body: Bytes) -> Response {
+    let began = Instant::now();
+    let args: BindingArgs = match read(&body) {
+        Ok(args) => args,
+        Err(answer) => {
+            desk.count("bind", "bad", began);
+            return *answer;
+        }
+    };
+    let outcome = match desk.is_bound(&args) {
+        true => Ok(()),
+        false => desk.offers.bind(&args.pod_uid, &args.node).await,
+    };
+    desk.count("bind", if outcome.is_ok() { "bound" } else { "refused" }, began);
+    let pod = format!("{}/{}", args.pod_namespace, args.pod_name);
+    let result = BindingResult {
+        error: outcome
+            .err()
+            .map(|why| format!("pod {pod} is not bound to node {}: {why}", args.node))
+            .unwrap_or_default(),
+    };
+    if !result.error.is_empty() {
+        tracing::info!(pod, node = args.node, why = result.error, "not bound");
+    }
+    write(&result)
+}
+
+impl Desk {
+    /// kube-scheduler asks again for what was done: its first request may have run out of time.
+    fn is_bound(&self, args: &BindingArgs) -> bool {
+        let index = self.world.index();
+        index.pod(&args.pod_uid).is_some_and(|pod| pod.node() == Some(args.node.as_str()))
+    }
+}
