@@ -71,6 +71,24 @@ async fn in_order_is_asked_for_as_a_whole_when_its_driver_is_there() {
     story.end().await;
 }
 
+/// A driver without devices goes first; the workers' nodes are kept for them, and no others.
+#[tokio::test]
+async fn in_order_asks_for_each_kind_of_job_apart() {
+    let Some(story) = Story::begin("jobset-roles").await else { return };
+    let jobs = [
+        manifest::replicated_job("driver", 1, 1, &manifest::template(0, &[])),
+        manifest::replicated_job("workers", 1, 3, &manifest::template(8, &[])),
+    ];
+    let in_order = json!({"startupPolicy": {"startupPolicyOrder": "InOrder"}});
+    story.kube.create(&manifest::jobset("set", &jobs, &in_order)).await;
+    let pods = story.bound("set-", 4).await;
+    let placeholder = story.seated(&pods).await;
+    assert_eq!(placeholder.parts.len(), 2, "a component for each role: {placeholder:?}");
+    in_order_of_jobs(&pods);
+    assert_eq!(story.slurm.live().await.len(), 1, "one placeholder");
+    story.end().await;
+}
+
 /// The bridge dies when the first Job runs, and the second is made before there is another bridge.
 #[tokio::test]
 async fn in_order_keeps_its_places_over_a_restart_of_the_bridge() {

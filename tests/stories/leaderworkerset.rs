@@ -68,6 +68,29 @@ async fn whose_leader_goes_first_is_asked_for_as_a_whole() {
     story.end().await;
 }
 
+/// A leader without devices, whose workers come later: Slurm is asked for both at once, apart.
+#[tokio::test]
+async fn a_leader_that_needs_less_keeps_its_workers_their_nodes() {
+    let Some(story) = Story::begin("lws-roles").await else { return };
+    let template = manifest::template(8, &[]);
+    let mut set = manifest::leader_worker_set("set", 1, 4, "LeaderReady", &template);
+    let mut leader = manifest::template(0, &[]);
+    leader["spec"]["restartPolicy"] = json!("Always");
+    set["spec"]["leaderWorkerTemplate"]["leaderTemplate"] = leader;
+    story.kube.create(&set).await;
+    let pods = story.bound("set-", 4).await;
+    let placeholder = story.seated(&pods).await;
+    assert_eq!(placeholder.parts.len(), 2, "a component for each role: {placeholder:?}");
+    ranks_are_worker_indexes(&pods);
+    let gpus = |pod: &Pod| pod.annotations.get("gangway.dev/index.gpu").cloned();
+    for pod in &pods {
+        let want = (pod.rank() > 0).then(|| "0-7".to_owned());
+        assert_eq!(gpus(pod), want, "{}", pod.name);
+    }
+    assert_eq!(story.slurm.live().await.len(), 1, "one placeholder");
+    story.end().await;
+}
+
 /// A group that is made anew has the same names and the same key; one of its old workers is still
 /// going when the new leader comes.
 #[tokio::test]
