@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest, Standing};
+use gangway_core::job::{Component, GresRequest, JobId, Options, PlaceholderRequest, Standing};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -156,6 +156,7 @@ async fn submit(
             gres_per_node: vec![GresRequest { name: "gpu".to_owned(), kind: None, count: gpus }],
             excluded_nodes: String::new(),
         }],
+        options: Options::default(),
     };
     Ok(session.world.slurm.submit(&request, None).await?.job_id)
 }

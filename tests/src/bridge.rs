@@ -21,6 +21,10 @@ pub struct Setup {
     pub immediate: bool,
     /// Whether a gang of different roles may be a heterogeneous job.
     pub heterogeneous: bool,
+    /// Further keys of the one identity, such as `qos: [high]`.
+    pub identity: String,
+    /// Further lines of the policy.
+    pub policy: String,
     /// Further YAML for the configuration file.
     pub more: String,
 }
@@ -33,6 +37,8 @@ impl Setup {
             token_file: world.token_file(),
             immediate: true,
             heterogeneous: true,
+            identity: String::new(),
+            policy: String::new(),
             more: String::new(),
         }
     }
@@ -69,14 +75,16 @@ impl Bridge {
         let yaml = format!(
             "cluster: {cluster}\n\
              slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {} }}\n\
-             policy:\n  defaultPartition: gangway\n  identities:\n    \
-             - {{ namespace: '*', user: alice, group: alice, account: team1 }}\n\
+             policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
+             - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
              {}",
             setup.slurm_url,
             setup.token_file.display(),
             setup.immediate,
             setup.heterogeneous,
+            setup.policy,
+            setup.identity,
             setup.more,
         );
         fs::write(bridge.config(), yaml).expect("the configuration can be written");

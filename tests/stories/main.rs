@@ -4,6 +4,7 @@
 //! gangway-tests`; see `src/lib.rs` for the harness.
 
 mod answer_lost;
+mod asking;
 mod assembly;
 mod bad_input;
 mod door;

@@ -137,6 +137,7 @@ async fn nodes_given_away_after_a_crash_are_left() {
             gres_per_node: vec![gres("gpu", 8)],
             excluded_nodes: String::new(),
         }],
+        options: gangway_core::job::Options::default(),
     };
     let theirs = JobId(0x01ff_0000 + std::process::id() % 4096);
     let given = story.slurm.client.submit(&request, Some(theirs)).await;

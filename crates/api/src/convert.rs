@@ -1,8 +1,9 @@
 //! Between the wire and core's types: everything from outside is checked here, once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use gangway_core::ask::Ask;
+use gangway_core::ask::{Ask, Other, Outcome};
 use gangway_core::follow::Verdict;
 use gangway_core::gang::{Bound, Gang, Later, Member};
 use gangway_core::job::{BaseState, JobId, JobState};
@@ -21,11 +22,11 @@ pub struct BadMessage {
     /// The field, as a path.
     pub field: &'static str,
     /// What is wrong with it.
-    pub problem: &'static str,
+    pub problem: Cow<'static, str>,
 }
 
-fn bad(field: &'static str, problem: &'static str) -> BadMessage {
-    BadMessage { field, problem }
+fn bad(field: &'static str, problem: impl Into<Cow<'static, str>>) -> BadMessage {
+    BadMessage { field, problem: problem.into() }
 }
 
 const WORD: &str = "must be 1 to 128 letters, digits, '.', '_', ':' or '-'";
@@ -86,7 +87,7 @@ impl TryFrom<v1::Gang> for Gang {
             members,
             expected: 0,
             later,
-            ask: gang.ask.map(ask).unwrap_or_default(),
+            ask: gang.ask.map(ask).transpose()?.unwrap_or_default(),
         };
         let size = u32::try_from(parsed.size()).ok().filter(|size| *size <= MAX_GANG);
         parsed.expected =
@@ -131,24 +132,114 @@ fn member(member: v1::Member) -> Result<Member, BadMessage> {
     })
 }
 
-fn ask(ask: v1::Ask) -> Ask {
-    let text = |t: String| Some(t).filter(|t| !t.is_empty());
-    let number = |n: u32| Some(n).filter(|n| *n > 0);
-    Ask {
-        partition: text(ask.partition),
-        account: text(ask.account),
-        qos: text(ask.qos),
-        job_name: text(ask.job_name),
-        time_limit_minutes: number(ask.time_limit_minutes),
-        gpu_type: text(ask.gpu_type),
-        pods_per_node: number(ask.pods_per_node),
+/// Reads each choice as its annotation is read, so that nothing enters by the door that an
+/// annotation could not say.
+fn ask(ask: v1::Ask) -> Result<Ask, BadMessage> {
+    let number = |n: u32| if n == 0 { String::new() } else { n.to_string() };
+    let flag = |yes: bool| if yes { "true".to_owned() } else { String::new() };
+    let nice = if ask.nice == 0 { String::new() } else { ask.nice.to_string() };
+    let choices = [
+        ("partition", ask.partition),
+        ("account", ask.account),
+        ("qos", ask.qos),
+        ("job-name", ask.job_name),
+        ("time-limit", number(ask.time_limit_minutes)),
+        ("time-min", number(ask.time_min_minutes)),
+        ("gpu-type", ask.gpu_type),
+        ("gres", ask.gres),
+        ("pods-per-node", number(ask.pods_per_node)),
+        ("constraints", ask.constraints),
+        ("prefer", ask.prefer),
+        ("exclude", ask.exclude),
+        ("licenses", ask.licenses),
+        ("reservation", ask.reservation),
+        ("dependency", ask.dependency),
+        ("begin", ask.begin),
+        ("deadline", ask.deadline),
+        ("nice", nice),
+        ("priority", number(ask.priority)),
+        ("wckey", ask.wckey),
+        ("comment", ask.comment),
+        ("switches", ask.switches),
+        ("segment", number(ask.segment)),
+        ("contiguous", flag(ask.contiguous)),
+        ("spread", flag(ask.spread)),
+        ("exclusive", ask.exclusive),
+    ];
+    let mut out = Ask { others: others(ask.others)?, ..Ask::default() };
+    for (name, value) in choices.into_iter().filter(|(_, value)| !value.is_empty()) {
+        out.set(name, &value).map_err(|problem| bad("gang.ask", format!("{name}: {problem}")))?;
+    }
+    Ok(out)
+}
+
+fn others(others: Vec<v1::Other>) -> Result<BTreeMap<String, Other>, BadMessage> {
+    let mut out = BTreeMap::new();
+    for other in others {
+        if !is_word(&other.uid) {
+            return Err(bad("gang.ask.others.uid", WORD));
+        }
+        let outcome = match v1::other::Outcome::try_from(other.outcome) {
+            Ok(v1::other::Outcome::Succeeded) => Some(Outcome::Succeeded),
+            Ok(v1::other::Outcome::Failed) => Some(Outcome::Failed),
+            Ok(v1::other::Outcome::Unspecified) => None,
+            Err(_) => return Err(bad("gang.ask.others.outcome", "is not known")),
+        };
+        out.insert(other.path, Other { uid: other.uid, outcome });
+    }
+    Ok(out)
+}
+
+impl v1::Ask {
+    fn of(ask: &Ask) -> Self {
+        let text = |name: &str| ask.text(name).unwrap_or_default();
+        let options = &ask.options;
+        Self {
+            partition: text("partition"),
+            account: text("account"),
+            qos: text("qos"),
+            job_name: text("job-name"),
+            time_limit_minutes: ask.time_limit_minutes.unwrap_or_default(),
+            gpu_type: text("gpu-type"),
+            pods_per_node: ask.pods_per_node.unwrap_or_default(),
+            constraints: text("constraints"),
+            prefer: text("prefer"),
+            gres: text("gres"),
+            licenses: text("licenses"),
+            reservation: text("reservation"),
+            dependency: text("dependency"),
+            others: ask.others.iter().map(v1::Other::of).collect(),
+            begin: text("begin"),
+            deadline: text("deadline"),
+            time_min_minutes: options.time_min_minutes.unwrap_or_default(),
+            nice: options.nice.unwrap_or_default(),
+            priority: options.priority.unwrap_or_default(),
+            wckey: text("wckey"),
+            comment: text("comment"),
+            exclude: text("exclude"),
+            switches: text("switches"),
+            segment: options.segment.unwrap_or_default().into(),
+            contiguous: options.contiguous,
+            spread: options.spread,
+            exclusive: text("exclusive"),
+        }
+    }
+}
+
+impl v1::Other {
+    fn of((path, other): (&String, &Other)) -> Self {
+        let outcome = match other.outcome {
+            None => v1::other::Outcome::Unspecified,
+            Some(Outcome::Succeeded) => v1::other::Outcome::Succeeded,
+            Some(Outcome::Failed) => v1::other::Outcome::Failed,
+        };
+        Self { path: path.clone(), uid: other.uid.clone(), outcome: outcome.into() }
     }
 }
 
 impl v1::Gang {
     /// The message for the unfinished members of a gang, asked for by `cluster`.
     pub fn of(cluster: &str, gang: &Gang) -> Self {
-        let ask = gang.ask.clone();
         Self {
             cluster: cluster.to_owned(),
             uid: gang.uid.clone(),
@@ -156,15 +247,7 @@ impl v1::Gang {
             name: gang.name.clone(),
             kind: gang.kind.clone(),
             members: gang.members.iter().filter(|m| !m.finished).map(v1::Member::of).collect(),
-            ask: Some(v1::Ask {
-                partition: ask.partition.unwrap_or_default(),
-                account: ask.account.unwrap_or_default(),
-                qos: ask.qos.unwrap_or_default(),
-                job_name: ask.job_name.unwrap_or_default(),
-                time_limit_minutes: ask.time_limit_minutes.unwrap_or_default(),
-                gpu_type: ask.gpu_type.unwrap_or_default(),
-                pods_per_node: ask.pods_per_node.unwrap_or_default(),
-            }),
+            ask: Some(v1::Ask::of(&gang.ask)),
             later: gang.later.iter().map(v1::Later::of).collect(),
         }
     }
@@ -308,6 +391,8 @@ fn base_state(name: &str) -> BaseState {
 
 #[cfg(test)]
 mod tests {
+    use gangway_core::ask::TABLE;
+
     use super::*;
 
     #[test]
@@ -352,6 +437,74 @@ mod tests {
         let parsed = Gang::try_from(gang()).expect("fine");
         assert_eq!(parsed.members.iter().map(|m| m.uid.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
+    }
+
+    #[test]
+    fn whatever_is_asked_survives_the_wire() {
+        let samples = [
+            ("partition", "gpu,cpu"),
+            ("account", "team1"),
+            ("qos", "high"),
+            ("job-name", "train-7b"),
+            ("time-limit", "90"),
+            ("time-min", "30"),
+            ("gpu-type", "h100"),
+            ("gres", "nvme:1,gpu:h100:8"),
+            ("pods-per-node", "2"),
+            ("constraints", "h100&[rack1|rack2]"),
+            ("prefer", "ib"),
+            ("exclude", "n[1-3]"),
+            ("licenses", "matlab:2"),
+            ("reservation", "monday"),
+            ("dependency", "afterok:pod/first"),
+            ("begin", "2026-11-23T22:00Z"),
+            ("deadline", "now+2hours"),
+            ("nice", "-5"),
+            ("priority", "4294967293"),
+            ("wckey", "paper"),
+            ("comment", "for the paper"),
+            ("switches", "1@10:00"),
+            ("segment", "4"),
+            ("contiguous", "true"),
+            ("spread", "true"),
+            ("exclusive", "user"),
+        ];
+        assert_eq!(samples.len(), TABLE.len(), "a sample for each annotation");
+        let mut all = Gang::try_from(gang()).expect("fine");
+        for (name, value) in samples {
+            let mut one = Gang::try_from(gang()).expect("fine");
+            for gang in [&mut one, &mut all] {
+                gang.ask.set(name, value).expect("well formed");
+            }
+            assert_eq!(Gang::try_from(v1::Gang::of("c", &one)), Ok(one), "{name}");
+        }
+        for outcome in [None, Some(Outcome::Succeeded), Some(Outcome::Failed)] {
+            all.ask.others =
+                BTreeMap::from([("pod/first".to_owned(), Other { uid: "u".into(), outcome })]);
+            assert_eq!(Gang::try_from(v1::Gang::of("c", &all)), Ok(all.clone()));
+        }
+    }
+
+    #[test]
+    fn what_no_annotation_could_say_does_not_enter_by_the_door() {
+        for break_it in [
+            |a: &mut v1::Ask| a.partition = "a b".into(),
+            |a: &mut v1::Ask| a.comment = "line\nbreak".into(),
+            |a: &mut v1::Ask| a.constraints = "x;y".into(),
+            |a: &mut v1::Ask| a.priority = u32::MAX,
+            |a: &mut v1::Ask| a.segment = 70_000,
+            |a: &mut v1::Ask| {
+                a.others = vec![v1::Other { uid: "a b".into(), ..v1::Other::default() }];
+            },
+            |a: &mut v1::Ask| {
+                a.others = vec![v1::Other { uid: "u".into(), outcome: 9, ..v1::Other::default() }];
+            },
+        ] {
+            let mut ask = v1::Ask::default();
+            break_it(&mut ask);
+            let gang = v1::Gang { ask: Some(ask), ..gang() };
+            assert!(Gang::try_from(gang.clone()).is_err(), "{:?}", gang.ask);
+        }
     }
 
     #[test]

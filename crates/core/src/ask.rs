@@ -2,16 +2,27 @@
 //!
 //! Asking is not getting: [`crate::policy`] decides what is granted (rule 7). Every problem is
 //! listed at once, and a key nobody knows is a problem, because a typing error that is ignored is a
-//! job in the wrong queue.
+//! job in the wrong queue. [`TABLE`] is the one list of all there is; the documents and the wire
+//! follow it.
+
+mod dependency;
+mod table;
+mod words;
 
 use std::collections::BTreeMap;
 
+pub use dependency::{Dependency, Other, Outcome, Settled};
+pub use table::{Row, TABLE};
+
+use crate::hostlist::{Hostlist, HostlistError};
+use crate::job::{GresRequest, Options};
 use crate::names::{ALIAS_PREFIX, PREFIX};
+use crate::order::natural;
 
 /// The user's choices; `None` means policy or Slurm decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// `gangway.dev/partition`
+    /// `gangway.dev/partition`: one, or several separated by commas
     pub partition: Option<String>,
     /// `gangway.dev/account`
     pub account: Option<String>,
@@ -25,13 +36,21 @@ pub struct Ask {
     pub gpu_type: Option<String>,
     /// `gangway.dev/pods-per-node`, 1 where not said
     pub pods_per_node: Option<u32>,
+    /// `gangway.dev/gres`: what each node must give beside what the pods' resources say
+    pub gres: Vec<GresRequest>,
+    /// `gangway.dev/exclude`, a hostlist
+    pub exclude: Option<String>,
+    /// `gangway.dev/dependency`, as the user wrote it
+    pub dependency: Option<Dependency>,
+    /// What Kubernetes shows of the workloads that `dependency` names, by `kind/name`; one that is
+    /// not there does not exist. Seen, not asked.
+    pub others: BTreeMap<String, Other>,
+    /// Everything else; its `dependency` is left empty here.
+    pub options: Options,
 }
 
 /// Annotations that are written by others than the user and mean nothing here.
 const NOT_ASKS: &[&str] = &["user", "gang", "generation", "job-id", "node", "rank", "note"];
-
-const KNOWN: &[&str] =
-    &["partition", "account", "qos", "job-name", "time-limit", "gpu-type", "pods-per-node"];
 
 impl Ask {
     /// Reads annotations, the pod's own over the workload's. All problems come back, not the first.
@@ -46,97 +65,84 @@ impl Ask {
             for (prefix, own) in [(ALIAS_PREFIX, false), (PREFIX, true)] {
                 for (key, value) in annotations {
                     let Some(name) = key.strip_prefix(prefix) else { continue };
-                    let name = if own { name } else { alias(name) };
-                    if let Err(problem) = ask.set(name, value.trim(), own) {
+                    let set =
+                        if own { ask.set_own(name, value) } else { ask.set_alias(name, value) };
+                    if let Err(problem) = set {
                         problems.push(format!("annotation {key}: {problem}"));
                     }
                 }
             }
         }
+        if let (Some(least), Some(most)) = (ask.options.time_min_minutes, ask.time_limit_minutes)
+            && least > most
+        {
+            problems.push(format!(
+                "annotation {PREFIX}time-min: {least} minutes are more than the time limit of {most}"
+            ));
+        }
         if problems.is_empty() { Ok(ask) } else { Err(problems) }
     }
 
-    fn set(&mut self, name: &str, value: &str, own: bool) -> Result<(), String> {
-        match name {
-            "partition" => self.partition = Some(word(value)?),
-            "account" => self.account = Some(word(value)?),
-            "qos" => self.qos = Some(word(value)?),
-            "job-name" => self.job_name = Some(word(value)?),
-            "gpu-type" => self.gpu_type = Some(word(value)?),
-            "time-limit" => self.time_limit_minutes = Some(minutes(value)?),
-            "pods-per-node" => {
-                let n = value.parse().ok().filter(|n| (1..=1024).contains(n));
-                self.pods_per_node =
-                    Some(n.ok_or_else(|| {
-                        format!("{} is not a number from 1 to 1024", shown(value))
-                    })?);
+    /// Sets one choice by its name in [`TABLE`].
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match TABLE.iter().find(|row| row.name == name) {
+            Some(row) => (row.read)(self, value.trim()),
+            None => {
+                let known: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+                Err(format!("unknown; known are {}", known.join(", ")))
             }
-            _ if NOT_ASKS.contains(&name) || name.starts_with("index.") => {}
-            // The peer has more annotations than we read; those are not typing errors of ours.
-            _ if !own => {}
-            _ => return Err(format!("unknown; known are {}", KNOWN.join(", "))),
         }
-        Ok(())
+    }
+
+    /// One choice by its name in [`TABLE`], in the form that [`Ask::set`] reads.
+    pub fn text(&self, name: &str) -> Option<String> {
+        TABLE.iter().find(|row| row.name == name).and_then(|row| (row.show)(self))
+    }
+
+    fn set_own(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if NOT_ASKS.contains(&name) || name.starts_with("index.") {
+            return Ok(());
+        }
+        self.set(name, value)
+    }
+
+    /// The peer has more annotations than we read; those are not typing errors of ours.
+    fn set_alias(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match TABLE.iter().find(|row| row.alias == Some(name)) {
+            Some(row) => (row.read)(self, value.trim()),
+            None => Ok(()),
+        }
+    }
+
+    /// What each node must give: what the pods need, and what was asked beside it. Where both name a
+    /// GRES it is the larger count; a type is taken over by a request that has none.
+    pub fn with_gres(&self, mut needed: Vec<GresRequest>) -> Vec<GresRequest> {
+        for asked in &self.gres {
+            let same = |own: &&mut GresRequest| {
+                own.name == asked.name
+                    && (own.kind == asked.kind || own.kind.is_none() || asked.kind.is_none())
+            };
+            match needed.iter_mut().find(same) {
+                Some(own) => {
+                    own.count = own.count.max(asked.count);
+                    own.kind = own.kind.take().or_else(|| asked.kind.clone());
+                }
+                None => needed.push(asked.clone()),
+            }
+        }
+        needed
     }
 }
 
-/// The peer's name for one of ours.
-fn alias(name: &str) -> &str {
-    match name {
-        "timelimit" => "time-limit",
-        other => other,
+/// The nodes of two hostlists, each once, in natural order; either may be empty.
+pub fn both_hostlists(one: &str, other: &str) -> Result<String, HostlistError> {
+    let mut names = Vec::new();
+    for list in [one, other].into_iter().filter(|list| !list.is_empty()) {
+        names.extend(Hostlist::parse(list)?.names());
     }
-}
-
-/// A value as shown in a message: never longer than a line.
-fn shown(value: &str) -> String {
-    let mut short: String = value.chars().take(40).collect();
-    if short.len() < value.len() {
-        short.push('…');
-    }
-    format!("{short:?}")
-}
-
-/// A name as Slurm takes it. Anything else could be read by Slurm as a list, an option or a key.
-fn word(value: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if value.is_empty() || value.len() > 128 || !value.chars().all(fine) {
-        return Err(format!(
-            "{} is not a name (letters, digits, '.', '_' and '-', at most 128)",
-            shown(value)
-        ));
-    }
-    Ok(value.to_owned())
-}
-
-/// Minutes, or Slurm's `[days-]hours:minutes[:seconds]`, seconds rounded up.
-fn minutes(value: &str) -> Result<u32, String> {
-    parse_minutes(value).filter(|m| *m > 0).ok_or_else(|| {
-        format!("{} is not a time limit (minutes, HH:MM:SS or D-HH:MM:SS)", shown(value))
-    })
-}
-
-fn parse_minutes(value: &str) -> Option<u32> {
-    let (days, rest) = match value.split_once('-') {
-        Some((days, rest)) => (days.parse::<u64>().ok().filter(|d| *d < 10_000)?, rest),
-        None => (0, value),
-    };
-    let has_days = rest.len() != value.len();
-    let parts: Vec<u64> = rest
-        .split(':')
-        .map(|p| p.parse().ok().filter(|n| *n < 1_000_000_000))
-        .collect::<Option<_>>()?;
-    // Slurm: with days the first part is hours; without, one part is minutes and two are
-    // minutes:seconds (man sbatch, --time).
-    let seconds = match (has_days, parts.as_slice()) {
-        (true, [h]) => h * 3600,
-        (true, [h, m]) => h * 3600 + m * 60,
-        (false, [m]) => m * 60,
-        (false, [m, s]) => m * 60 + s,
-        (_, [h, m, s]) => h * 3600 + m * 60 + s,
-        _ => return None,
-    };
-    u32::try_from((days * 86_400 + seconds).div_ceil(60)).ok()
+    names.sort_by(|a, b| natural(a, b));
+    names.dedup();
+    Ok(Hostlist::from_names(names)?.to_string())
 }
 
 #[cfg(test)]
@@ -163,23 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_slurm_reads_them() {
-        for (text, want) in [
-            ("90", 90),
-            ("90:30", 91),
-            ("2:00:00", 120),
-            ("1-0", 1440),
-            ("1-2:30", 1590),
-            ("1-0:0:1", 1441),
-        ] {
-            assert_eq!(minutes(text), Ok(want), "{text}");
-        }
-        for text in ["", "0", "-5", "1:2:3:4", "soon", "1-", "99999999999999999999"] {
-            assert!(minutes(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn every_problem_is_listed() {
         let pod = map(&[
             ("gangway.dev/partiton", "x"),
@@ -194,8 +183,40 @@ mod tests {
 
     #[test]
     fn a_huge_value_makes_a_short_message() {
-        let pod = map(&[("gangway.dev/partition", &"x".repeat(10_000_000))]);
-        let problems = Ask::read(&BTreeMap::new(), &pod).expect_err("too long");
-        assert!(problems[0].len() < 200);
+        for row in TABLE {
+            for huge in ["x ".repeat(5_000_000), "9".repeat(10_000_000)] {
+                let problem = Ask::default().set(row.name, &huge).expect_err("too long");
+                assert!(problem.len() < 400, "{}: {}", row.name, problem.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_shortened_time_must_fit_into_the_limit() {
+        let pod = map(&[("gangway.dev/time-limit", "60"), ("gangway.dev/time-min", "2:00:00")]);
+        let problems = Ask::read(&BTreeMap::new(), &pod).expect_err("longer than the limit");
+        assert!(problems[0].contains("120 minutes are more than the time limit of 60"));
+    }
+
+    #[test]
+    fn what_is_asked_beside_the_pods_resources_adds_to_them() {
+        let with = |needed: &str, asked: &str| {
+            let mut ask = Ask::default();
+            ask.set("gres", asked).expect("fine");
+            let needed = words::gres(needed).expect("fine");
+            let all = ask.with_gres(needed);
+            all.iter().map(GresRequest::to_tres).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(with("gpu:4", "nvme:1"), "gres/gpu=4,gres/nvme=1");
+        assert_eq!(with("gpu:4", "gpu:h100:8"), "gres/gpu:h100=8");
+        assert_eq!(with("gpu:h100:8", "gpu:2"), "gres/gpu:h100=8");
+        assert_eq!(with("gpu:h100:8", "gpu:a100:1"), "gres/gpu:h100=8,gres/gpu:a100=1");
+    }
+
+    #[test]
+    fn excluded_nodes_of_two_sources_are_one_list() {
+        assert_eq!(both_hostlists("", "").as_deref(), Ok(""));
+        assert_eq!(both_hostlists("n[2-3],a", "n[1-2],n10").as_deref(), Ok("a,n[1-3,10]"));
+        assert!(both_hostlists("n[", "").is_err());
     }
 }

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ask::Other;
 use crate::gang::{Assembled, Bound, Member};
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 use crate::policy::Refusal;
-use crate::reason::needs_a_person;
+use crate::reason::{DEPENDENCY, needs_a_person};
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -78,6 +79,8 @@ pub struct Progress {
     pub released: bool,
     /// Since when every member has been finished (ms).
     pub finished_since: Option<i64>,
+    /// What the last question said of the workloads that its dependency names.
+    pub others: BTreeMap<String, Other>,
 }
 
 /// An open question to Slurm.
@@ -201,6 +204,11 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
             seat_members(facts, *job, *generation, seats, now)
         }
         Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),
+        Some(Verdict::Queued { job: None, reason, .. })
+            if reason == DEPENDENCY && others_changed(facts) =>
+        {
+            Plan::act(Action::Ask)
+        }
         Some(Verdict::Queued { reason, message, .. }) => queued(facts, reason, message, now),
         None => ask(facts, now),
     }
@@ -302,7 +310,7 @@ fn incomplete(facts: &Facts<'_>) -> String {
 
 fn refused(facts: &Facts<'_>, refusal: &Refusal, now: i64) -> Plan {
     let again = facts.progress.asked.as_ref().map_or(now, |a| a.at) + ASK_AGAIN_MS;
-    if pods_changed(facts) || now >= again {
+    if pods_changed(facts) || others_changed(facts) || now >= again {
         return Plan::act(Action::NewRound);
     }
     Plan { wake: Some(again), ..Plan::say("Refused", refusal.message.clone(), true) }
@@ -312,6 +320,11 @@ fn refused(facts: &Facts<'_>, refusal: &Refusal, now: i64) -> Plan {
 fn pods_changed(facts: &Facts<'_>) -> bool {
     let asked = facts.progress.asked.as_ref();
     unfinished(facts).any(|m| asked.is_none_or(|a| !a.pods.contains(&m.uid)))
+}
+
+/// The workloads that the gang waits for have gone on since it was asked for.
+fn others_changed(facts: &Facts<'_>) -> bool {
+    facts.progress.others != facts.assembled.gang.ask.others
 }
 
 fn queued(facts: &Facts<'_>, reason: &str, message: &str, now: i64) -> Plan {

@@ -174,20 +174,19 @@ pub fn assemble(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
     let (parts, strangers) = parts::divide(workload, pods);
     let mut out: Vec<Assembled> =
         parts.iter().flat_map(|(part, pods)| assemble_part(Some(part), pods)).collect();
-    out.extend(
-        strangers
-            .into_iter()
-            .map(|(pod, problem)| alone(&workload.annotations, workload.over, pod, Some(problem))),
-    );
+    out.extend(strangers.into_iter().map(|(pod, problem)| {
+        alone(&workload.annotations, workload.deadline_seconds, workload.over, pod, Some(problem))
+    }));
     out
 }
 
 fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
     let none = BTreeMap::new();
     let annotations = workload.map_or(&none, |w| &w.annotations);
+    let deadline = workload.and_then(|w| w.deadline_seconds);
     let over = workload.is_some_and(|w| w.over);
     let Some(workload) = workload.filter(|w| w.shape != Shape::Singles) else {
-        return pods.iter().map(|pod| alone(annotations, over, pod, None)).collect();
+        return pods.iter().map(|pod| alone(annotations, deadline, over, pod, None)).collect();
     };
     let (together, apart) = split(workload, pods);
     let (formed, strangers) = form(workload, &together);
@@ -198,7 +197,7 @@ fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
     let mut out = vec![formed];
     out.extend(apart.map(|(pod, problem)| Assembled {
         after: after.clone(),
-        ..alone(annotations, over, pod, problem)
+        ..alone(annotations, deadline, over, pod, problem)
     }));
     out
 }
@@ -206,11 +205,12 @@ fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
 /// A gang of one, with what is wrong with its pod beside what its own fields tell.
 fn alone(
     annotations: &BTreeMap<String, String>,
+    deadline: Option<u64>,
     over: bool,
     pod: &Pod,
     problem: Option<String>,
 ) -> Assembled {
-    let mut builder = Builder::new(annotations);
+    let mut builder = Builder::new(annotations, deadline);
     let member = builder.member(pod, "", 0);
     if let Some(problem) = problem {
         builder.fault(pod, problem);
@@ -275,7 +275,7 @@ type Strangers<'a> = Vec<(&'a Pod, Option<String>)>;
 /// Forms the gang of a workload. Returns also the pods that have no place in it: they stand alone
 /// with their problem, because a gang without members tells nobody.
 fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>) {
-    let mut builder = Builder::new(&workload.annotations);
+    let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
     let mut unranked = Vec::new();
@@ -388,11 +388,28 @@ struct Builder<'a> {
     /// What is wrong with single pods, and which.
     faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
+    /// How long the workload may run.
+    deadline: Option<u64>,
+    /// How long the pod that may run longest may; `None` before the first pod.
+    longest: Option<u64>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(annotations: &'a BTreeMap<String, String>) -> Self {
-        Self { annotations, problems: Vec::new(), faults: BTreeMap::new(), asks: Vec::new() }
+    fn new(annotations: &'a BTreeMap<String, String>, deadline: Option<u64>) -> Self {
+        Self {
+            annotations,
+            problems: Vec::new(),
+            faults: BTreeMap::new(),
+            asks: Vec::new(),
+            deadline,
+            longest: None,
+        }
+    }
+
+    /// The time limit where no annotation says one: no pod runs longer than Kubernetes lets it.
+    fn time_limit(&self) -> Option<u32> {
+        let seconds = [self.deadline, self.longest].into_iter().flatten().min();
+        seconds.and_then(|s| u32::try_from(s.div_ceil(60)).ok())
     }
 
     fn fault(&mut self, pod: &Pod, what: String) {
@@ -400,6 +417,8 @@ impl<'a> Builder<'a> {
     }
 
     fn member(&mut self, pod: &Pod, role: &str, rank: u32) -> Member {
+        let own = pod.spec.active_deadline_seconds.unwrap_or(u64::MAX);
+        self.longest = Some(self.longest.map_or(own, |longest| longest.max(own)));
         match Ask::read(self.annotations, &pod.annotations) {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
@@ -438,6 +457,7 @@ impl<'a> Builder<'a> {
                 ));
             }
         }
+        gang.ask.time_limit_minutes = gang.ask.time_limit_minutes.or_else(|| self.time_limit());
         // Ten members with the same fault are one fault.
         for (what, pods) in self.faults {
             let others = match pods.len() {

@@ -7,6 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod options;
+
+pub use options::{Exclusive, Moment, Options, Switches};
+
 /// A Slurm job id. Slurm re-uses ids after state loss, so an id alone never proves identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -292,6 +296,8 @@ pub struct PlaceholderRequest {
     pub qos: Option<String>,
     /// Time limit in minutes, or the partition's default.
     pub time_limit_minutes: Option<u32>,
+    /// What else was asked.
+    pub options: Options,
     /// What is needed: one entry for members that are alike, more for a heterogeneous job.
     pub components: Vec<Component>,
 }

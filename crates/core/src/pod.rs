@@ -78,6 +78,9 @@ pub struct PodSpec {
     /// Native gang membership (Kubernetes 1.36 and newer).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduling_group: Option<SchedulingGroup>,
+    /// How long it may run after it has been started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
 }
 
 /// A gate on scheduling.

@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use crate::ask::Ask;
+use crate::ask::{Ask, TABLE};
+use crate::names::PREFIX;
 
 /// What the platform team wrote in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,9 +15,16 @@ pub struct Policy {
     pub default_partition: Option<String>,
     /// Partitions that may be named; empty means all that Slurm lets the account use.
     pub partitions: Vec<String>,
+    /// Annotations (by their names in [`TABLE`]) that nobody may use unless its identity allows it.
+    /// [`CLOSED`] is closed beside them.
+    pub closed: Vec<String>,
     /// Who each namespace is to Slurm; the first match counts.
     pub identities: Vec<Identity>,
 }
+
+/// What is closed without a word of the platform team: it would put one user before all others, and a
+/// placeholder is submitted by SlurmUser, whom Slurm would believe.
+pub const CLOSED: &str = "priority";
 
 /// Who a namespace is to Slurm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +41,8 @@ pub struct Identity {
     pub accounts: Vec<String>,
     /// Qualities of service that may be named.
     pub qos: Vec<String>,
+    /// Annotations that are open to it though closed to others.
+    pub allow: Vec<String>,
 }
 
 /// What a gang gets: the only source of these fields in a submit.
@@ -117,6 +127,7 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
                 format!("namespace {namespace} may not use gangway; ask the platform team to map it to a Slurm user (policy.identities)"),
             )
         })?;
+    open(policy, identity, namespace, ask)?;
     let account = match &ask.account {
         None => identity.account.clone(),
         Some(asked) if identity.account.as_ref() == Some(asked) => Some(asked.clone()),
@@ -129,7 +140,12 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
     let partition = match &ask.partition {
         None => policy.default_partition.clone(),
         Some(asked) if policy.partitions.is_empty() => Some(asked.clone()),
-        Some(asked) => Some(choose("partition", asked, &policy.partitions, namespace)?),
+        Some(asked) => {
+            for one in asked.split(',') {
+                choose("partition", one, &policy.partitions, namespace)?;
+            }
+            Some(asked.clone())
+        }
     };
     Ok(Grant {
         user: identity.user.clone(),
@@ -138,6 +154,32 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
         partition,
         qos,
     })
+}
+
+/// Whether everything that is asked is open to this identity.
+fn open(policy: &Policy, identity: &Identity, namespace: &str, ask: &Ask) -> Result<(), Refusal> {
+    let closed = |name: &str| {
+        let has = |list: &[String]| list.iter().any(|n| n == name);
+        (name == CLOSED || has(&policy.closed)) && !has(&identity.allow)
+    };
+    let refuse = |what: &str, name: &str| {
+        Refusal::new(
+            Category::Policy,
+            format!(
+                "{PREFIX}{what} is not open to namespace {namespace}; remove it, or ask the platform team to open it (policy.identities[].allow: [{name}])"
+            ),
+        )
+    };
+    for row in TABLE {
+        if closed(row.name) && ask.text(row.name).is_some() {
+            return Err(refuse(row.name, row.name));
+        }
+    }
+    // To Slurm it is the same as a higher priority.
+    if ask.options.nice.is_some_and(|nice| nice < 0) && closed(CLOSED) {
+        return Err(refuse("nice below 0", CLOSED));
+    }
+    Ok(())
 }
 
 fn choose(what: &str, asked: &str, open: &[String], namespace: &str) -> Result<String, Refusal> {
@@ -159,6 +201,7 @@ mod tests {
         Policy {
             default_partition: Some("gangway".into()),
             partitions: vec![],
+            closed: vec![],
             identities: vec![
                 Identity {
                     namespace: "team-a".into(),
@@ -167,6 +210,7 @@ mod tests {
                     account: Some("a".into()),
                     accounts: vec!["a2".into()],
                     qos: vec![],
+                    allow: vec![],
                 },
                 Identity { namespace: "b".into(), user: "bob".into(), ..Identity::default() },
             ],
@@ -196,6 +240,50 @@ mod tests {
         );
         let qos = Ask { qos: Some("high".into()), ..Ask::default() };
         assert!(grant(&policy(), "b", &qos).expect_err("none open").message.contains("none"));
+    }
+
+    #[test]
+    fn each_of_several_partitions_must_be_open() {
+        let policy = Policy { partitions: vec!["a".into(), "b".into()], ..policy() };
+        let ask = |partition: &str| Ask { partition: Some(partition.into()), ..Ask::default() };
+        let granted = grant(&policy, "b", &ask("b,a")).expect("both open");
+        assert_eq!(granted.partition.as_deref(), Some("b,a"));
+        let refusal = grant(&policy, "b", &ask("a,secret")).expect_err("one is not");
+        assert!(refusal.message.contains("partition secret is not open"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn nobody_jumps_the_queue_unless_the_platform_team_says_so() {
+        let ask = |name: &str, value: &str| {
+            let mut ask = Ask::default();
+            ask.set(name, value).expect("well formed");
+            ask
+        };
+        let mut policy = policy();
+        for (name, value) in [("priority", "4294967293"), ("nice", "-1")] {
+            let refusal = grant(&policy, "b", &ask(name, value)).expect_err("closed");
+            assert_eq!(refusal.category, Category::Policy);
+            assert!(refusal.message.contains(name), "{}", refusal.message);
+        }
+        assert!(grant(&policy, "b", &ask("nice", "100")).is_ok());
+        policy.identities[1].allow = vec!["priority".into()];
+        for (name, value) in [("priority", "4294967293"), ("nice", "-1")] {
+            assert!(grant(&policy, "b", &ask(name, value)).is_ok(), "{name}");
+            assert!(grant(&policy, "team-a", &ask(name, value)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn any_annotation_can_be_closed() {
+        let mut policy = policy();
+        policy.closed = vec!["exclusive".into()];
+        let mut ask = Ask::default();
+        ask.set("exclusive", "true").expect("well formed");
+        let refusal = grant(&policy, "b", &ask).expect_err("closed");
+        assert!(refusal.message.starts_with("gangway.dev/exclusive is not open to namespace b"));
+        assert!(grant(&policy, "b", &Ask::default()).is_ok());
+        policy.identities[1].allow = vec!["exclusive".into()];
+        assert!(grant(&policy, "b", &ask).is_ok());
     }
 
     #[test]

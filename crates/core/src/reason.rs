@@ -10,7 +10,11 @@ pub fn waiting(reason: &str, description: &str) -> String {
         "" | "None" => "Slurm has not looked at it yet",
         "Resources" => "waiting for enough free nodes; it is next in line",
         "Priority" => "jobs of higher priority wait for the same nodes",
-        "Dependency" | "DependencyNeverSatisfied" => "waiting for another job",
+        "Dependency" => "waiting for another job",
+        "DependencyNeverSatisfied" => {
+            "the job it waits for has ended otherwise than it must; correct gangway.dev/dependency"
+        }
+        "DeadLine" => "its deadline has passed",
         "BeginTime" => "its begin time has not come",
         "JobHeldAdmin" => "held by an administrator",
         "JobHeldUser" => "held by its owner; release it with scontrol release",
@@ -22,7 +26,8 @@ pub fn waiting(reason: &str, description: &str) -> String {
             "it asks for more nodes, CPUs or memory than its partition has or allows; ask for less or name another partition"
         }
         "ReqNodeNotAvail" => "nodes it needs are down, drained or reserved",
-        "Reservation" | "ReservationDeleted" => "waiting for its reservation",
+        "Reservation" => "waiting for its reservation",
+        "ReservationDeleted" => "its reservation has been deleted; name another one",
         "Licenses" => "waiting for licences",
         "BadConstraints" => "no node can satisfy it; it is held until the nodes change",
         "NodeDown" => "a node it needs is down",
@@ -45,6 +50,8 @@ pub fn waiting(reason: &str, description: &str) -> String {
 
 /// Our own reason for waiting: Slurm cannot be asked.
 pub const UNREACHABLE: &str = "SlurmUnreachable";
+/// Our own reason for waiting, and Slurm's: another job or workload comes first.
+pub const DEPENDENCY: &str = "Dependency";
 /// Our own reason for waiting: pods are bound for a job that Slurm does not know any more.
 pub const LOST: &str = "Lost";
 
@@ -63,6 +70,15 @@ pub fn needs_a_person(reason: &str) -> bool {
             | "ReservationDeleted"
             | UNREACHABLE
             | LOST
+    )
+}
+
+/// Whether a job that waits for this reason would not take free nodes: nobody overtakes it by taking
+/// them. Slurm sees it the same way (tried live: an immediate ask beside held jobs and later begins).
+pub fn stands_aside(reason: &str) -> bool {
+    matches!(
+        reason,
+        "BeginTime" | "Dependency" | "DependencyNeverSatisfied" | "JobHeldAdmin" | "JobHeldUser"
     )
 }
 
@@ -88,7 +104,11 @@ pub fn refused(
             Category::Resources,
             format!("partition {partition} does not have that many nodes; ask for fewer pods or another partition"),
         ),
-        2014 | 2178 => (
+        2178 => (
+            Category::Resources,
+            format!("partition {partition} cannot ever give nodes so placed; gangway.dev/segment must divide the number of nodes, or ask for fewer nodes"),
+        ),
+        2014 => (
             Category::Resources,
             format!("no nodes of partition {partition} can ever give what is asked: too many nodes, GPUs, CPUs or memory, or a GPU type it does not have"),
         ),
@@ -102,8 +122,9 @@ pub fn refused(
         ),
         2051 => (
             Category::Partition,
-            format!("the time limit is longer than partition {partition} allows; lower gangway.dev/time-limit"),
+            format!("the time limit is longer than partition {partition} allows, or does not end before gangway.dev/deadline; lower gangway.dev/time-limit"),
         ),
+        code if let Some(refusal) = refused_option(code) => refusal,
         2050 => (
             Category::Policy,
             format!("a limit of {account} or its quality of service does not allow it; ask for less"),
@@ -120,6 +141,56 @@ pub fn refused(
         message.push(']');
     }
     Refusal { category, message, slurm_code: code }
+}
+
+/// Refusals of what was asked beside resources, partition, account and QoS.
+fn refused_option(code: u32) -> Option<(Category, String)> {
+    let (category, message) = match code {
+        2018 => (
+            Category::Shape,
+            "Slurm knows no such node; correct gangway.dev/exclude (sinfo -N lists them)",
+        ),
+        2029 => (
+            Category::Resources,
+            "Slurm knows no such features, or cannot read them; correct gangway.dev/constraints and gangway.dev/prefer (sinfo -o %f lists them)",
+        ),
+        2038 | 2071 => (
+            Category::Shape,
+            "the job it was to wait for is not known to Slurm any more, or the dependency makes no sense; correct gangway.dev/dependency",
+        ),
+        2040 | 2048 => (
+            Category::Resources,
+            "Slurm has no such licences, or not so many; correct gangway.dev/licenses (scontrol show licenses lists them)",
+        ),
+        2052 => (
+            Category::Policy,
+            "Slurm does not let its user or account use the reservation; ask its administrator",
+        ),
+        2053 | 2056 => (
+            Category::Shape,
+            "Slurm knows no such reservation, or it is over; correct gangway.dev/reservation (scontrol show reservation lists them)",
+        ),
+        2054 => (
+            Category::Shape,
+            "Slurm cannot use that time; correct gangway.dev/begin and gangway.dev/deadline",
+        ),
+        2057 => (
+            Category::Policy,
+            "Slurm knows no such wckey for its user; correct gangway.dev/wckey, or have it added with sacctmgr",
+        ),
+        2099 => (Category::Policy, "Slurm takes no such MCS label; correct gangway.dev/exclusive"),
+        2123 => (Category::Shape, "Slurm takes no such nice value; correct gangway.dev/nice"),
+        2124 => (
+            Category::Shape,
+            "gangway.dev/time-min is longer than the time limit of the job or its partition; lower it",
+        ),
+        2133 => (
+            Category::Resources,
+            "Slurm knows no such features; correct gangway.dev/prefer (sinfo -o %f lists them)",
+        ),
+        _ => return None,
+    };
+    Some((category, message.to_owned()))
 }
 
 #[cfg(test)]
@@ -143,5 +214,31 @@ mod tests {
         assert!(refusal.message.contains("no partition nope"));
         assert!(refusal.message.contains("[Slurm 2000: Invalid partition"));
         assert_eq!(refused(9999, "", "p", None, "u").category, Category::Slurm);
+    }
+
+    #[test]
+    fn a_refused_option_names_its_annotation() {
+        for (code, name) in [
+            (2018, "exclude"),
+            (2029, "constraints"),
+            (2038, "dependency"),
+            (2040, "licenses"),
+            (2048, "licenses"),
+            (2051, "deadline"),
+            (2053, "reservation"),
+            (2057, "wckey"),
+            (2123, "nice"),
+            (2124, "time-min"),
+            (2133, "prefer"),
+            (2178, "segment"),
+        ] {
+            let refusal = refused(code, "", "p", None, "u");
+            assert!(
+                refusal.message.contains(&format!("gangway.dev/{name}")),
+                "{}",
+                refusal.message
+            );
+            assert_ne!(refusal.category, Category::Slurm);
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::ask::Ask;
 use crate::gang::{Gang, Member};
 use crate::job::{Component, GresRequest, Job, JobId, PlaceholderRequest};
 use crate::placeholder::{Fnv, Stamp};
@@ -75,7 +76,7 @@ impl Group {
         sums.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
     }
 
-    fn component(&self, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
+    fn component(&self, ask: &Ask, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
         let times = |n: u64| n.checked_mul(u64::from(self.per_node));
         let devices = |gres: &GresRequest| {
             let all = times(u64::from(gres.count)).and_then(|n| u32::try_from(n).ok());
@@ -84,14 +85,15 @@ impl Group {
         };
         let members = u32::try_from(self.places.len()).map_err(|_| too_much("pods"))?.max(1);
         let part = apart.then(|| self.mark());
+        let gres = self.gres.iter().map(devices).collect::<Result<_, _>>()?;
         Ok(Component {
             key: Stamp { part, ..stamp.clone() }.to_text(),
             nodes: members.div_ceil(self.per_node),
             tasks_per_node: self.per_node,
             cpus_per_task: self.cpus,
             memory_per_node_mib: times(self.memory_mib).ok_or_else(|| too_much("memory"))?,
-            gres_per_node: self.gres.iter().map(devices).collect::<Result<_, _>>()?,
-            excluded_nodes: String::new(),
+            gres_per_node: ask.with_gres(gres),
+            excluded_nodes: ask.exclude.clone().unwrap_or_default(),
         })
     }
 }
@@ -214,7 +216,11 @@ pub fn placeholder(
         partition: grant.partition.clone().unwrap_or_default(),
         qos: grant.qos.clone(),
         time_limit_minutes: gang.ask.time_limit_minutes,
-        components: groups.iter().map(|g| g.component(stamp, apart)).collect::<Result<_, _>>()?,
+        components: groups
+            .iter()
+            .map(|g| g.component(&gang.ask, stamp, apart))
+            .collect::<Result<_, _>>()?,
+        options: gang.ask.options.clone(),
     })
 }
 

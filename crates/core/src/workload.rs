@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::ask::Outcome;
 use crate::names::{ALIAS_PREFIX, PREFIX};
 use crate::pod::{Controller, PodSpec};
 
@@ -112,6 +113,10 @@ pub struct Workload {
     pub shape: Shape,
     /// Finished, or being deleted: no further pods will come.
     pub over: bool,
+    /// How it has ended, where it says so itself.
+    pub outcome: Option<Outcome>,
+    /// How long it may run, from its `activeDeadlineSeconds`.
+    pub deadline_seconds: Option<u64>,
 }
 
 /// How the pods of a workload belong together.
@@ -207,6 +212,8 @@ impl Workload {
             owner: owner(meta),
             shape,
             over: meta.get("deletionTimestamp").is_some_and(|t| !t.is_null()) || finished(object),
+            outcome: outcome(object),
+            deadline_seconds: deadline(spec),
         })
     }
 }
@@ -234,6 +241,25 @@ fn finished(object: &Value) -> bool {
         ["Complete", "Completed", "Succeeded", "Failed"].iter().any(|t| is("type", t))
             && is("status", "True")
     })
+}
+
+/// How a workload has ended by its own conditions. Deleted is neither well nor badly.
+fn outcome(object: &Value) -> Option<Outcome> {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let text = |c: &Value, k: &str| c.get(k).and_then(Value::as_str).map(str::to_owned);
+    let is_true = |c: &&Value| text(c, "status").as_deref() == Some("True");
+    conditions.into_iter().flatten().filter(is_true).find_map(|c| match text(c, "type")?.as_str() {
+        // JobSet and Trainer say Completed or Complete, Kubeflow's older kinds Succeeded.
+        "Complete" | "Completed" | "Succeeded" => Some(Outcome::Succeeded),
+        "Failed" => Some(Outcome::Failed),
+        _ => None,
+    })
+}
+
+/// `activeDeadlineSeconds` where Job and TrainJob have it, or Kubeflow's older kinds.
+fn deadline(spec: &Value) -> Option<u64> {
+    let paths = ["/activeDeadlineSeconds", "/runPolicy/activeDeadlineSeconds"];
+    paths.iter().find_map(|path| spec.pointer(path)?.as_u64()).filter(|seconds| *seconds > 0)
 }
 
 /// A gang policy moves between releases; what stays is a `minCount` somewhere below `spec`
@@ -333,6 +359,27 @@ mod tests {
         assert_eq!(kept, ["gangway.dev/partition", "slurmjob.slinky.slurm.net/qos"]);
         let [group, kind, name, uid] = ["jobset.x-k8s.io", "JobSet", "s", "2"].map(str::to_owned);
         assert_eq!(workload.owner, Some(Controller { group, kind, name, uid }));
+    }
+
+    #[test]
+    fn a_workload_says_how_it_ended_and_how_long_it_may_run() {
+        let read = |spec: Value, kind: &str, status: &str| {
+            let conditions =
+                json!([{"type": "Suspended", "status": "True"}, {"type": kind, "status": status}]);
+            let object = json!({"metadata": {"name": "n", "uid": "u"}, "spec": spec,
+                "status": {"conditions": conditions}});
+            let workload = Workload::read(Kind::Job, &object).expect("an object");
+            (workload.outcome, workload.deadline_seconds)
+        };
+        let succeeded = Some(Outcome::Succeeded);
+        assert_eq!(
+            read(json!({"activeDeadlineSeconds": 61}), "Complete", "True"),
+            (succeeded, Some(61))
+        );
+        let kubeflow = json!({"runPolicy": {"activeDeadlineSeconds": 5}});
+        assert_eq!(read(kubeflow, "Succeeded", "True"), (succeeded, Some(5)));
+        assert_eq!(read(json!({}), "Failed", "True"), (Some(Outcome::Failed), None));
+        assert_eq!(read(json!({"activeDeadlineSeconds": null}), "Failed", "False"), (None, None));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use gangway_core::ask::TABLE;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
@@ -111,7 +112,7 @@ impl Settings {
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
-        let policy = read_policy(root.section("policy"), &slurm.user);
+        let policy = read_policy(root.section("policy"), &slurm.user, &problems);
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
@@ -214,9 +215,17 @@ fn read_tls(mut tls: Section<'_>, problems: &section::Problems) -> Option<Tls> {
     }
 }
 
-fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
+fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Problems) -> Policy {
+    let annotations = |section: &mut Section<'_>, key: &str| {
+        let names = section.texts(key);
+        for name in names.iter().filter(|name| TABLE.iter().all(|row| row.name != *name)) {
+            problems.add(&section.at(key), &format!("no annotation is called gangway.dev/{name}"));
+        }
+        names
+    };
     let default_partition = policy.text("defaultPartition");
     let partitions = policy.texts("partitions");
+    let closed = annotations(&mut policy, "closed");
     let mut identities: Vec<Identity> = Vec::new();
     let listed = policy.sections("identities");
     let any = !listed.is_empty();
@@ -231,6 +240,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
             account: entry.text("account"),
             accounts: entry.texts("accounts"),
             qos: entry.texts("qos"),
+            allow: annotations(&mut entry, "allow"),
         });
         entry.finish();
     }
@@ -244,7 +254,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str) -> Policy {
             ..Identity::default()
         });
     }
-    Policy { default_partition, partitions, identities }
+    Policy { default_partition, partitions, closed, identities }
 }
 
 #[cfg(test)]
@@ -276,7 +286,7 @@ clutser: x
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
 listen: { grpc: here }
 tls: { key: k }
-policy: { identities: [ { user: u, role: admin } ], partitions: gpu }
+policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -289,7 +299,9 @@ policy: { identities: [ { user: u, role: admin } ], partitions: gpu }
             "tls:",
             "policy.identities[0].namespace:",
             "policy.identities[0].role:",
+            "policy.identities[0].allow:",
             "policy.partitions:",
+            "policy.closed:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
@@ -303,12 +315,15 @@ slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false }
 policy:
   defaultPartition: gpu
   identities:
-    - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2] }
+    - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
+  closed: [exclusive]
 resources: { example.com/npu: npu }
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
         assert_eq!(settings.policy.identities[0].group, "ml");
+        assert_eq!(settings.policy.identities[0].allow, ["priority"]);
+        assert_eq!(settings.policy.closed, ["exclusive"]);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
     }

@@ -262,6 +262,7 @@ impl Follower {
                 self.verdicts = Some(Box::pin(stream.into_inner()));
                 let at = self.progress.asked.as_ref().map_or_else(|| self.cluster.now(), |a| a.at);
                 self.progress.asked = Some(Asked { pods, at });
+                self.progress.others.clone_from(&gang.ask.others);
                 self.progress.released = false;
                 Done::All
             }

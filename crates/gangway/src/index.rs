@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use gangway_core::ask::{Other, Outcome};
 use gangway_core::follow::Spot;
 use gangway_core::gang::{Assembled, Claim, assemble, claim, gang_uid, needs_grandparent, own};
 use gangway_core::names;
@@ -134,13 +135,14 @@ impl Index {
         }
     }
 
-    /// A workload that is over is remembered for its pods only.
+    /// A workload that is no more is remembered for its pods only. One that has ended and is still
+    /// there is remembered for those that wait for it.
     fn forget_if_over(&mut self, group: &Group) {
         if let Group::Workload(kind, namespace, name) = group
             && !self.groups.contains_key(group)
         {
             let key = (*kind, namespace.clone(), name.clone());
-            if self.workloads.get(&key).is_some_and(|w| w.over) {
+            if self.workloads.get(&key).is_some_and(no_more) {
                 self.workloads.remove(&key);
             }
         }
@@ -177,6 +179,7 @@ impl Index {
             && known.uid == uid
         {
             known.over = true;
+            known.outcome = None;
             if !self.groups.contains_key(&group) {
                 self.workloads.remove(&key);
             }
@@ -264,6 +267,46 @@ impl Index {
 
     /// The gangs of one group as they are now.
     pub(crate) fn assemble(&self, group: &Group) -> Vec<Assembled> {
+        let mut formed = self.form(group);
+        for Assembled { gang, problems, .. } in &mut formed {
+            let Some(dependency) = &gang.ask.dependency else { continue };
+            for path in dependency.workloads() {
+                let Some(other) = self.other(&gang.namespace, path) else { continue };
+                if other.uid == gang.uid {
+                    problems.push(format!(
+                        "annotation gangway.dev/dependency: {path} cannot wait for itself"
+                    ));
+                }
+                gang.ask.others.insert(path.to_owned(), other);
+            }
+        }
+        formed
+    }
+
+    /// What is seen of the workload `kind/name`; `None` where there is none.
+    fn other(&self, namespace: &str, path: &str) -> Option<Other> {
+        let (kind, name) = path.split_once('/')?;
+        if kind == "pod" {
+            let mut pods = self.pods.values();
+            let (pod, group) = pods.find(|(p, _)| p.name == name && p.namespace == namespace)?;
+            let gang = self.workload(group).filter(|w| w.shape != Shape::Singles);
+            let uid = gang.map_or(&pod.uid, |w| &w.uid).clone();
+            return Some(Other { uid, outcome: ended([pod].into_iter()) });
+        }
+        let kind = Kind::ALL.into_iter().find(|k| k.name().eq_ignore_ascii_case(kind))?;
+        let group = Group::Workload(kind, namespace.to_owned(), name.to_owned());
+        let workload = self.workload(&group).filter(|w| !no_more(w))?;
+        // A PodGroup says nothing of an end; its pods do.
+        let of_pods = || {
+            let pods = self.groups.get(&group)?.iter().filter_map(|uid| self.pod(uid));
+            let pods: Vec<&Pod> = pods.collect();
+            let all = pods.len() >= workload.shape.size() as usize;
+            ended(pods.into_iter()).filter(|_| all && kind == Kind::PodGroup)
+        };
+        Some(Other { uid: workload.uid.clone(), outcome: workload.outcome.or_else(of_pods) })
+    }
+
+    fn form(&self, group: &Group) -> Vec<Assembled> {
         let uids = self.groups.get(group).into_iter().flatten();
         let pods: Vec<&Pod> = uids.filter_map(|uid| self.pod(uid)).collect();
         match group {
@@ -304,6 +347,24 @@ impl Index {
     }
 }
 
+/// Deleted, or about to be: nothing will be known of its end.
+fn no_more(workload: &Workload) -> bool {
+    workload.over && workload.outcome.is_none()
+}
+
+/// How pods have ended; `None` while one of them has not, or there are none.
+fn ended<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<Outcome> {
+    let mut all = None;
+    for pod in pods {
+        match pod.status.phase.as_deref() {
+            Some("Succeeded") => all = all.or(Some(Outcome::Succeeded)),
+            Some("Failed") => all = Some(Outcome::Failed),
+            _ => return None,
+        }
+    }
+    all
+}
+
 /// The devices a pod holds: from its binding until its containers have stopped for good.
 fn held(pod: &Pod) -> Vec<(String, String, u32)> {
     let (Some(node), false) = (pod.node(), pod.finished()) else { return Vec::new() };
@@ -339,6 +400,8 @@ fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod], why: &str) ->
         owner: None,
         shape,
         over,
+        outcome: None,
+        deadline_seconds: None,
     };
     for (gang, pods) in bound {
         let shape = Shape::AtLeast(u32::try_from(pods.len()).unwrap_or(1));

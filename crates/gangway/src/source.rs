@@ -3,6 +3,7 @@
 //! Knows Kubernetes, no Slurm. One task owns the index and the table of gangs; every gang that
 //! has pods gets a follower, which is told whenever the gang changes.
 
+mod waiters;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use watch::Event;
+
+use waiters::Waiters;
 
 use crate::cluster::{Cluster, View, World};
 use crate::follow::Follower;
@@ -34,6 +37,7 @@ pub(crate) struct Source {
     followers: HashMap<String, channel::Sender<View>>,
     /// Gangs formed from each group when it was last looked at.
     formed: HashMap<Group, BTreeSet<String>>,
+    waiters: Waiters,
     synced: Synced,
 }
 
@@ -67,6 +71,7 @@ impl Source {
             readiness,
             followers: HashMap::new(),
             formed: HashMap::new(),
+            waiters: Waiters::default(),
             synced: Synced::default(),
         }
     }
@@ -117,6 +122,7 @@ impl Source {
             match event {
                 Event::Pod(pod) => {
                     freed = pod.finished();
+                    dirty.extend(self.waiters.for_pod(&pod.namespace, &pod.name));
                     // It may have moved.
                     dirty.extend(index.group_of(&pod.uid).cloned());
                     dirty.insert(index.put_pod(*pod));
@@ -174,11 +180,13 @@ impl Source {
         if freed {
             self.world.seats_freed();
         }
+        self.waiters.wake(dirty);
     }
 
     /// Looks at one group and tells its gangs.
     fn look(&mut self, group: &Group, gone: &mpsc::UnboundedSender<String>) {
         let assembled = self.world.index().assemble(group);
+        self.waiters.note(group, &assembled);
         let mut now = BTreeSet::new();
         for assembled in assembled {
             now.insert(assembled.gang.uid.clone());

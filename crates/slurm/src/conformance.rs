@@ -113,6 +113,7 @@ impl Stage<'_> {
                 gres_per_node: vec![gres("gpu", 1), gres("efa", 2)],
                 excluded_nodes: String::new(),
             }],
+            options: gangway_core::job::Options::default(),
         }
     }
 

@@ -1,8 +1,12 @@
 //! A placeholder request as the body of `job/submit` and `job/allocate`.
 //!
-//! It must never name nodes a job has to use (rule 12), and never a priority.
+//! It must never name nodes a job has to use (rule 12), and a priority only where core's policy has
+//! opened that to the one who asks.
+
+mod options;
 
 use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest};
+use options::OptionFields;
 use serde::Serialize;
 
 /// `{"job": …}`, or `{"jobs": [ … ]}` for a heterogeneous job.
@@ -28,7 +32,7 @@ pub(crate) struct JobFields {
     /// Empty: Slurm's default partition.
     #[serde(skip_serializing_if = "String::is_empty")]
     partition: String,
-    flags: [&'static str; 1],
+    flags: Vec<&'static str>,
     /// Exactly this many: a string, for Slurm also takes ranges here.
     nodes: String,
     tasks: u32,
@@ -57,6 +61,8 @@ pub(crate) struct JobFields {
     comment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     immediate: Option<bool>,
+    #[serde(flatten)]
+    options: OptionFields,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,27 +86,28 @@ pub(crate) fn queued(request: &PlaceholderRequest, job_id: Option<JobId>) -> Bod
         user_id: owner(&request.user),
         group_id: owner(&request.group),
         admin_comment: Some(component.key.clone()),
-        ..shape(request, component)
+        comment: request.options.comment.clone(),
+        ..shape(request, i, component)
     })
 }
 
 /// At once or not at all, asked as the owner, who may not write `admin_comment`. Slurm refuses it
 /// for a heterogeneous job (2078).
 pub(crate) fn immediate(request: &PlaceholderRequest) -> Body {
-    Body::of(request, |_, component| JobFields {
+    Body::of(request, |i, component| JobFields {
         comment: Some(component.key.clone()),
         immediate: Some(true),
-        ..shape(request, component)
+        ..shape(request, i, component)
     })
 }
 
-/// What both ways share.
-fn shape(request: &PlaceholderRequest, component: &Component) -> JobFields {
+/// What both ways share, for the component of this number.
+fn shape(request: &PlaceholderRequest, i: u32, component: &Component) -> JobFields {
     let tres: Vec<_> = component.gres_per_node.iter().map(GresRequest::to_tres).collect();
     JobFields {
         name: request.name.clone(),
         partition: request.partition.clone(),
-        flags: ["EXTERNAL_JOB"],
+        flags: options::flags(&request.options),
         nodes: component.nodes.to_string(),
         tasks: component.nodes.saturating_mul(component.tasks_per_node),
         tasks_per_node: component.tasks_per_node,
@@ -118,6 +125,10 @@ fn shape(request: &PlaceholderRequest, component: &Component) -> JobFields {
         admin_comment: None,
         comment: None,
         immediate: None,
+        options: match i {
+            0 => OptionFields::of(&request.options),
+            _ => OptionFields::of_a_follower(&request.options),
+        },
     }
 }
 
@@ -148,6 +159,7 @@ mod tests {
                 ],
                 excluded_nodes: "p5-[7-9]".into(),
             }],
+            options: gangway_core::job::Options::default(),
         }
     }
 

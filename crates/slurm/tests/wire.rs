@@ -150,6 +150,7 @@ fn placeholder() -> PlaceholderRequest {
             gres_per_node: vec![],
             excluded_nodes: String::new(),
         }],
+        options: gangway_core::job::Options::default(),
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Bound {
     pub node: ::prost::alloc::string::String,
 }
 /// What the user chose; policy decides what of it is granted. Empty or 0 means no choice.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Ask {
     #[prost(string, tag = "1")]
     pub partition: ::prost::alloc::string::String,
@@ -101,6 +101,105 @@ pub struct Ask {
     pub gpu_type: ::prost::alloc::string::String,
     #[prost(uint32, tag = "7")]
     pub pods_per_node: u32,
+    /// Texts as in the annotation of the same name, see docs/reference/annotations.md.
+    #[prost(string, tag = "8")]
+    pub constraints: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub prefer: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub gres: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub licenses: ::prost::alloc::string::String,
+    /// Several are separated by commas, as in partition.
+    #[prost(string, tag = "12")]
+    pub reservation: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub dependency: ::prost::alloc::string::String,
+    /// What is seen of the workloads that dependency names.
+    #[prost(message, repeated, tag = "14")]
+    pub others: ::prost::alloc::vec::Vec<Other>,
+    #[prost(string, tag = "15")]
+    pub begin: ::prost::alloc::string::String,
+    #[prost(string, tag = "16")]
+    pub deadline: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "17")]
+    pub time_min_minutes: u32,
+    #[prost(sint32, tag = "18")]
+    pub nice: i32,
+    #[prost(uint32, tag = "19")]
+    pub priority: u32,
+    #[prost(string, tag = "20")]
+    pub wckey: ::prost::alloc::string::String,
+    #[prost(string, tag = "21")]
+    pub comment: ::prost::alloc::string::String,
+    /// A Slurm hostlist.
+    #[prost(string, tag = "22")]
+    pub exclude: ::prost::alloc::string::String,
+    #[prost(string, tag = "23")]
+    pub switches: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "24")]
+    pub segment: u32,
+    #[prost(bool, tag = "25")]
+    pub contiguous: bool,
+    #[prost(bool, tag = "26")]
+    pub spread: bool,
+    #[prost(string, tag = "27")]
+    pub exclusive: ::prost::alloc::string::String,
+}
+/// A workload that a dependency names. One that is not sent is not there.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Other {
+    /// As in the dependency, the kind in small letters: pytorchjob/train.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// The uid of its gang.
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(enumeration = "other::Outcome", tag = "3")]
+    pub outcome: i32,
+}
+/// Nested message and enum types in `Other`.
+pub mod other {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Outcome {
+        /// It has not ended.
+        Unspecified = 0,
+        Succeeded = 1,
+        Failed = 2,
+    }
+    impl Outcome {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OUTCOME_UNSPECIFIED",
+                Self::Succeeded => "OUTCOME_SUCCEEDED",
+                Self::Failed => "OUTCOME_FAILED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+                "OUTCOME_SUCCEEDED" => Some(Self::Succeeded),
+                "OUTCOME_FAILED" => Some(Self::Failed),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlaceRequest {

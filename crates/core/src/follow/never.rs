@@ -188,6 +188,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
             all_bound,
             released,
             finished_since,
+            others: BTreeMap::new(),
         },
     )
 }

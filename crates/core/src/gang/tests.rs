@@ -95,6 +95,27 @@ fn increments_come_after_their_gang_and_never_take_its_place() {
 }
 
 #[test]
+fn a_gang_runs_no_longer_than_its_longest_pod_and_its_workload() {
+    let limit = |of_workload: Option<u64>, of_pods: [Option<u64>; 2], annotation: Option<&str>| {
+        let mut job = pytorch(1, 1);
+        job.deadline_seconds = of_workload;
+        let mut pods = [trainer("master", 0), trainer("worker", 0)];
+        for (pod, seconds) in pods.iter_mut().zip(of_pods) {
+            pod.spec.active_deadline_seconds = seconds;
+            let said = annotation.map(|a| ("gangway.dev/time-limit".to_owned(), a.to_owned()));
+            pod.annotations.extend(said);
+        }
+        one(&job, &[&pods[0], &pods[1]]).gang.ask.time_limit_minutes
+    };
+    assert_eq!(limit(None, [None, None], None), None);
+    assert_eq!(limit(Some(61), [None, None], None), Some(2));
+    assert_eq!(limit(None, [Some(60), Some(121)], None), Some(3));
+    assert_eq!(limit(None, [Some(60), None], None), None);
+    assert_eq!(limit(Some(600), [Some(60), Some(60)], None), Some(1));
+    assert_eq!(limit(Some(600), [Some(60), Some(60)], Some("90")), Some(90));
+}
+
+#[test]
 fn an_ended_pod_leaves_its_rank_to_its_replacement() {
     let mut ended = trainer("worker", 0);
     ended.status.phase = Some("Failed".to_owned());
@@ -230,7 +251,7 @@ fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
     }
     let refs: Vec<&Pod> = pods.iter().collect();
     expect![[r"
-        annotation gangway.dev/partiton: unknown; known are partition, account, qos, job-name, time-limit, gpu-type, pods-per-node
+        annotation gangway.dev/partiton: unknown; known are partition, account, qos, job-name, time-limit, time-min, gpu-type, gres, pods-per-node, constraints, prefer, exclude, licenses, reservation, dependency, begin, deadline, nice, priority, wckey, comment, switches, segment, contiguous, spread, exclusive
         pod train-master-0 (and 3 others): nothing is requested, so Slurm cannot know what is needed; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on the containers"]]
     .assert_eq(&one(&pytorch(1, 3), &refs).problems.join("\n"));
 }
@@ -381,6 +402,8 @@ fn workload(kind: Kind, shape: Shape) -> Workload {
         owner: None,
         shape,
         over: false,
+        outcome: None,
+        deadline_seconds: None,
     }
 }
 

@@ -88,6 +88,25 @@ fn a_gang_becomes_one_request() {
             time_limit_minutes: Some(
                 90,
             ),
+            options: Options {
+                constraints: None,
+                prefer: None,
+                licenses: None,
+                reservation: None,
+                dependency: None,
+                begin: None,
+                deadline: None,
+                time_min_minutes: None,
+                nice: None,
+                priority: None,
+                wckey: None,
+                comment: None,
+                switches: None,
+                segment: None,
+                contiguous: false,
+                spread: false,
+                exclusive: None,
+            },
             components: [
                 Component {
                     key: "gangway/1 c g 3 0000000000000007",
@@ -293,6 +312,20 @@ fn absurd_demands_are_refused_and_do_not_overflow() {
     let mut much = gang(vec![demand(1, u64::MAX, 0); 2]);
     much.ask.pods_per_node = Some(2);
     assert_eq!(one(&much).memory_per_node_mib, 2 << 44);
+}
+
+#[test]
+fn what_else_was_asked_goes_along() {
+    let mut gang = gang([demand(1000, 1 << 20, 4)]);
+    for (name, value) in [("exclude", "n1,n2"), ("gres", "gpu:h100:2,nvme:1"), ("wckey", "paper")] {
+        gang.ask.set(name, value).expect("well formed");
+    }
+    let request = ask(&gang).expect("fine");
+    let component = one(&gang);
+    assert_eq!(component.excluded_nodes, "n[1-2]");
+    assert_eq!(tres(&component.gres_per_node), ["gres/gpu:h100=4", "gres/nvme=1"]);
+    assert_eq!(request.options, gang.ask.options);
+    assert_eq!(request.options.wckey.as_deref(), Some("paper"));
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl<'a> Section<'a> {
         Self { path, value, asked: BTreeSet::new(), problems }
     }
 
-    fn at(&self, key: &str) -> String {
+    pub(super) fn at(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 

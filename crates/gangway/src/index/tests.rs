@@ -270,6 +270,54 @@ fn pods_missing_from_a_full_list_are_found() {
     assert_eq!(index.pods_not_in(&HashSet::from(["a".to_owned()])), ["b"]);
 }
 
+#[test]
+fn a_dependency_sees_others_of_its_namespace_and_how_they_ended() {
+    let mut index = Index::default();
+    let mut waits = pod("waits");
+    let what = "afterok:job/train,afterok:pod/other,afterok:podgroup/none";
+    waits.annotations.insert("gangway.dev/dependency".to_owned(), what.to_owned());
+    let group = index.put_pod(waits);
+    let others = |index: &Index| {
+        let formed = index.assemble(&group);
+        assert_eq!(formed[0].problems, [""; 0]);
+        let seen = formed[0].gang.ask.others.iter();
+        seen.map(|(path, other)| (path.clone(), other.outcome)).collect::<Vec<_>>()
+    };
+    let mut elsewhere = pod("other");
+    elsewhere.uid = "elsewhere".to_owned();
+    elsewhere.namespace = "another".to_owned();
+    index.put_pod(elsewhere);
+    assert_eq!(others(&index), []);
+    let mut other = pod("other");
+    other.status.phase = Some("Failed".to_owned());
+    index.put_pod(other);
+    index.put_workload(job());
+    let failed = ("pod/other".to_owned(), Some(Outcome::Failed));
+    let train = |outcome| ("job/train".to_owned(), outcome);
+    assert_eq!(others(&index), [train(None), failed.clone()]);
+    // One that has ended is remembered after its last pod, one that is deleted is not.
+    let succeeded = Some(Outcome::Succeeded);
+    index.put_workload(Workload { over: true, outcome: succeeded, ..job() });
+    let mut member = pod("train-0");
+    member.controller = Some(controller("job-uid"));
+    let uid = member.uid.clone();
+    index.put_pod(member);
+    index.drop_pod(&uid);
+    assert_eq!(others(&index), [train(succeeded), failed.clone()]);
+    index.drop_workload(Kind::Job, "team", "train", "job-uid");
+    assert_eq!(others(&index), [failed]);
+}
+
+#[test]
+fn nobody_waits_for_himself() {
+    let mut index = Index::default();
+    let mut pod = pod("me");
+    pod.annotations.insert("gangway.dev/dependency".to_owned(), "afterok:pod/me".to_owned());
+    let group = index.put_pod(pod);
+    let problems = &index.assemble(&group)[0].problems;
+    assert_eq!(problems, &["annotation gangway.dev/dependency: pod/me cannot wait for itself"]);
+}
+
 fn pod(name: &str) -> Pod {
     let requests = BTreeMap::from([("cpu".to_owned(), "1".to_owned())]);
     let resources = Some(Resources { requests: Some(requests), limits: None });
@@ -316,6 +364,8 @@ fn job() -> Workload {
         owner: None,
         shape: Shape::Roles(vec![Role { count: 2, ..Role::default() }]),
         over: false,
+        outcome: None,
+        deadline_seconds: None,
     }
 }
 

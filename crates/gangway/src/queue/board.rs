@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
 use gangway_core::placeholder::Stamp;
+use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
@@ -75,8 +76,9 @@ struct Inner {
     states: HashMap<JobId, JobState>,
     stamped: HashMap<JobId, (Stamp, Arc<Job>)>,
     tracked: HashMap<JobId, watch::Sender<Seen>>,
-    /// Where the jobs of the last list are; a job may name several partitions.
-    partitions: HashMap<JobId, String>,
+    /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
+    /// for something else than nodes.
+    partitions: HashMap<JobId, (String, bool)>,
     /// When a job was last read by itself: a list that was asked for before then is older news.
     noted: HashMap<JobId, Instant>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
@@ -143,14 +145,18 @@ impl Board {
         self.inner().states.values().any(|s| s.base == BaseState::Pending)
     }
 
-    /// Whether a job waits in this partition; one whose partition is not known counts.
+    /// Whether a job waits for nodes in this partition, or in one of several separated by commas; one
+    /// whose partition is not known counts.
     pub(crate) fn pending_in(&self, partition: &str) -> bool {
         let inner = self.inner();
         let mut pending = inner.states.iter().filter(|(_, s)| s.base == BaseState::Pending);
         pending.any(|(id, _)| {
             let known = inner.partitions.get(id);
             partition.is_empty()
-                || known.is_none_or(|names| names.split(',').any(|name| name == partition))
+                || known.is_none_or(|(names, aside)| {
+                    let same = |name| partition.split(',').any(|own| name == own);
+                    !aside && names.split(',').any(same)
+                })
         })
     }
 
@@ -180,8 +186,9 @@ impl Board {
     }
 
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
+        let aside = reason::stands_aside(&job.reason);
         for id in job.parts.iter().map(|part| part.id).chain([job.id]) {
-            inner.partitions.insert(id, job.partition.clone());
+            inner.partitions.insert(id, (job.partition.clone(), aside));
         }
         if let Some(stamp) = Stamp::of(job) {
             let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);

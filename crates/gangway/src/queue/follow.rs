@@ -1,5 +1,7 @@
 //! One gang's placeholder from the first question to its end.
 
+mod depend;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -110,13 +112,17 @@ impl Queue {
         };
         let request = grant(&self.policy, &gang.namespace, &gang.ask)
             .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table, roles));
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(refusal) => {
                 return Next::Done(Some(Verdict::Refused(refusal)));
             }
         };
-        let at_once = !entry.doubted.load(Ordering::Relaxed);
+        match self.settle(entry, gang).await {
+            Ok(left) => request.options.dependency = left,
+            Err(next) => return next,
+        }
+        let at_once = !entry.doubted.load(Ordering::Relaxed) && !request.options.needs_queue();
         match self.submit(stamp, &request, at_once).await {
             Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
             Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
