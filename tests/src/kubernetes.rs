@@ -207,6 +207,15 @@ impl Kubernetes {
         assert!(patched.is_ok(), "pod {name} cannot be patched: {patched:?}");
     }
 
+    /// Writes a part of an object, given by the manifest it was made from.
+    pub async fn patch(&self, object: &Value, part: &Value) {
+        let text = |key: &str| object[key].as_str().unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let api = self.dynamic(text("apiVersion"), text("kind"));
+        let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(part)).await;
+        assert!(patched.is_ok(), "{} {name} cannot be patched: {patched:?}", text("kind"));
+    }
+
     /// All pods, in the order of their names.
     pub async fn pods(&self) -> Vec<Pod> {
         let listed = self.api::<KubePod>().list(&ListParams::default()).await;

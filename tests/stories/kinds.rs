@@ -162,6 +162,39 @@ async fn a_raycluster_starts_with_its_least_and_grows_pod_by_pod() {
     story.end().await;
 }
 
+/// A cluster that is made larger by hand has more pods than its placeholder has nodes: the new ones
+/// are told, and nobody else is disturbed.
+#[tokio::test]
+async fn a_raycluster_that_is_made_larger_keeps_running() {
+    let Some(story) = Story::begin("ray-larger").await else { return };
+    let template = manifest::template(8, &[]);
+    let spec = |replicas: u32| {
+        let group = json!({"groupName": "gpu", "replicas": replicas, "template": template});
+        json!({"headGroupSpec": {"template": template}, "workerGroupSpecs": [group]})
+    };
+    let ray = manifest::bare("ray.io/v1", "RayCluster", "ray", &spec(1));
+    let uid = story.kube.create(&ray).await;
+    let pod = |name: &str, group: &str| {
+        manifest::owned(&manifest::pod(name, &template), &ray, &uid, &[("ray.io/group", group)])
+    };
+    story.kube.create(&pod("ray-head", "headgroup")).await;
+    story.kube.create(&pod("ray-worker-1", "gpu")).await;
+    let before = story.bound("ray-", 2).await;
+    let gang = story.seated(&before).await;
+
+    story.kube.patch(&ray, &json!({"spec": spec(2)})).await;
+    story.kube.create(&pod("ray-worker-2", "gpu")).await;
+    story.told("ray-worker-2", "was made larger since it started").await;
+    let after = story.pods("ray-").await;
+    let bound: Vec<Pod> = after.into_iter().filter(|pod| pod.node.is_some()).collect();
+    assert_eq!(story.seated(&bound).await.id, gang.id);
+    let places = |pods: &[Pod]| -> Vec<_> {
+        pods.iter().map(|p| (p.uid.clone(), p.node.clone(), p.rank())).collect()
+    };
+    assert_eq!(places(&before), places(&bound));
+    story.end().await;
+}
+
 /// What a pod's labels claim, its owners must not deny (rule 7).
 #[tokio::test]
 async fn a_label_alone_brings_no_pod_into_another_gang() {

@@ -328,6 +328,24 @@ fn members_that_are_there_are_bound_and_those_to_come_are_waited_for() {
 }
 
 #[test]
+fn a_gang_that_was_made_larger_keeps_its_members_and_the_new_ones_are_told() {
+    let mut scene = Scene::new(2).allocated();
+    for name in ["a", "b"] {
+        scene.bind(name, 7, 1);
+    }
+    scene.progress.all_bound = true;
+    scene.assembled.gang.members.push(member((&"c", 2)));
+    scene.assembled.gang.expected = 3;
+    // It is asked for once; the answer has no seat for it.
+    assert_eq!(scene.actions(), [Action::Ask]);
+    scene.asked(&["a", "b", "c"]);
+    assert!(scene.told("NoSeat").contains("it was made larger since it started"));
+    // A replacement of one that has its seat is bound all the same.
+    scene.member("b").bound = None;
+    assert_eq!(scene.actions(), [bind("b", 1)]);
+}
+
+#[test]
 fn between_two_stages_the_placeholder_is_kept_for_a_while() {
     let mut scene = Scene::new(2).finished();
     scene.awaits(2, 2);

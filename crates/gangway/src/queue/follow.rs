@@ -342,23 +342,43 @@ fn seat(
     allocation: &Allocation,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
     let whole = group.places.len() == gang.size();
+    let room = allocation.nodes.len() * group.per_node as usize;
     let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
     // A seat is kept for those that come later, as if they were there.
-    let seekers: Vec<Seeker<'_>> = (0..)
-        .zip(&group.places)
-        .map(|(position, place)| Seeker {
+    let all = (0..).zip(&group.places).map(|(position, place)| {
+        let seeker = Seeker {
             // Within its own component a member's rank counts among those that are alike.
             rank: if whole { place.rank } else { position },
             bound: member(place).and_then(|m| m.bound.as_ref()).map(|b| b.node.as_str()),
-        })
-        .collect();
+        };
+        (place, seeker)
+    });
+    let (places, seekers): (Vec<&Place>, Vec<Seeker<'_>>) =
+        started(all.collect(), room).into_iter().unzip();
     let seats = place(&seekers, group.per_node, &group.devices(), allocation)?;
-    let seated = group.places.iter().zip(seats);
-    let of_member = |(place, seat)| {
+    let seated = places.into_iter().zip(seats);
+    let of_member = |(place, seat): (&Place, Seat)| {
         let uid = member(place)?.uid.clone();
         Some((uid, Seat { rank: place.rank, ..seat }))
     };
     Ok(seated.filter_map(of_member).collect())
+}
+
+/// Those who can be seated in a gang that has started: a workload that was made larger since has
+/// more members than room, and those that are bound do not leave for the others. The rest of the
+/// room goes to the lowest ranks, where replacements are.
+fn started<'a>(mut all: Vec<(&'a Place, Seeker<'a>)>, room: usize) -> Vec<(&'a Place, Seeker<'a>)> {
+    let bound = all.iter().filter(|(_, seeker)| seeker.bound.is_some()).count();
+    let mut more = room.saturating_sub(bound);
+    if bound == 0 || bound > room || all.len() <= room {
+        return all;
+    }
+    all.retain(|(_, seeker)| {
+        let stays = seeker.bound.is_some() || more > 0;
+        more -= usize::from(stays && seeker.bound.is_none());
+        stays
+    });
+    all
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {
