@@ -249,7 +249,7 @@ fn a_member_that_comes_later_belongs_to_what_its_template_asked_for() {
         grown.members.push(Member { rank: 1, demand, ..gang.members[0].clone() });
         held_by(&grown, &table, &job).expect("mapped").is_some()
     };
-    assert!(come(asked.clone()));
+    assert!(come(asked));
     // With a sidecar that a webhook has put into it; but not with a device that nobody asked for.
     assert!(come(demand(1500, 2 << 30, 8)));
     assert!(!come(demand(1000, 1 << 30, 9)));
