@@ -267,8 +267,12 @@ mod tests {
         assert_eq!(since(&assembled, &progress, other, &plan, 200), Some((JobId(7), 200)));
         assert_eq!(since(&assembled, &progress, None, &Plan::default(), 200), None, "nothing yet");
 
-        assembled.gang.members[0].bound =
-            Some(Bound { generation: 1, job: JobId(7), node: "n1".to_owned() });
+        assembled.gang.members[0].bound = Some(Bound {
+            generation: 1,
+            job: JobId(7),
+            node: "n1".to_owned(),
+            indexes: BTreeMap::new(),
+        });
         assert_eq!(since(&assembled, &progress, None, &plan, 300), None, "found partly bound");
         progress.first_bind = Some(250);
         assert_eq!(since(&assembled, &progress, first, &plan, 300), first);
