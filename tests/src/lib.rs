@@ -8,6 +8,7 @@ mod bridge;
 pub mod http;
 mod kubernetes;
 pub mod manifest;
+mod nodes;
 mod proxy;
 mod slurm;
 mod story;
@@ -16,6 +17,7 @@ mod world;
 
 pub use bridge::{Bridge, Setup};
 pub use kubernetes::{Kubernetes, Note, Pod};
+pub use nodes::Nodes;
 pub use proxy::{Mood, Proxy};
 pub use slurm::Slurm;
 pub use story::Story;

@@ -1,10 +1,12 @@
 //! Between the wire and core's types: everything from outside is checked here, once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gangway_core::ask::Ask;
 use gangway_core::follow::Verdict;
 use gangway_core::gang::{Bound, Gang, Member};
+use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{BaseState, JobId, JobState};
 use gangway_core::place::Seat;
 use gangway_core::placeholder::is_word;
@@ -77,6 +79,14 @@ impl TryFrom<v1::Gang> for Gang {
         if members.windows(2).any(|pair| pair[0].rank == pair[1].rank) {
             return Err(bad("gang.members.rank", "must be different for each member"));
         }
+        let tables = gang.excluded_nodes.len().max(1);
+        if members.iter().any(|m| m.reach as usize >= tables) {
+            return Err(bad("gang.members.reach", "must be an index into gang.excluded_nodes"));
+        }
+        let readable = |text: &String| text.is_empty() || Hostlist::parse(text).is_ok();
+        if !gang.excluded_nodes.iter().all(readable) {
+            return Err(bad("gang.excluded_nodes", "must be Slurm hostlists"));
+        }
         Ok(Self {
             uid: gang.uid,
             namespace: gang.namespace,
@@ -85,6 +95,7 @@ impl TryFrom<v1::Gang> for Gang {
             members,
             expected,
             ask: gang.ask.map(ask).unwrap_or_default(),
+            excluded_nodes: gang.excluded_nodes.into_iter().map(Arc::from).collect(),
         })
     }
 }
@@ -108,6 +119,7 @@ fn member(member: v1::Member) -> Result<Member, BadMessage> {
         }),
         finished: false,
         gated: false,
+        reach: member.reach,
     })
 }
 
@@ -145,6 +157,7 @@ impl v1::Gang {
                 gpu_type: ask.gpu_type.unwrap_or_default(),
                 pods_per_node: ask.pods_per_node.unwrap_or_default(),
             }),
+            excluded_nodes: gang.excluded_nodes.iter().map(|text| text.to_string()).collect(),
         }
     }
 }
@@ -164,6 +177,7 @@ impl v1::Member {
                 job_id: b.job.0,
                 node: b.node.clone(),
             }),
+            reach: member.reach,
         }
     }
 }
@@ -260,10 +274,17 @@ impl TryFrom<v1::Verdict> for Verdict {
 
 /// A category this version does not know is Slurm's.
 fn category(name: &str) -> Category {
-    [Category::Policy, Category::Shape, Category::Partition, Category::Account, Category::Resources]
-        .into_iter()
-        .find(|c| c.name() == name)
-        .unwrap_or(Category::Slurm)
+    [
+        Category::Policy,
+        Category::Shape,
+        Category::Partition,
+        Category::Account,
+        Category::Resources,
+        Category::Nodes,
+    ]
+    .into_iter()
+    .find(|c| c.name() == name)
+    .unwrap_or(Category::Slurm)
 }
 
 fn base_state(name: &str) -> BaseState {
@@ -292,7 +313,10 @@ mod tests {
 
     #[test]
     fn a_gang_survives_the_wire() {
-        let parsed = Gang::try_from(gang()).expect("fine");
+        let mut gang = gang();
+        gang.excluded_nodes = vec![String::new(), "n[1-3]".into()];
+        gang.members[0].reach = 1;
+        let parsed = Gang::try_from(gang).expect("fine");
         assert_eq!(parsed.members.iter().map(|m| m.uid.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
     }
@@ -307,6 +331,8 @@ mod tests {
             |g: &mut v1::Gang| g.members[0].rank = 0,
             |g: &mut v1::Gang| g.members[0].uid = "\u{1b}".into(),
             |g: &mut v1::Gang| g.name = "line\nbreak".into(),
+            |g: &mut v1::Gang| g.excluded_nodes = vec!["n[1".into()],
+            |g: &mut v1::Gang| g.members[0].reach = 1,
         ] {
             let mut gang = gang();
             break_it(&mut gang);
@@ -319,6 +345,7 @@ mod tests {
         let seat = Seat { rank: 0, node: "n1".into(), indexes: vec![("gpu".into(), vec![0, 1])] };
         for verdict in [
             Verdict::Refused(Refusal::new(Category::Account, "no")),
+            Verdict::Refused(Refusal::new(Category::Nodes, "no")),
             Verdict::Queued {
                 job: None,
                 reason: "r".into(),

@@ -5,8 +5,10 @@
 //! the same however often it is computed (rule 9).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::ask::Ask;
+use crate::eligible::Nowhere;
 use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
@@ -30,6 +32,9 @@ pub struct Gang {
     pub expected: u32,
     /// What the user chose.
     pub ask: Ask,
+    /// Slurm hostlists of nodes that members must not go to, for [`Member::reach`]; empty where every
+    /// member may go anywhere.
+    pub excluded_nodes: Vec<Arc<str>>,
 }
 
 /// One pod of a gang.
@@ -51,6 +56,8 @@ pub struct Member {
     pub finished: bool,
     /// A scheduling gate keeps it from being bound.
     pub gated: bool,
+    /// Which of [`Gang::excluded_nodes`] it must not go to.
+    pub reach: u32,
 }
 
 /// A binding that has been made, as the pod carries it.
@@ -96,6 +103,8 @@ pub struct Assembled {
     pub leaving: BTreeSet<String>,
     /// The workload is finished or being deleted: nothing more will come.
     pub over: bool,
+    /// Why no question can be asked, as nodes and volumes are now.
+    pub nowhere: Option<Nowhere>,
 }
 
 /// Which workload a pod says it belongs to.
@@ -157,6 +166,7 @@ pub fn assemble(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
                 members: if deleting { vec![] } else { vec![member] },
                 expected: 1,
                 ask: Ask::default(),
+                excluded_nodes: Vec::new(),
             },
             if deleting { BTreeSet::from([pod.uid.clone()]) } else { BTreeSet::new() },
             over || deleting,
@@ -251,6 +261,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Vec<&'a Pod>) 
             members,
             expected: workload.shape.size(),
             ask: Ask::default(),
+            excluded_nodes: Vec::new(),
         },
         leaving,
         workload.over,
@@ -339,6 +350,7 @@ impl<'a> Builder<'a> {
             bound: bound(pod),
             finished: pod.finished(),
             gated: !pod.spec.scheduling_gates.is_empty(),
+            reach: 0,
         }
     }
 
@@ -364,7 +376,7 @@ impl<'a> Builder<'a> {
         }
         self.problems.sort();
         self.problems.dedup();
-        Assembled { gang, problems: self.problems, leaving, over }
+        Assembled { gang, problems: self.problems, leaving, over, nowhere: None }
     }
 }
 

@@ -202,6 +202,8 @@ pub struct Job {
     pub comment: String,
     /// Whether it is an EXTERNAL job (a placeholder), as far as Slurm says.
     pub external: bool,
+    /// Hostlist of nodes it must not get.
+    pub excluded_nodes: String,
 }
 
 /// What Slurm granted a RUNNING placeholder (`GET resources/{id}`), nodes in Slurm's order.

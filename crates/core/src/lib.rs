@@ -4,9 +4,10 @@
 //! It must never wait, read a clock, touch a file, a socket or the environment, or start a task:
 //! the shell in `crates/gangway` does that. `cargo xtask tidy` holds it to that by its dependencies.
 //!
-//! Read in this order: [`gang`], [`policy`], [`translate`], [`placeholder`], [`place`], [`follow`].
+//! Read in this order: [`gang`], [`eligible`], [`policy`], [`translate`], [`placeholder`], [`place`], [`follow`].
 
 pub mod ask;
+pub mod eligible;
 pub mod follow;
 pub mod gang;
 pub mod hostlist;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::eligible;
 use crate::gang::Gang;
 use crate::job::{GresRequest, PlaceholderRequest};
 use crate::placeholder::Stamp;
@@ -97,8 +98,14 @@ pub fn placeholder(
             .ok_or_else(|| too_much("memory"))?,
         gres_per_node: gres,
         time_limit_minutes: gang.ask.time_limit_minutes,
-        excluded_nodes: String::new(),
+        excluded_nodes: excluded(gang),
     })
+}
+
+/// The nodes that the placeholder must not get: any that is shut to one of the members, because all
+/// are asked for alike. Slurm takes no name it does not know, so the list is cut to its own first.
+pub fn excluded(gang: &Gang) -> String {
+    eligible::union(&gang.excluded_nodes)
 }
 
 #[cfg(test)]

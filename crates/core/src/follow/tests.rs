@@ -6,6 +6,7 @@ use crate::gang::{Bound, Gang};
 use crate::pod::Demand;
 use crate::policy::Category;
 
+mod elsewhere;
 mod never;
 
 #[test]
@@ -297,12 +298,13 @@ impl Scene {
             members,
             expected: 0,
             ask: Ask::default(),
+            excluded_nodes: Vec::new(),
         };
         let expected = u32::try_from(gang.members.len()).expect("few");
         let gang = Gang { expected, ..gang };
         let (problems, leaving) = (Vec::new(), BTreeSet::new());
         Self {
-            assembled: Assembled { gang, problems, leaving, over: false },
+            assembled: Assembled { gang, problems, leaving, over: false, nowhere: None },
             verdict: None,
             progress: Progress::default(),
             spots: BTreeMap::new(),
@@ -349,7 +351,7 @@ impl Scene {
 
     fn asked(&mut self, pods: &[&str]) {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
-        self.progress.asked = Some(Asked { pods, at: 0 });
+        self.progress.asked = Some(Asked { pods, at: 0, reach: Reach::of(&self.assembled.gang) });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {
@@ -402,6 +404,7 @@ fn member((name, rank): (&&str, u32)) -> Member {
         bound: None,
         finished: false,
         gated: false,
+        reach: 0,
     }
 }
 

@@ -215,6 +215,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
             bound: None,
             finished: false,
             gated: false,
+            reach: 0,
         })
         .collect();
     Gang {
@@ -225,5 +226,6 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
         expected: u32::try_from(members.len()).expect("few"),
         members,
         ask: Ask::default(),
+        excluded_nodes: Vec::new(),
     }
 }

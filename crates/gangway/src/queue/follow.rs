@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangway_core::follow::Verdict;
 use gangway_core::gang::Gang;
@@ -11,6 +11,7 @@ use gangway_core::place::{PlaceError, Seeker, place};
 use gangway_core::placeholder::{Stamp, Step, next};
 use gangway_core::policy::{Refusal, grant};
 use gangway_core::{reason, translate};
+use gangway_slurm::SlurmCode;
 use tokio::time::timeout;
 
 use super::board::Seen;
@@ -20,6 +21,8 @@ use crate::chain::explain;
 
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
+/// Slurm's number for a node name that it does not know.
+const INVALID_NODE: u32 = SlurmCode::INVALID_NODE_NAME.0.unsigned_abs();
 
 /// What ends the following of a gang.
 enum Next {
@@ -87,15 +90,31 @@ impl Queue {
     async fn submit_one(&self, entry: &Entry, gang: &Gang, stamp: &Stamp) -> Next {
         let request = grant(&self.policy, &gang.namespace, &gang.ask)
             .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table));
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(refusal) => {
                 return Next::Done(Some(Verdict::Refused(refusal)));
             }
         };
+        let began = Instant::now();
+        match self.cut(&mut request).await {
+            Ok(None) => {}
+            Ok(Some(refusal)) => return Next::Done(Some(Verdict::Refused(refusal))),
+            Err(error) => {
+                entry.say(unreachable(&explain(&error)));
+                self.pause(entry).await;
+                return Next::Again;
+            }
+        }
         let at_once = !entry.doubted.load(Ordering::Relaxed);
         match self.submit(stamp, &request, at_once).await {
             Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
+            // A node that was excluded is gone since its partition was read.
+            Submitted::Refused(refusal)
+                if refusal.slurm_code == INVALID_NODE && self.reaches.was_stale(began).await =>
+            {
+                Next::Again
+            }
             Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
             Submitted::Later(why) => {
                 entry.say(unreachable(&why));
@@ -123,6 +142,7 @@ impl Queue {
     /// Follows one job while it waits and runs.
     async fn follow_job(&self, entry: &Entry, id: JobId, generation: u32) -> Next {
         let mut seen = self.board.track(id);
+        let mut told = None;
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done(None);
@@ -141,7 +161,10 @@ impl Queue {
                         self.insist(entry, &job).await;
                         retry = Some(RETRY);
                     }
-                    Standing::Waiting => entry.say(queued(&job)),
+                    Standing::Waiting => {
+                        entry.say(queued(&job));
+                        retry = self.keep_reach(entry, &job, &mut told).await;
+                    }
                     Standing::Unclear => {
                         tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, "unclear state; waiting");
                     }

@@ -57,6 +57,8 @@ pub(crate) struct WireJob {
     comment: String,
     #[serde(deserialize_with = "or_default")]
     flags: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    excluded_nodes: String,
 }
 
 /// `step_id` of a job record, where Slurm's unique id rides.
@@ -88,6 +90,7 @@ impl WireJob {
             admin_comment: self.admin_comment,
             comment: self.comment,
             external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
+            excluded_nodes: self.excluded_nodes,
         })
     }
 }
