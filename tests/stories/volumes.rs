@@ -35,7 +35,7 @@ impl Storage<'_> {
         let topologies = json!([{"matchLabelExpressions": [{"key": ZONE, "values": zones}]}]);
         let class: StorageClass = serde_json::from_value(json!({
             "metadata": {"name": self.class()},
-            "provisioner": "example.com/disk",
+            "provisioner": "disk.example.com",
             "volumeBindingMode": mode,
             "allowedTopologies": if zones.is_empty() { Value::Null } else { topologies },
         }))
@@ -86,7 +86,7 @@ impl Storage<'_> {
         let uid = claim.metadata.uid.expect("a uid");
         let volume: PersistentVolume = serde_json::from_value(json!({
             "metadata": {"name": format!("pvc-{uid}"), "annotations": {
-                "pv.kubernetes.io/provisioned-by": "example.com/disk"
+                "pv.kubernetes.io/provisioned-by": "disk.example.com"
             }},
             "spec": {
                 "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
@@ -96,7 +96,7 @@ impl Storage<'_> {
                     "apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": name,
                     "namespace": self.story.kube.namespace, "uid": uid,
                 },
-                "csi": {"driver": "example.com/disk", "volumeHandle": uid},
+                "csi": {"driver": "disk.example.com", "volumeHandle": uid},
                 "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
                     {"key": ZONE, "operator": "In", "values": [zone]}
                 ]}]}},

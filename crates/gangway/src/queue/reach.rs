@@ -24,10 +24,12 @@ use crate::chain::explain;
 const BELIEVED: Duration = Duration::from_secs(10);
 /// Between two changes of one placeholder: nodes often shut and open several at a time.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Changes under way at once.
+const LANES: usize = 2;
 /// Between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Slurm's nodes by partition, as last read, and the lane for changes: one at a time, for a cordon can
+/// Slurm's nodes by partition, as last read, and the lane for changes: few at a time, for a cordon can
 /// concern every gang that waits, and others have questions too.
 pub(super) struct Reaches {
     known: tokio::sync::Mutex<Option<Known>>,
@@ -59,7 +61,7 @@ impl Reaches {
     pub(super) fn new() -> Self {
         Self {
             known: tokio::sync::Mutex::new(None),
-            lane: Semaphore::new(1),
+            lane: Semaphore::new(LANES),
             texts: Mutex::default(),
         }
     }
@@ -169,6 +171,8 @@ impl Queue {
             *told = Some(Told { table, at: None });
             return None;
         }
+        // Whoever finds the lane taken comes back: it must hear of its own start meanwhile.
+        let Ok(_lane) = self.reaches.lane.try_acquire() else { return Some(RETRY) };
         let wanted = translate::excluded(&entry.gang());
         let wanted = match self.reaches.cut(&self.slurm, &job.partition, &wanted).await {
             Ok(cut) => cut.excluded,
@@ -181,7 +185,6 @@ impl Queue {
             *told = Some(Told { table, at: None });
             return None;
         }
-        let Ok(_lane) = self.reaches.lane.acquire().await else { return None };
         match self.slurm.set_excluded_nodes(job.id, &wanted).await {
             Ok(()) => {
                 tracing::info!(job = %job.id, excluded = wanted, "nodes have opened or shut");
