@@ -79,36 +79,17 @@ impl Constraints {
         self.rules.push(Rule { source: Source::Volume(volume), selector });
     }
 
-    /// Why the pod may not go to a node, for people; `None` where it may.
+    /// Why the pod may not go to a node, for people: `is cordoned`; `None` where it may.
     pub fn shut(&self, node: &NodeFacts) -> Option<String> {
-        self.barrier(node).map(|barrier| match barrier {
-            Barrier::Problem(why) => why.to_owned(),
-            Barrier::Rule(Source::NodeSelector { key, value }) => {
-                format!("does not match nodeSelector {key}={value}")
-            }
-            Barrier::Rule(Source::Affinity) => "does not match the required node affinity".into(),
-            Barrier::Rule(Source::Volume(volume)) => format!("cannot reach {volume}"),
-            Barrier::Node(Bar::Cordoned) => "is cordoned".into(),
-            Barrier::Node(Bar::Tainted(taint)) => {
-                format!("has taint {taint} that the pod does not tolerate")
-            }
-        })
+        self.barrier(node).map(Barrier::of_one)
     }
 
-    /// The same, for several nodes: `12 do not match …`.
-    fn shut_to_many(&self, node: &NodeFacts) -> Option<String> {
-        self.barrier(node).map(|barrier| match barrier {
-            Barrier::Problem(why) => why.to_owned(),
-            Barrier::Rule(Source::NodeSelector { key, value }) => {
-                format!("do not match nodeSelector {key}={value}")
-            }
-            Barrier::Rule(Source::Affinity) => "do not match the required node affinity".into(),
-            Barrier::Rule(Source::Volume(volume)) => format!("cannot reach {volume}"),
-            Barrier::Node(Bar::Cordoned) => "are cordoned".into(),
-            Barrier::Node(Bar::Tainted(taint)) => {
-                format!("have taint {taint} that the pod does not tolerate")
-            }
-        })
+    /// Everything a node must go through.
+    fn sieves(&self) -> impl Iterator<Item = Sieve> {
+        let rules = self.rules.iter().map(|rule| Sieve::Selector(rule.selector.clone()));
+        let nothing = self.problem.as_ref().map(|_| Sieve::Selector(Selector::any([])));
+        let node = Sieve::Tolerations(self.tolerations.clone());
+        rules.chain(nothing).chain([node])
     }
 
     fn barrier<'a>(&'a self, node: &'a NodeFacts) -> Option<Barrier<'a>> {
@@ -122,11 +103,55 @@ impl Constraints {
     }
 }
 
+/// What a node must go through, whoever asks: a selector, or tolerations for its taints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Sieve {
+    Selector(Selector),
+    Tolerations(Vec<Toleration>),
+}
+
+impl Sieve {
+    fn keeps_back(&self, node: &NodeFacts) -> bool {
+        match self {
+            Self::Selector(selector) => !selector.selects(node),
+            Self::Tolerations(tolerations) => bar(tolerations, node).is_some(),
+        }
+    }
+}
+
 /// The first thing that keeps a pod from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Barrier<'a> {
     Problem(&'a str),
     Rule(&'a Source),
     Node(Bar<'a>),
+}
+
+impl Barrier<'_> {
+    /// After the name of a node.
+    fn of_one(self) -> String {
+        self.words(["does", "is", "has", "cannot"])
+    }
+
+    /// After a number of nodes.
+    fn of_many(self) -> String {
+        self.words(["do", "are", "have", "cannot"])
+    }
+
+    fn words(self, [does, is, has, cannot]: [&str; 4]) -> String {
+        match self {
+            Self::Problem(why) => why.to_owned(),
+            Self::Rule(Source::NodeSelector { key, value }) => {
+                format!("{does} not match nodeSelector {key}={value}")
+            }
+            Self::Rule(Source::Affinity) => format!("{does} not match the required node affinity"),
+            Self::Rule(Source::Volume(volume)) => format!("{cannot} reach {volume}"),
+            Self::Node(Bar::Cordoned) => format!("{is} cordoned"),
+            Self::Node(Bar::Tainted(taint)) => {
+                format!("{has} taint {taint} that the pod does not tolerate")
+            }
+        }
+    }
 }
 
 /// Where the members of a gang may not go: a table of Slurm hostlists, and which of them each member

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::taint::Taint;
-use super::{Constraints, hostlist};
+use super::{Barrier, Constraints, Sieve, hostlist};
 use crate::names;
 
 /// A node as it is read.
@@ -57,19 +57,48 @@ pub struct Nodes {
     words: HashSet<Arc<str>>,
     /// Slots that have changed since the last [`Nodes::settle`].
     changed: Vec<usize>,
-    kinds: HashMap<Arc<Constraints>, Shut>,
+    /// Some slot stands for another name than before.
+    renamed: bool,
+    kinds: HashMap<Arc<Constraints>, Kind>,
     /// Kinds that have not been looked at yet.
     fresh: Vec<Arc<Constraints>>,
-    texts: HashMap<Bits, Arc<str>>,
+    sieves: Sieves,
+    shut: HashMap<Bits, Arc<Shut>>,
     /// How many kinds there were when unused ones were last dropped.
     swept: usize,
 }
 
-/// Where one kind of pods may not go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One kind of pods: through which sieves its nodes must go, and which of them are shut to it.
+#[derive(Debug)]
+struct Kind {
+    sieves: Vec<usize>,
+    shut: Arc<Shut>,
+}
+
+/// Nodes that some kind of pods may not go to; kinds with the same nodes share it.
+#[derive(Debug, Default)]
 struct Shut {
-    bits: Bits,
     text: Arc<str>,
+    count: usize,
+}
+
+/// Every different sieve once, with the nodes it keeps back: pods with volumes of their own differ in
+/// the names of these and hardly ever in the nodes.
+#[derive(Debug, Default)]
+struct Sieves {
+    numbers: HashMap<Sieve, usize>,
+    all: Vec<(Sieve, Bits)>,
+}
+
+impl Sieves {
+    fn number(&mut self, sieve: Sieve) -> (usize, bool) {
+        if let Some(number) = self.numbers.get(&sieve) {
+            return (*number, false);
+        }
+        self.numbers.insert(sieve.clone(), self.all.len());
+        self.all.push((sieve, Bits::default()));
+        (self.all.len() - 1, true)
+    }
 }
 
 impl Nodes {
@@ -84,7 +113,9 @@ impl Nodes {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        if let Some(old) = self.slots[slot].take() {
+        let old = self.slots[slot].take();
+        self.renamed |= old.as_ref().is_none_or(|old| old.slurm != facts.slurm);
+        if let Some(old) = old {
             self.unname(&old.slurm, slot);
         }
         // Another node may have had the name: from now on this one has it.
@@ -104,7 +135,11 @@ impl Nodes {
         }
         self.free.push(slot);
         self.changed.push(slot);
-        self.words.retain(|word| Arc::strong_count(word) > 1);
+        self.renamed = true;
+        // Not each time: it looks at every word.
+        if self.free.len().is_multiple_of(256) {
+            self.words.retain(|word| Arc::strong_count(word) > 1);
+        }
         true
     }
 
@@ -153,14 +188,19 @@ impl Nodes {
         self.by_name.len()
     }
 
+    /// How many kinds of pods are known.
+    pub fn kinds(&self) -> usize {
+        self.kinds.len()
+    }
+
     /// The one copy of these constraints that everyone shares.
     pub fn intern(&mut self, constraints: Constraints) -> Arc<Constraints> {
         if let Some((known, _)) = self.kinds.get_key_value(&constraints) {
             return known.clone();
         }
         let kind = Arc::new(constraints);
-        let shut = Shut { bits: Bits::default(), text: Arc::from("") };
-        self.kinds.insert(kind.clone(), shut);
+        let shut = Arc::default();
+        self.kinds.insert(kind.clone(), Kind { sieves: Vec::new(), shut });
         self.fresh.push(kind.clone());
         kind
     }
@@ -171,74 +211,107 @@ impl Nodes {
             return HashSet::new();
         }
         self.sweep();
-        let fresh: HashSet<Arc<Constraints>> =
-            std::mem::take(&mut self.fresh).into_iter().collect();
         let changed = std::mem::take(&mut self.changed);
-        if !changed.is_empty() {
-            // A number may stand for another node now.
-            self.texts.clear();
+        let mut moved: Vec<bool> = Vec::with_capacity(self.sieves.all.len());
+        let mut sieves = std::mem::take(&mut self.sieves);
+        for (sieve, bits) in &mut sieves.all {
+            moved.push(self.look(sieve, bits, changed.iter().copied()));
         }
-        let mut news = HashSet::new();
         let mut kinds = std::mem::take(&mut self.kinds);
-        for (kind, shut) in &mut kinds {
-            let bits = if fresh.contains(kind) {
-                self.look(kind, 0..self.slots.len(), Bits::default())
-            } else if changed.is_empty() {
-                continue;
-            } else {
-                self.look(kind, changed.iter().copied(), shut.bits.clone())
-            };
-            let text = self.text(&bits);
-            if text != shut.text {
-                shut.text = text;
-                news.insert(kind.clone());
+        let fresh = std::mem::take(&mut self.fresh);
+        for constraints in &fresh {
+            let Some(kind) = kinds.get_mut(constraints) else { continue };
+            for sieve in constraints.sieves() {
+                let (number, new) = sieves.number(sieve);
+                if new {
+                    let (sieve, bits) = &mut sieves.all[number];
+                    self.look(sieve, bits, 0..self.slots.len());
+                    moved.push(true);
+                }
+                kind.sieves.push(number);
             }
-            shut.bits = bits;
         }
-        self.kinds = kinds;
+        let renamed = std::mem::take(&mut self.renamed);
+        if renamed {
+            self.shut.clear();
+        }
+        let fresh: HashSet<*const Constraints> = fresh.iter().map(Arc::as_ptr).collect();
+        let mut news = HashSet::new();
+        for (constraints, kind) in &mut kinds {
+            let touched = renamed
+                || kind.sieves.iter().any(|number| moved[*number])
+                || fresh.contains(&Arc::as_ptr(constraints));
+            if touched {
+                let shut = self.shut(&sieves, &kind.sieves);
+                if shut.text != kind.shut.text {
+                    news.insert(constraints.clone());
+                }
+                kind.shut = shut;
+            }
+        }
+        (self.kinds, self.sieves) = (kinds, sieves);
         news
     }
 
-    /// Drops the kinds nobody has any more, once there may be many.
+    /// Drops the kinds nobody has any more, once there may be many, and what only they needed.
     fn sweep(&mut self) {
-        if self.kinds.len() > 2 * self.swept + 64 {
-            self.fresh.retain(|kind| Arc::strong_count(kind) > 2);
-            self.kinds.retain(|kind, _| Arc::strong_count(kind) > 1);
-            let used: HashSet<Bits> = self.kinds.values().map(|shut| shut.bits.clone()).collect();
-            self.texts.retain(|bits, _| used.contains(bits));
-            self.swept = self.kinds.len();
+        if self.kinds.len() <= 2 * self.swept + 64 {
+            return;
         }
+        self.fresh.retain(|kind| Arc::strong_count(kind) > 2);
+        self.kinds.retain(|kind, _| Arc::strong_count(kind) > 1);
+        self.shut.retain(|_, shut| Arc::strong_count(shut) > 1);
+        self.swept = self.kinds.len();
+        let mut kept = Sieves::default();
+        for kind in self.kinds.values_mut() {
+            for number in &mut kind.sieves {
+                let (sieve, bits) = &self.sieves.all[*number];
+                let (moved, new) = kept.number(sieve.clone());
+                if new {
+                    kept.all[moved].1 = bits.clone();
+                }
+                *number = moved;
+            }
+        }
+        self.sieves = kept;
     }
 
-    /// The nodes shut to a kind, with these slots looked at anew. A slot without a node, or whose
-    /// Slurm name another node has, is shut to nobody: there is nothing of it to exclude.
-    fn look(&self, kind: &Constraints, slots: impl Iterator<Item = usize>, mut bits: Bits) -> Bits {
+    /// Looks at these slots anew; whether that changes what the sieve keeps back. A slot without a
+    /// node, or whose Slurm name another node has, is kept from nobody: there is nothing to exclude.
+    fn look(&self, sieve: &Sieve, bits: &mut Bits, slots: impl Iterator<Item = usize>) -> bool {
+        let mut moved = false;
         for slot in slots {
             let own = |facts: &&NodeFacts| self.by_slurm.get(&facts.slurm) == Some(&slot);
             let node = self.slots[slot].as_ref().filter(own);
-            bits.set(slot, node.is_some_and(|node| kind.barrier(node).is_some()));
+            moved |= bits.set(slot, node.is_some_and(|node| sieve.keeps_back(node)));
         }
-        bits
+        moved
     }
 
-    fn text(&mut self, bits: &Bits) -> Arc<str> {
-        if let Some(known) = self.texts.get(bits) {
+    /// What these sieves keep back together.
+    fn shut(&mut self, sieves: &Sieves, numbers: &[usize]) -> Arc<Shut> {
+        let mut bits = Bits::default();
+        for number in numbers {
+            bits.join(&sieves.all[*number].1);
+        }
+        if let Some(known) = self.shut.get(&bits) {
             return known.clone();
         }
         let names = bits.iter().filter_map(|slot| self.slots[slot].as_ref());
-        let text: Arc<str> = Arc::from(hostlist(names.map(|n| n.slurm.clone()).collect()));
-        self.texts.insert(bits.clone(), text.clone());
-        text
+        let text = Arc::from(hostlist(names.map(|n| n.slurm.clone()).collect()));
+        let shut = Arc::new(Shut { text, count: bits.count() });
+        self.shut.insert(bits, shut.clone());
+        shut
     }
 
     /// Slurm hostlist of the nodes that these pods may not go to; empty where they may go anywhere.
     pub fn excluded(&self, kind: &Constraints) -> Arc<str> {
-        self.kinds.get(kind).map_or_else(|| Arc::from(""), |shut| shut.text.clone())
+        self.kinds.get(kind).map_or_else(Arc::default, |kind| kind.shut.text.clone())
     }
 
     /// How many nodes are open to these pods.
     pub fn open(&self, kind: &Constraints) -> usize {
-        let shut = self.kinds.get(kind).map_or(0, |shut| shut.bits.count());
+        let shut = self.kinds.get(kind).map_or(0, |kind| kind.shut.count);
         self.by_slurm.len().saturating_sub(shut)
     }
 
@@ -258,14 +331,15 @@ impl Nodes {
         if open >= needed {
             return None;
         }
-        let mut causes: BTreeMap<String, usize> = BTreeMap::new();
+        let mut causes: HashMap<Barrier<'_>, usize> = HashMap::new();
         for node in self.slots.iter().flatten() {
-            if let Some(cause) = kind.shut_to_many(node) {
+            if let Some(cause) = kind.barrier(node) {
                 *causes.entry(cause).or_default() += 1;
             }
         }
-        let mut causes: Vec<(String, usize)> = causes.into_iter().collect();
-        causes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let causes = causes.into_iter().map(|(cause, count)| (cause.of_many(), count));
+        let mut causes: Vec<(String, usize)> = causes.collect();
+        causes.sort_by(|(a, m), (b, n)| n.cmp(m).then_with(|| a.cmp(b)));
         let others = causes.len().saturating_sub(MOST_CAUSES);
         let mut said: Vec<String> =
             causes.iter().take(MOST_CAUSES).map(|(why, n)| format!("{n} {why}")).collect();
@@ -308,8 +382,12 @@ fn same(facts: &NodeFacts, node: &Node) -> bool {
 struct Bits(Vec<u64>);
 
 impl Bits {
-    fn set(&mut self, bit: usize, on: bool) {
+    /// Whether that was a change.
+    fn set(&mut self, bit: usize, on: bool) -> bool {
         let (word, mask) = (bit / 64, 1 << (bit % 64));
+        if self.0.get(word).is_some_and(|bits| bits & mask != 0) == on {
+            return false;
+        }
         if on {
             if self.0.len() <= word {
                 self.0.resize(word + 1, 0);
@@ -321,6 +399,14 @@ impl Bits {
                 self.0.pop();
             }
         }
+        true
+    }
+
+    fn join(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        self.0.iter_mut().zip(&other.0).for_each(|(own, more)| *own |= more);
     }
 
     fn count(&self) -> usize {

@@ -81,7 +81,7 @@ fn decimal(text: &str) -> Option<i64> {
 }
 
 /// What about the node itself keeps a pod out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bar<'a> {
     /// `spec.unschedulable`, or its taint.
     Cordoned,

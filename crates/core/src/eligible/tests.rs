@@ -233,6 +233,32 @@ fn slurms_names_are_what_is_excluded_and_one_name_has_one_node() {
 }
 
 #[test]
+fn kinds_nobody_has_any_more_are_dropped_and_the_others_stay_right() {
+    let mut nodes = Nodes::default();
+    for (name, zone) in [("n1", "a"), ("n2", "b")] {
+        nodes.put(&node(name, &[("zone", zone)]));
+    }
+    let zone = |zone: &str| constraints(&json!({"nodeSelector": {"zone": zone}}));
+    let mut kept = Vec::new();
+    for i in 0..300 {
+        nodes.intern(zone(&format!("z{i}")));
+        if i == 150 {
+            kept.push((nodes.intern(zone("a")), "n2"));
+        }
+        nodes.settle();
+    }
+    kept.push((nodes.intern(zone("b")), "n1"));
+    assert!(nodes.kinds() < 200, "{} kinds", nodes.kinds());
+    nodes.settle();
+    assert!(kept.iter().all(|(kind, shut)| nodes.excluded(kind).as_ref() == *shut));
+    nodes.put(&node("n1", &[("zone", "b")]));
+    nodes.put(&node("n2", &[("zone", "a")]));
+    nodes.settle();
+    assert_eq!(nodes.excluded(&kept[0].0).as_ref(), "n1");
+    assert_eq!(nodes.excluded(&kept[1].0).as_ref(), "n2");
+}
+
+#[test]
 fn hostlists_are_joined_in_order_and_without_repeats() {
     assert_eq!(union::<&str>(&[]), "");
     assert_eq!(union(&["", "a[1-2]"]), "a[1-2]");
@@ -252,7 +278,8 @@ proptest! {
     ) {
         let mut nodes = Nodes::default();
         let mut plain: BTreeMap<String, Node> = BTreeMap::new();
-        let kinds: Vec<_> = pods.iter().map(|pod| nodes.intern(constraints(pod))).collect();
+        // Some pods come when the nodes have been there for a while.
+        let early = nodes.intern(constraints(&pods[0]));
         for (step, settle) in steps.into_iter().zip(settle_at) {
             match step {
                 naive::Step::Put(node) => {
@@ -267,6 +294,9 @@ proptest! {
                 nodes.settle();
             }
         }
+        nodes.settle();
+        let late = pods[1..].iter().map(|pod| nodes.intern(constraints(pod)));
+        let kinds: Vec<_> = std::iter::once(early).chain(late).collect();
         nodes.settle();
         for (pod, kind) in pods.iter().zip(&kinds) {
             let shut: Vec<&str> = plain
