@@ -182,7 +182,7 @@ impl Follower {
                     }
                 }
                 Action::SelectNode { claim, uid, node, .. } => {
-                    claims.push(Told { claim, uid, node })
+                    claims.push(Told { claim, uid, node });
                 }
                 other => rest.push(other),
             }

@@ -99,7 +99,7 @@ fn a_claim_that_waits_for_its_pod_keeps_it_in_its_zones_and_is_told_its_node() {
     // Its volume is being made for n3: nowhere else any more.
     let class = Some("slow".to_owned());
     let told = Claim { class: class.clone(), selected: Some("n3".to_owned()), ..data() };
-    assert_eq!(claim(&mut index, "data", &told), [group.clone()]);
+    assert_eq!(claim(&mut index, "data", &told), std::slice::from_ref(&group));
     assert_eq!(claim(&mut index, "data", &told), [], "no news");
     index.settle();
     assert_eq!(excluded(&index, &group), "n[1-2]");
