@@ -65,6 +65,10 @@ async fn a_node_selector_and_an_affinity_choose_the_nodes() {
     let pods = story.bound("slow-", 12).await;
     story.seated(&pods).await;
     assert_eq!(nodes_of(&pods), [Nodes::p5(1, 4), Nodes::p5(9, 16)].concat());
+    // Four for each gang, and the partitions once in ten seconds.
+    let requests = story.bridge.requests().await;
+    story.note(&format!("two gangs with constraints took {requests} requests to slurmrestd"));
+    assert!(requests <= 14.0, "{requests} requests");
     story.end().await;
 }
 
@@ -86,7 +90,7 @@ async fn a_taint_is_for_those_who_tolerate_it() {
 
 #[tokio::test]
 async fn cordons_are_followed_while_a_gang_waits() {
-    let Some(story) = Story::begin("cordon").await else { return };
+    let Some(mut story) = Story::begin("cordon").await else { return };
     let nodes = Nodes::of(&story);
     let large = manifest::indexed_job("large", 16, &manifest::template(8, &[]));
     story.kube.create(&large).await;
@@ -114,8 +118,18 @@ async fn cordons_are_followed_while_a_gang_waits() {
     })
     .await;
 
+    // What happens while no bridge runs is told by the next one.
+    story.bridge.kill();
+    nodes.cordon(&Nodes::p5(2, 2)).await;
+    story.bridge.start().await;
+    wait("the placeholder is told", SOON, async || {
+        let job = waiting(&story).await;
+        if excluded(&job) == Nodes::p5(2, 5) { Ok(()) } else { Err(job.excluded_nodes) }
+    })
+    .await;
+
     // No node is left: it says so, keeps its place, and goes on when nodes open.
-    nodes.cordon(&[Nodes::p5(1, 2), Nodes::p5(6, 16)].concat()).await;
+    nodes.cordon(&[Nodes::p5(1, 1), Nodes::p5(6, 16)].concat()).await;
     nodes.cordon(&["h1", "h2", "h3", "h4"].map(str::to_owned)).await;
     story.told("small-", "0 of 20 nodes may take pod").await;
     story.told("small-", "20 are cordoned").await;
@@ -204,7 +218,7 @@ async fn a_node_that_shuts_after_slurm_gave_it_is_given_back() {
     for pod in &held {
         story.kube.patch_pod(&pod.name, &hold).await;
     }
-    story.kube.create(&manifest::pod("next", &template)).await;
+    let uid = story.kube.create(&manifest::pod("next", &template)).await;
     let first = waiting(&story).await;
     // The job is cancelled in Slurm, while the pods stay on their way out.
     story.slurm.scancel("alice", placeholder.id.0);
@@ -217,7 +231,9 @@ async fn a_node_that_shuts_after_slurm_gave_it_is_given_back() {
     let anew = wait("another placeholder has the other node", SOON, async || {
         let live = story.slurm.live().await;
         let seen = format!("{live:?}");
-        let job = live.into_iter().map(|(_, job)| job).find(|job| job.id != first.id);
+        // The Job makes its pods anew, and they are in the queue too.
+        let mut own = live.into_iter().filter(|(stamp, _)| stamp.gang == uid);
+        let job = own.find(|(_, job)| job.id != first.id).map(|(_, job)| job);
         job.filter(|job| job.nodes == other[0]).ok_or(seen)
     })
     .await;

@@ -134,8 +134,8 @@ impl Barrier<'_> {
     }
 
     /// After a number of nodes.
-    fn of_many(self) -> String {
-        self.words(["do", "are", "have", "cannot"])
+    fn of_many(self, count: usize) -> String {
+        if count == 1 { self.of_one() } else { self.words(["do", "are", "have", "cannot"]) }
     }
 
     fn words(self, [does, is, has, cannot]: [&str; 4]) -> String {

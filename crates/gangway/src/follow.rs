@@ -41,6 +41,8 @@ pub(crate) struct Follower {
     state: Option<&'static str>,
     /// A seat is not free: look again when one may have become so.
     waits_for_seat: bool,
+    /// When nodes were last given back to ask for others.
+    gave_back: Option<Instant>,
 }
 
 impl Follower {
@@ -55,6 +57,7 @@ impl Follower {
             sent: HashMap::new(),
             state: None,
             waits_for_seat: false,
+            gave_back: None,
         }
     }
 
@@ -205,9 +208,14 @@ impl Follower {
                     }
                 }
                 Action::GiveBack { why } => {
+                    // Slurm would give the same nodes again before it has heard which are shut.
+                    if self.gave_back.is_some_and(|at| at.elapsed() < RETRY) {
+                        return Done::Later;
+                    }
                     if !self.give_back(view, why).await {
                         return Done::Later;
                     }
+                    self.gave_back = Some(Instant::now());
                     self.begin_anew();
                     done = done.and(Done::LookAgain);
                 }

@@ -337,7 +337,7 @@ impl Nodes {
                 *causes.entry(cause).or_default() += 1;
             }
         }
-        let causes = causes.into_iter().map(|(cause, count)| (cause.of_many(), count));
+        let causes = causes.into_iter().map(|(cause, count)| (cause.of_many(count), count));
         let mut causes: Vec<(String, usize)> = causes.collect();
         causes.sort_by(|(a, m), (b, n)| n.cmp(m).then_with(|| a.cmp(b)));
         let others = causes.len().saturating_sub(MOST_CAUSES);
