@@ -207,6 +207,18 @@ impl Kubernetes {
         assert!(patched.is_ok(), "node {name} cannot be patched: {patched:?}");
     }
 
+    pub(crate) async fn create_node(&self, node: &Value) {
+        let node: Node = serde_json::from_value(node.clone()).expect("a node");
+        let all: Api<Node> = Api::all(self.client.clone());
+        all.create(&PostParams::default(), &node).await.expect("a new node");
+    }
+
+    pub(crate) async fn delete_node(&self, name: &str) {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let deleted = all.delete(name, &DeleteParams::default()).await;
+        assert!(deleted.is_ok(), "node {name} cannot be deleted: {deleted:?}");
+    }
+
     /// Writes a part of a pod.
     pub async fn patch_pod(&self, name: &str, part: &Value) {
         let patch = Patch::Merge(part);

@@ -29,6 +29,19 @@ impl Nodes {
         self.kube.patch_node(name, &part).await;
     }
 
+    /// Adds a node that Slurm does not know, as a control plane's are, and with its usual taint.
+    pub async fn add_stranger(&self, name: &str) {
+        // Taking it back is taking it away.
+        let change = (name.to_owned(), Value::Null);
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        let key = "node-role.kubernetes.io/control-plane";
+        let node = json!({
+            "metadata": {"name": name},
+            "spec": {"taints": [{"key": key, "effect": "NoSchedule"}]},
+        });
+        self.kube.create_node(&node).await;
+    }
+
     /// Gives nodes a label.
     pub async fn label(&self, names: &[String], key: &str, value: &str) {
         for name in names {
@@ -65,8 +78,16 @@ impl Nodes {
             !own
         });
         for (name, back) in mine {
-            self.kube.patch_node(&name, &back).await;
+            undo(&self.kube, &name, &back).await;
         }
+    }
+}
+
+async fn undo(kube: &Kubernetes, name: &str, back: &Value) {
+    if back.is_null() {
+        kube.delete_node(name).await;
+    } else {
+        kube.patch_node(name, back).await;
     }
 }
 
@@ -84,7 +105,7 @@ impl Drop for Nodes {
             runtime.expect("a runtime").block_on(async {
                 let kube = Kubernetes::reach(&kubeconfig, &namespace).await;
                 for (name, back) in changed {
-                    kube.patch_node(&name, &back).await;
+                    undo(&kube, &name, &back).await;
                 }
             });
         });
