@@ -352,6 +352,7 @@ fn job_of(gang: &Gang) -> Job {
         state: state.clone(),
         nodes: String::new(),
         admin_comment: c.key.clone(),
+        excluded_nodes: c.excluded_nodes.clone(),
     };
     let parts: Vec<Part> = (100..).zip(&request.components).map(part).collect();
     let parts = if parts.len() > 1 { parts } else { Vec::new() };
@@ -408,6 +409,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
             bound: None,
             finished: false,
             gated: false,
+            reach: 0,
         })
         .collect();
     Gang {
@@ -419,6 +421,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
         members,
         later: Vec::new(),
         ask: Ask::default(),
+        excluded_nodes: Vec::new(),
     }
 }
 
