@@ -303,7 +303,7 @@ fn a_gres_asked_beside_goes_to_the_roles_that_have_it() {
     gang.ask.set("gres", "gpu:h100:8,nvme:1").expect("well formed");
     let table = ResourceTable::default();
     let request = placeholder(&gang, &grant(), &stamp(), &table, Roles::Apart).expect("fine");
-    let tres = |c: &crate::job::Component| {
+    let tres = |c: &Component| {
         c.gres_per_node.iter().map(GresRequest::to_tres).collect::<Vec<_>>().join(",")
     };
     let all: Vec<String> = request.components.iter().map(tres).collect();
