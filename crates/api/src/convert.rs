@@ -4,6 +4,7 @@ mod ask;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gangway_core::follow::Verdict;
 use gangway_core::gang::{Bound, Gang, Later, Member};
@@ -74,8 +75,9 @@ impl TryFrom<v1::Gang> for Gang {
         }
         let later =
             gang.later.into_iter().map(later).collect::<Result<Vec<Later>, BadMessage>>()?;
-        let mut members =
-            gang.members.into_iter().map(member).collect::<Result<Vec<Member>, BadMessage>>()?;
+        let mut last = Arc::default();
+        let members = gang.members.into_iter().map(|m| member(m, &mut last));
+        let mut members = members.collect::<Result<Vec<Member>, BadMessage>>()?;
         members.sort_by_key(|m| m.rank);
         if members.windows(2).any(|pair| pair[0].rank == pair[1].rank) {
             return Err(bad("gang.members.rank", "must be different for each member"));
@@ -111,18 +113,23 @@ fn later(later: v1::Later) -> Result<Later, BadMessage> {
     })
 }
 
-fn member(member: v1::Member) -> Result<Member, BadMessage> {
+fn member(member: v1::Member, last: &mut Arc<Demand>) -> Result<Member, BadMessage> {
     if !is_word(&member.uid) {
         return Err(bad("gang.members.uid", WORD));
     }
     let other: BTreeMap<String, u64> =
         member.resources.into_iter().filter(|(_, n)| *n > 0).collect();
+    let needs = Demand { milli_cpu: member.milli_cpu, memory: member.memory, other };
+    // Members mostly need the same: it is kept once.
+    if **last != needs {
+        *last = Arc::new(needs);
+    }
     Ok(Member {
         uid: member.uid,
         name: member.name,
         role: member.role,
         rank: member.rank,
-        demand: Demand { milli_cpu: member.milli_cpu, memory: member.memory, other },
+        demand: last.clone(),
         bound: member.bound.map(|b| Bound {
             generation: b.generation,
             job: JobId(b.job_id),

@@ -3,7 +3,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::ask::Ask;
 use crate::gang::{Bound, Gang};
-use crate::pod::Demand;
 use crate::policy::Category;
 
 mod never;
@@ -427,7 +426,7 @@ fn member((name, rank): (&&str, u32)) -> Member {
         name: (*name).to_owned(),
         role: String::new(),
         rank,
-        demand: Demand::default(),
+        demand: std::sync::Arc::default(),
         bound: None,
         finished: false,
         gated: false,

@@ -33,6 +33,23 @@ fn a_pod_that_moves_leaves_its_old_group() {
 }
 
 #[test]
+fn a_device_that_a_pod_of_another_door_holds_is_taken() {
+    let mut index = with_node();
+    index.put_stranger(bound("theirs", "0-3"));
+    let taken = Spot::Taken { by: "team/theirs".to_owned() };
+    assert_eq!(spot(&index, "new", &[3]), taken);
+    assert_eq!(index.groups().count(), 0, "it is followed elsewhere");
+    assert!(index.known_gangs().is_empty());
+    index.put_stranger(bound("theirs", "0-1"));
+    let free = Spot::Free("kube-1".to_owned());
+    assert_eq!(spot(&index, "new", &[3]), free);
+    index.keep_strangers(&HashSet::from(["theirs".to_owned()]));
+    assert_eq!(spot(&index, "new", &[1]), taken);
+    index.keep_strangers(&HashSet::new());
+    assert_eq!(spot(&index, "new", &[1]), free);
+}
+
+#[test]
 fn a_device_is_held_from_binding_until_the_pod_has_ended() {
     let mut index = with_node();
     index.put_pod(bound("old", "0-3"));
@@ -302,7 +319,7 @@ fn pod(name: &str) -> Pod {
         namespace: "team".to_owned(),
         name: name.to_owned(),
         uid: name.to_owned(),
-        spec: PodSpec { containers, ..PodSpec::default() },
+        spec: PodSpec { containers: containers.into(), ..PodSpec::default() },
         ..Pod::default()
     }
 }
