@@ -281,10 +281,20 @@ pub fn placeholder(
         time_limit_minutes: gang.ask.time_limit_minutes,
         components: groups
             .iter()
-            .map(|g| g.component(&gang.ask, stamp, apart))
+            .map(|g| g.component(&ask_of(g, &groups, &gang.ask), stamp, apart))
             .collect::<Result<_, _>>()?,
         options: gang.ask.options.clone(),
     })
+}
+
+/// What a group is asked for beside its needs: a GRES that some groups need is asked of those alone.
+fn ask_of(group: &Group, groups: &[Group], ask: &Ask) -> Ask {
+    let needs = |group: &Group, name: &str| group.gres.iter().any(|own| own.name == name);
+    let mut ask = ask.clone();
+    ask.gres.retain(|asked| {
+        needs(group, &asked.name) || !groups.iter().any(|other| needs(other, &asked.name))
+    });
+    ask
 }
 
 /// What it costs that this gang's roles are levelled; `None` when its members need the same anyway.

@@ -323,17 +323,32 @@ impl Index {
             let uid = gang.map_or(&pod.uid, |w| &w.uid).clone();
             return Some(Other { uid, outcome: ended([pod].into_iter()) });
         }
-        let kind = Kind::ALL.into_iter().find(|k| k.name().eq_ignore_ascii_case(kind))?;
-        let group = Group::Workload(kind, namespace.to_owned(), name.to_owned());
-        let workload = self.workload(&group).filter(|w| !no_more(w))?;
-        // A PodGroup says nothing of an end; its pods do.
-        let of_pods = || {
-            let pods = self.groups.get(&group)?.iter().filter_map(|uid| self.pod(uid));
-            let pods: Vec<&Pod> = pods.collect();
-            let all = pods.len() >= workload.shape.size() as usize;
-            ended(pods.into_iter()).filter(|_| all && kind == Kind::PodGroup)
-        };
-        Some(Other { uid: workload.uid.clone(), outcome: workload.outcome.or_else(of_pods) })
+        // Two kinds of different API groups may share a name.
+        let kinds = Kind::ALL.into_iter().filter(|k| k.name().eq_ignore_ascii_case(kind));
+        let mut groups = kinds.map(|k| Group::Workload(k, namespace.to_owned(), name.to_owned()));
+        groups.find_map(|group| {
+            let workload = self.workload(&group).filter(|w| !no_more(w))?;
+            let outcome = workload.outcome.or_else(|| self.ended_by_pods(&group, workload));
+            Some(Other { uid: self.only_gang(&group, workload), outcome })
+        })
+    }
+
+    /// A PodGroup says nothing of an end; its pods do.
+    fn ended_by_pods(&self, group: &Group, workload: &Workload) -> Option<Outcome> {
+        let pods = self.groups.get(group)?.iter().filter_map(|uid| self.pod(uid));
+        let pods: Vec<&Pod> = pods.collect();
+        let all = pods.len() >= workload.shape.size() as usize;
+        ended(pods.into_iter()).filter(|_| all && workload.kind.name() == "PodGroup")
+    }
+
+    /// The uid of the one gang that a workload is. One that is several, or none, has no placeholder to
+    /// wait for, and is waited for by what it says itself.
+    fn only_gang(&self, group: &Group, workload: &Workload) -> String {
+        let mut gangs = self.form(group).into_iter().filter(|a| !a.gang.members.is_empty());
+        match (gangs.next(), gangs.next()) {
+            (Some(only), None) if workload.shape != Shape::Singles => only.gang.uid,
+            _ => workload.uid.clone(),
+        }
     }
 
     fn form(&self, group: &Group) -> Vec<Assembled> {
