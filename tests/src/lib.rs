@@ -6,6 +6,7 @@
 
 mod bridge;
 pub mod http;
+mod kube_scheduler;
 mod kubernetes;
 pub mod manifest;
 mod proxy;
@@ -15,6 +16,7 @@ mod wait;
 mod world;
 
 pub use bridge::{Bridge, Setup};
+pub use kube_scheduler::{KubeScheduler, Terms};
 pub use kubernetes::{Kubernetes, Note, Pod};
 pub use proxy::{Mood, Proxy};
 pub use slurm::Slurm;

@@ -50,7 +50,14 @@ impl Slurm {
     }
 
     fn is_own(&self, job: &Job) -> bool {
-        let own = Stamp::of(job).is_some_and(|stamp| stamp.cluster == self.cluster);
+        // The world of an extender is named after that of the bridge behind it.
+        let ours = |stamp: Stamp| {
+            stamp
+                .cluster
+                .strip_prefix(&self.cluster)
+                .is_some_and(|s| s.is_empty() || s.starts_with(':'))
+        };
+        let own = Stamp::of(job).is_some_and(ours);
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id, own);
         own
     }

@@ -66,9 +66,14 @@ impl World {
         found.iter().find(|path| path.exists()).unwrap_or(&found[0]).clone()
     }
 
+    /// Where one of the commands in the world's `bin` is.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.dir().join("bin").join(name)
+    }
+
     /// One of the commands in the world's `bin`.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.dir().join("bin").join(name));
+        let mut command = Command::new(self.binary(name));
         command.stdin(Stdio::null());
         command
     }

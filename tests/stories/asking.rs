@@ -312,6 +312,11 @@ async fn a_gang_waits_for_another_workload_by_its_name() {
     story.told("pod", "waiting until pod/well has succeeded").await;
     story.kube.patch_pod("well", &exit).await;
     story.bound("pod", 1).await;
+    // One that goes away takes its outcome with it, and who waits for it hears so.
+    ask("last", "afterok:pod/any").await;
+    story.told("last", "waiting until pod/any has succeeded").await;
+    story.kube.delete_pod("any").await;
+    story.told("last", "there is no pod/any in its namespace").await;
     end(story).await;
 }
 

@@ -70,12 +70,12 @@ async fn a_stranger_in_python_places_a_gang() {
 }
 
 /// A CA and what it signs, as files where needed.
-struct Trust {
+pub(crate) struct Trust {
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Trust {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are fine names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -83,12 +83,17 @@ impl Trust {
     }
 
     /// Certificate and key in PEM.
-    fn sign(&self, names: &[&str]) -> (String, String) {
+    pub(crate) fn sign(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let params = CertificateParams::new(names).expect("names");
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.ca).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
+    }
+
+    /// The CA's own certificate in PEM.
+    pub(crate) fn pem(&self) -> String {
+        self.ca.pem()
     }
 
     fn ca(&self) -> Certificate {

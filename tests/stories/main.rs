@@ -11,6 +11,7 @@ mod door;
 mod elastic;
 mod giving_back;
 mod interlock;
+mod kube_scheduler;
 mod network;
 mod no_room;
 mod process;

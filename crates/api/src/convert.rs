@@ -1,9 +1,11 @@
 //! Between the wire and core's types: everything from outside is checked here, once.
 
+mod ask;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use gangway_core::ask::{Ask, Other, Outcome};
 use gangway_core::follow::Verdict;
 use gangway_core::gang::{Bound, Gang, Later, Member};
 use gangway_core::job::{BaseState, JobId, JobState};
@@ -73,8 +75,9 @@ impl TryFrom<v1::Gang> for Gang {
         }
         let later =
             gang.later.into_iter().map(later).collect::<Result<Vec<Later>, BadMessage>>()?;
-        let mut members =
-            gang.members.into_iter().map(member).collect::<Result<Vec<Member>, BadMessage>>()?;
+        let mut last = Arc::default();
+        let members = gang.members.into_iter().map(|m| member(m, &mut last));
+        let mut members = members.collect::<Result<Vec<Member>, BadMessage>>()?;
         members.sort_by_key(|m| m.rank);
         if members.windows(2).any(|pair| pair[0].rank == pair[1].rank) {
             return Err(bad("gang.members.rank", "must be different for each member"));
@@ -87,7 +90,7 @@ impl TryFrom<v1::Gang> for Gang {
             members,
             expected: 0,
             later,
-            ask: gang.ask.map(ask).transpose()?.unwrap_or_default(),
+            ask: gang.ask.map(ask::read).transpose()?.unwrap_or_default(),
         };
         let size = u32::try_from(parsed.size()).ok().filter(|size| *size <= MAX_GANG);
         parsed.expected =
@@ -110,18 +113,23 @@ fn later(later: v1::Later) -> Result<Later, BadMessage> {
     })
 }
 
-fn member(member: v1::Member) -> Result<Member, BadMessage> {
+fn member(member: v1::Member, last: &mut Arc<Demand>) -> Result<Member, BadMessage> {
     if !is_word(&member.uid) {
         return Err(bad("gang.members.uid", WORD));
     }
     let other: BTreeMap<String, u64> =
         member.resources.into_iter().filter(|(_, n)| *n > 0).collect();
+    let needs = Demand { milli_cpu: member.milli_cpu, memory: member.memory, other };
+    // Members mostly need the same: it is kept once.
+    if **last != needs {
+        *last = Arc::new(needs);
+    }
     Ok(Member {
         uid: member.uid,
         name: member.name,
         role: member.role,
         rank: member.rank,
-        demand: Demand { milli_cpu: member.milli_cpu, memory: member.memory, other },
+        demand: last.clone(),
         bound: member.bound.map(|b| Bound {
             generation: b.generation,
             job: JobId(b.job_id),
@@ -131,111 +139,6 @@ fn member(member: v1::Member) -> Result<Member, BadMessage> {
         finished: false,
         gated: false,
     })
-}
-
-/// Reads each choice as its annotation is read, so that nothing enters by the door that an
-/// annotation could not say.
-fn ask(ask: v1::Ask) -> Result<Ask, BadMessage> {
-    let number = |n: u32| if n == 0 { String::new() } else { n.to_string() };
-    let flag = |yes: bool| if yes { "true".to_owned() } else { String::new() };
-    let nice = if ask.nice == 0 { String::new() } else { ask.nice.to_string() };
-    let choices = [
-        ("partition", ask.partition),
-        ("account", ask.account),
-        ("qos", ask.qos),
-        ("job-name", ask.job_name),
-        ("time-limit", number(ask.time_limit_minutes)),
-        ("time-min", number(ask.time_min_minutes)),
-        ("gpu-type", ask.gpu_type),
-        ("gres", ask.gres),
-        ("pods-per-node", number(ask.pods_per_node)),
-        ("constraints", ask.constraints),
-        ("prefer", ask.prefer),
-        ("exclude", ask.exclude),
-        ("licenses", ask.licenses),
-        ("reservation", ask.reservation),
-        ("dependency", ask.dependency),
-        ("begin", ask.begin),
-        ("deadline", ask.deadline),
-        ("nice", nice),
-        ("priority", number(ask.priority)),
-        ("wckey", ask.wckey),
-        ("comment", ask.comment),
-        ("switches", ask.switches),
-        ("segment", number(ask.segment)),
-        ("contiguous", flag(ask.contiguous)),
-        ("spread", flag(ask.spread)),
-        ("exclusive", ask.exclusive),
-    ];
-    let mut out = Ask { others: others(ask.others)?, ..Ask::default() };
-    for (name, value) in choices.into_iter().filter(|(_, value)| !value.is_empty()) {
-        out.set(name, &value).map_err(|problem| bad("gang.ask", format!("{name}: {problem}")))?;
-    }
-    Ok(out)
-}
-
-fn others(others: Vec<v1::Other>) -> Result<BTreeMap<String, Other>, BadMessage> {
-    let mut out = BTreeMap::new();
-    for other in others {
-        if !is_word(&other.uid) {
-            return Err(bad("gang.ask.others.uid", WORD));
-        }
-        let outcome = match v1::other::Outcome::try_from(other.outcome) {
-            Ok(v1::other::Outcome::Succeeded) => Some(Outcome::Succeeded),
-            Ok(v1::other::Outcome::Failed) => Some(Outcome::Failed),
-            Ok(v1::other::Outcome::Unspecified) => None,
-            Err(_) => return Err(bad("gang.ask.others.outcome", "is not known")),
-        };
-        out.insert(other.path, Other { uid: other.uid, outcome });
-    }
-    Ok(out)
-}
-
-impl v1::Ask {
-    fn of(ask: &Ask) -> Self {
-        let text = |name: &str| ask.text(name).unwrap_or_default();
-        let options = &ask.options;
-        Self {
-            partition: text("partition"),
-            account: text("account"),
-            qos: text("qos"),
-            job_name: text("job-name"),
-            time_limit_minutes: ask.time_limit_minutes.unwrap_or_default(),
-            gpu_type: text("gpu-type"),
-            pods_per_node: ask.pods_per_node.unwrap_or_default(),
-            constraints: text("constraints"),
-            prefer: text("prefer"),
-            gres: text("gres"),
-            licenses: text("licenses"),
-            reservation: text("reservation"),
-            dependency: text("dependency"),
-            others: ask.others.iter().map(v1::Other::of).collect(),
-            begin: text("begin"),
-            deadline: text("deadline"),
-            time_min_minutes: options.time_min_minutes.unwrap_or_default(),
-            nice: options.nice.unwrap_or_default(),
-            priority: options.priority.unwrap_or_default(),
-            wckey: text("wckey"),
-            comment: text("comment"),
-            exclude: text("exclude"),
-            switches: text("switches"),
-            segment: options.segment.unwrap_or_default().into(),
-            contiguous: options.contiguous,
-            spread: options.spread,
-            exclusive: text("exclusive"),
-        }
-    }
-}
-
-impl v1::Other {
-    fn of((path, other): (&String, &Other)) -> Self {
-        let outcome = match other.outcome {
-            None => v1::other::Outcome::Unspecified,
-            Some(Outcome::Succeeded) => v1::other::Outcome::Succeeded,
-            Some(Outcome::Failed) => v1::other::Outcome::Failed,
-        };
-        Self { path: path.clone(), uid: other.uid.clone(), outcome: outcome.into() }
-    }
 }
 
 impl v1::Gang {
@@ -397,8 +300,6 @@ fn base_state(name: &str) -> BaseState {
 
 #[cfg(test)]
 mod tests {
-    use gangway_core::ask::TABLE;
-
     use super::*;
 
     #[test]
@@ -452,74 +353,6 @@ mod tests {
         let held = &parsed.members[1].bound.as_ref().expect("bound").indexes;
         assert_eq!(held["gpu"], [2, 3]);
         assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
-    }
-
-    #[test]
-    fn whatever_is_asked_survives_the_wire() {
-        let samples = [
-            ("partition", "gpu,cpu"),
-            ("account", "team1"),
-            ("qos", "high"),
-            ("job-name", "train-7b"),
-            ("time-limit", "90"),
-            ("time-min", "30"),
-            ("gpu-type", "h100"),
-            ("gres", "nvme:1,gpu:h100:8"),
-            ("pods-per-node", "2"),
-            ("constraints", "h100&[rack1|rack2]"),
-            ("prefer", "ib"),
-            ("exclude", "n[1-3]"),
-            ("licenses", "matlab:2"),
-            ("reservation", "monday"),
-            ("dependency", "afterok:pod/first"),
-            ("begin", "2026-11-23T22:00Z"),
-            ("deadline", "now+2hours"),
-            ("nice", "-5"),
-            ("priority", "4294967293"),
-            ("wckey", "paper"),
-            ("comment", "for the paper"),
-            ("switches", "1@10:00"),
-            ("segment", "4"),
-            ("contiguous", "true"),
-            ("spread", "true"),
-            ("exclusive", "user"),
-        ];
-        assert_eq!(samples.len(), TABLE.len(), "a sample for each annotation");
-        let mut all = Gang::try_from(gang()).expect("fine");
-        for (name, value) in samples {
-            let mut one = Gang::try_from(gang()).expect("fine");
-            for gang in [&mut one, &mut all] {
-                gang.ask.set(name, value).expect("well formed");
-            }
-            assert_eq!(Gang::try_from(v1::Gang::of("c", &one)), Ok(one), "{name}");
-        }
-        for outcome in [None, Some(Outcome::Succeeded), Some(Outcome::Failed)] {
-            all.ask.others =
-                BTreeMap::from([("pod/first".to_owned(), Other { uid: "u".into(), outcome })]);
-            assert_eq!(Gang::try_from(v1::Gang::of("c", &all)), Ok(all.clone()));
-        }
-    }
-
-    #[test]
-    fn what_no_annotation_could_say_does_not_enter_by_the_door() {
-        for break_it in [
-            |a: &mut v1::Ask| a.partition = "a b".into(),
-            |a: &mut v1::Ask| a.comment = "line\nbreak".into(),
-            |a: &mut v1::Ask| a.constraints = "x;y".into(),
-            |a: &mut v1::Ask| a.priority = u32::MAX,
-            |a: &mut v1::Ask| a.segment = 70_000,
-            |a: &mut v1::Ask| {
-                a.others = vec![v1::Other { uid: "a b".into(), ..v1::Other::default() }];
-            },
-            |a: &mut v1::Ask| {
-                a.others = vec![v1::Other { uid: "u".into(), outcome: 9, ..v1::Other::default() }];
-            },
-        ] {
-            let mut ask = v1::Ask::default();
-            break_it(&mut ask);
-            let gang = v1::Gang { ask: Some(ask), ..gang() };
-            assert!(Gang::try_from(gang.clone()).is_err(), "{:?}", gang.ask);
-        }
     }
 
     #[test]

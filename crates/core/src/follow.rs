@@ -209,7 +209,11 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
         {
             Plan::act(Action::Ask)
         }
-        Some(Verdict::Queued { reason, message, .. }) => queued(facts, reason, message, now),
+        Some(Verdict::Queued { job, reason, message, .. }) => {
+            // Which workload is waited for is news; how Slurm words its reason is not.
+            let ours = job.is_none() && reason == DEPENDENCY;
+            queued(facts, reason, if ours { message } else { reason }, message, now)
+        }
         None => ask(facts, now),
     }
 }
@@ -327,7 +331,7 @@ fn others_changed(facts: &Facts<'_>) -> bool {
     facts.progress.others != facts.assembled.gang.ask.others
 }
 
-fn queued(facts: &Facts<'_>, reason: &str, message: &str, now: i64) -> Plan {
+fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64) -> Plan {
     let problem = needs_a_person(reason);
     // Slurm takes a moment to say why; until then there is nothing to tell.
     let quiet = if reason.is_empty() { 5 * QUIET_MS } else { QUIET_MS };
@@ -335,7 +339,7 @@ fn queued(facts: &Facts<'_>, reason: &str, message: &str, now: i64) -> Plan {
     if now < loud && !problem {
         return Plan { wake: Some(loud), ..Plan::default() };
     }
-    let topic = reason.to_owned();
+    let topic = topic.to_owned();
     let report = Report { reason: "Queued", topic, message: message.to_owned(), problem };
     Plan { report: Some(report), ..Plan::default() }
 }

@@ -8,6 +8,7 @@ mod identity;
 mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::ask::Ask;
 use crate::job::JobId;
@@ -73,7 +74,7 @@ pub struct Member {
     /// Position in the gang, from 0.
     pub rank: u32,
     /// What it needs.
-    pub demand: Demand,
+    pub demand: Arc<Demand>,
     /// Where it is, once bound.
     pub bound: Option<Bound>,
     /// Its containers have ended for good.
@@ -127,7 +128,7 @@ impl Gang {
     /// What its largest member needs, resource by resource: what every member is asked for.
     pub fn largest_demand(&self) -> Demand {
         let mut largest = Demand::default();
-        let demands = self.members.iter().map(|m| &m.demand);
+        let demands = self.members.iter().map(|m| &*m.demand);
         for demand in demands.chain(self.later.iter().map(|l| &l.demand)) {
             largest.raise_to(demand);
         }
@@ -388,6 +389,8 @@ struct Builder<'a> {
     /// What is wrong with single pods, and which.
     faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
+    /// What the member before needs: mostly the same, and then kept once.
+    last: Arc<Demand>,
     /// How long the workload may run.
     deadline: Option<u64>,
     /// How long the pod that may run longest may; `None` before the first pod.
@@ -401,6 +404,7 @@ impl<'a> Builder<'a> {
             problems: Vec::new(),
             faults: BTreeMap::new(),
             asks: Vec::new(),
+            last: Arc::default(),
             deadline,
             longest: None,
         }
@@ -423,7 +427,7 @@ impl<'a> Builder<'a> {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
         }
-        let demand = match pod::demand(&pod.spec) {
+        let needs = match pod::demand(&pod.spec) {
             Ok(demand) => {
                 if demand.is_empty() {
                     self.fault(pod, "nothing is requested, so Slurm cannot know what is needed; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on the containers".to_owned());
@@ -435,12 +439,15 @@ impl<'a> Builder<'a> {
                 Demand::default()
             }
         };
+        if *self.last != needs {
+            self.last = Arc::new(needs);
+        }
         Member {
             uid: pod.uid.clone(),
             name: pod.name.clone(),
             role: role.to_owned(),
             rank,
-            demand,
+            demand: self.last.clone(),
             bound: bound(pod),
             finished: pod.finished(),
             gated: !pod.spec.scheduling_gates.is_empty(),

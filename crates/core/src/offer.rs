@@ -3,7 +3,7 @@
 //! kube-scheduler asks for one pod at a time and may only be answered from what is known already.
 //! It never chooses: of its nodes it gets the one that Slurm gave, or none (rule 1).
 
-use crate::follow::{Action, Plan, Report, Verdict};
+use crate::follow::{Action, Facts, Plan, Report, Verdict};
 use crate::gang::Assembled;
 use crate::job::JobId;
 
@@ -84,6 +84,28 @@ pub fn standings<'a>(
     })
 }
 
+/// Since when (ms) an allocation is on offer that kube-scheduler has yet to take, given what was so
+/// before. A gang that was whole once is not counted any more, nor one that this process found
+/// partly bound: that its replacement waits is no reason to end it.
+pub fn on_offer(
+    before: Option<(JobId, i64)>,
+    facts: &Facts<'_>,
+    plan: &Plan,
+    now: i64,
+) -> Option<(JobId, i64)> {
+    let Some(Verdict::Allocated { job, .. }) = facts.verdict else { return None };
+    if facts.progress.all_bound {
+        return None;
+    }
+    if let Some((of, since)) = before.filter(|(of, _)| of == job) {
+        return Some((of, since));
+    }
+    let offered = plan.actions.iter().any(|a| matches!(a, Action::Bind { .. }));
+    let found = facts.assembled.gang.members.iter().any(|m| m.bound.is_some())
+        && facts.progress.first_bind.is_none();
+    (offered && !found).then_some((*job, now))
+}
+
 /// How kube-scheduler has taken the offer of a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Taken {
@@ -142,9 +164,9 @@ mod tests {
 
     use super::*;
     use crate::ask::Ask;
+    use crate::follow::Progress;
     use crate::gang::{Bound, Gang, Member};
     use crate::place::Seat;
-    use crate::pod::Demand;
 
     const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -158,7 +180,7 @@ mod tests {
             name: (*name).to_owned(),
             role: String::new(),
             rank,
-            demand: Demand::default(),
+            demand: std::sync::Arc::default(),
             bound: None,
             finished: false,
             gated: false,
@@ -224,6 +246,38 @@ mod tests {
         let (reason, message) = (String::new(), String::new());
         let queued = Verdict::Queued { job: None, reason, message, expected_start: 0 };
         assert!(matches!(only(Some(&queued)), Some(Standing::Waiting(_))));
+    }
+
+    #[test]
+    fn an_offer_counts_from_its_beginning_until_the_gang_was_whole_once() {
+        let (seats, note) = (BTreeMap::default(), String::new());
+        let verdict = Verdict::Allocated { job: JobId(7), generation: 1, seats, note };
+        let mut assembled = gang(&["a", "b"]);
+        let mut progress = Progress::default();
+        let plan = Plan { actions: vec![bind("a", "n1"), bind("b", "n2")], ..Plan::default() };
+        let spots = BTreeMap::new();
+        let since = |assembled: &Assembled, progress: &Progress, before, plan: &Plan, now| {
+            let verdict = Some(&verdict);
+            on_offer(before, &Facts { assembled, verdict, progress, spots: &spots }, plan, now)
+        };
+        let first = since(&assembled, &progress, None, &plan, 100);
+        assert_eq!(first, Some((JobId(7), 100)));
+        assert_eq!(since(&assembled, &progress, first, &Plan::default(), 200), first, "it goes on");
+        let other = Some((JobId(6), 100));
+        assert_eq!(since(&assembled, &progress, other, &plan, 200), Some((JobId(7), 200)));
+        assert_eq!(since(&assembled, &progress, None, &Plan::default(), 200), None, "nothing yet");
+
+        assembled.gang.members[0].bound = Some(Bound {
+            generation: 1,
+            job: JobId(7),
+            node: "n1".to_owned(),
+            indexes: Default::default(),
+        });
+        assert_eq!(since(&assembled, &progress, None, &plan, 300), None, "found partly bound");
+        progress.first_bind = Some(250);
+        assert_eq!(since(&assembled, &progress, first, &plan, 300), first);
+        progress.all_bound = true;
+        assert_eq!(since(&assembled, &progress, first, &plan, 300), None, "it was whole once");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! build speaks to every Kubernetes release and the pod cache stays small. Facts and arithmetic only.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,8 @@ pub struct PodSpec {
     /// Gates that keep it from being scheduled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scheduling_gates: Vec<SchedulingGate>,
-    /// Containers.
-    pub containers: Vec<Container>,
+    /// Containers. Pods of one gang mostly have the same: whoever keeps many pods may share them.
+    pub containers: Arc<Vec<Container>>,
     /// Init containers, sidecars (`restartPolicy: Always`) among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub init_containers: Vec<Container>,
@@ -234,7 +235,7 @@ pub fn demand(spec: &PodSpec) -> Result<Demand, BadQuantity> {
     let mut running = Demand::default();
     let mut sidecars = Demand::default();
     let mut peak = Demand::default();
-    for container in &spec.containers {
+    for container in spec.containers.iter() {
         running.add(&Demand::read(&effective(container.resources.as_ref()))?);
     }
     for init in &spec.init_containers {

@@ -129,7 +129,7 @@ pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Gr
 /// Every member with what it needs, in rank order: those that are there and those still to come.
 fn places(gang: &Gang) -> Vec<(Place, &Demand)> {
     let there = gang.members.iter().enumerate();
-    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, &m.demand));
+    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, &*m.demand));
     if gang.later.is_empty() {
         return there.collect();
     }

@@ -111,9 +111,7 @@ impl Follower {
         let plan = decide(&facts, now);
         match &mut self.offering {
             None => plan,
-            Some(offering) => {
-                offering.review(assembled, self.verdict.as_ref(), &self.progress, plan, now)
-            }
+            Some(offering) => offering.review(&facts, plan, now),
         }
     }
 

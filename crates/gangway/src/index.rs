@@ -3,14 +3,15 @@
 //! One writer (source) applies events; readers look under a short lock. No I/O, no decisions: it
 //! answers "which gangs changed", "what is this gang now" and "is this seat free".
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use gangway_core::ask::{Other, Outcome};
 use gangway_core::follow::Spot;
 use gangway_core::gang::{Assembled, Claim, assemble, claim, gang_uid, needs_grandparent, own};
 use gangway_core::names;
 use gangway_core::place::{Seat, parse_ranges};
-use gangway_core::pod::{Controller, Pod};
+use gangway_core::pod::{Container, Controller, Pod};
 use gangway_core::workload::{Kind, Shape, Workload};
 
 /// A workload by what a pod knows of it: kind, namespace, name. Pods without one are each their own.
@@ -37,11 +38,33 @@ pub(crate) struct Index {
     /// Which pods hold a device, by Kubernetes node, GRES and index. More than one would be a
     /// broken rule 4; it is kept as a set so that the index never hides it.
     devices: HashMap<(String, String, u32), BTreeSet<String>>,
+    templates: Templates,
+}
+
+/// Containers seen lately: pods made from one template have the same, and twenty thousand that wait
+/// should not keep twenty thousand copies.
+#[derive(Debug, Default)]
+struct Templates(VecDeque<Arc<Vec<Container>>>);
+
+impl Templates {
+    /// As many as controllers make pods from at the same time.
+    const MOST: usize = 32;
+
+    fn share(&mut self, containers: &mut Arc<Vec<Container>>) {
+        match self.0.iter().find(|known| *known == containers) {
+            Some(known) => *containers = known.clone(),
+            None => {
+                self.0.truncate(Self::MOST - 1);
+                self.0.push_front(containers.clone());
+            }
+        }
+    }
 }
 
 impl Index {
     /// Takes in a pod as it is now. Returns the group it belongs to.
     pub(crate) fn put_pod(&mut self, mut pod: Pod) -> Group {
+        self.templates.share(&mut pod.spec.containers);
         let before = self.take_out(&pod.uid);
         let claim = claim(&pod);
         if let Some(controller) = pod.controller.clone().filter(|_| needs_grandparent(&claim)) {
@@ -330,7 +353,7 @@ impl Index {
         for (gres, index) in indexes {
             let holders = self.devices.get(&(node.clone(), gres.clone(), index));
             let other = holders.into_iter().flatten().find(|holder| *holder != uid);
-            if let Some(pod) = other.and_then(|o| self.pod(o).or(self.strangers.get(o))) {
+            if let Some(pod) = other.and_then(|o| self.pod(o).or_else(|| self.strangers.get(o))) {
                 return Spot::Taken { by: pod.path() };
             }
         }

@@ -9,6 +9,7 @@
 pub(crate) mod offering;
 pub(crate) mod offers;
 mod server;
+mod tls;
 mod wire;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use tonic_health::pb::health_client::HealthClient;
 use self::offering::Terms;
 use self::offers::Offers;
 use self::server::Desk;
+use self::tls::TlsListener;
 use crate::apiserver;
 use crate::cluster::{Cluster, World};
 use crate::config::{ExtenderFlags, ExtenderSettings};
@@ -106,7 +108,13 @@ async fn listen(
         http = %http_port.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         scheduler_name = settings.scheduler_name, cluster = settings.cluster, "listening"
     );
-    nursery.start("extender", server::serve(http_port, desk, stop.clone()));
+    match &settings.tls {
+        None => nursery.start("extender", server::serve(http_port, desk, stop.clone())),
+        Some(tls) => {
+            let secured = TlsListener::new(http_port, tls)?;
+            nursery.start("extender", server::serve(secured, desk, stop.clone()));
+        }
+    }
     nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
     Ok(())

@@ -23,6 +23,9 @@ mod source;
 
 use clap::{Parser, Subcommand};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Gangway: gangs of pods cross into Slurm's queue.
 #[derive(Debug, Parser)]
 #[command(name = "gangway", version, about, long_about = None)]

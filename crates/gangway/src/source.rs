@@ -129,6 +129,7 @@ impl Source {
                 }
                 Event::PodGone(uid) => {
                     freed = true;
+                    dirty.extend(self.waiters.for_pod_of(&index, &uid));
                     dirty.extend(index.drop_pod(&uid));
                 }
                 Event::PodsListed(uids) => {
@@ -136,6 +137,7 @@ impl Source {
                     let gone: Vec<String> = index.pods_not_in(&uids);
                     for uid in gone {
                         freed = true;
+                        dirty.extend(self.waiters.for_pod_of(&index, &uid));
                         dirty.extend(index.drop_pod(&uid));
                     }
                 }

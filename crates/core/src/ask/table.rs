@@ -245,6 +245,8 @@ fn gres_text(gres: &[GresRequest]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::names::{ALIAS_PREFIX, PREFIX};
 
@@ -295,6 +297,32 @@ mod tests {
             all.set(name, value).expect("fine above");
         }
         assert!(TABLE.iter().all(|row| all.text(row.name).is_some()));
+    }
+
+    proptest! {
+        /// Whatever is read is written so that it is read again as the same, and goes into Slurm
+        /// without a character that could end its field.
+        #[test]
+        fn any_text_is_refused_or_survives(
+            row in 0..TABLE.len(),
+            value in prop_oneof![
+                "\\PC{0,30}",
+                "[0-9a-zA-Z,:|&*@+?/.()_\\[\\]T -]{0,30}",
+                "(now\\+)?[0-9]{1,12}(s|minutes|hours|-|:)?[0-9:]{0,6}",
+                "(after(any|ok|notok)?:[0-9a-z/]{1,6}[,?:]?){1,3}",
+                "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})",
+            ],
+        ) {
+            let name = TABLE[row].name;
+            let mut ask = Ask::default();
+            if ask.set(name, &value).is_ok() && ask != Ask::default() {
+                let text = ask.text(name).expect("it is asked");
+                prop_assert!(!text.is_empty() && !text.chars().any(char::is_control), "{text:?}");
+                let mut again = Ask::default();
+                prop_assert_eq!(again.set(name, &text), Ok(()), "{}", text);
+                prop_assert_eq!(again, ask);
+            }
+        }
     }
 
     #[test]

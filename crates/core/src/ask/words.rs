@@ -106,11 +106,8 @@ pub(super) fn moment(value: &str) -> Result<Moment, String> {
     let found = match value.strip_prefix("now") {
         Some("") => Some(Moment::In(0)),
         Some(rest) => rest.strip_prefix('+').and_then(distance).map(Moment::In),
-        // Shorter ones would be years, and mean something else to Slurm.
-        None if value.len() >= 9 && value.bytes().all(|b| b.is_ascii_digit()) => {
-            value.parse().ok().filter(|at| *at < 1 << 40).map(Moment::At)
-        }
-        None => iso(value).map(Moment::At),
+        None if value.bytes().all(|b| b.is_ascii_digit()) => seconds(value.parse().ok()),
+        None => seconds(iso(value)),
     };
     found.ok_or_else(|| {
         format!(
@@ -118,6 +115,11 @@ pub(super) fn moment(value: &str) -> Result<Moment, String> {
             shown(value)
         )
     })
+}
+
+/// Seconds since the epoch from the year 2000 on; a smaller number would be a year or a typing error.
+fn seconds(at: Option<i64>) -> Option<Moment> {
+    at.filter(|at| (946_684_800..1 << 40).contains(at)).map(Moment::At)
 }
 
 fn distance(text: &str) -> Option<u32> {
@@ -131,7 +133,8 @@ fn distance(text: &str) -> Option<u32> {
         "week" => 604_800,
         _ => return None,
     };
-    u32::try_from(count * seconds).ok()
+    // Thirty years: what is written out again must be read again.
+    u32::try_from(count * seconds).ok().filter(|distance| *distance < 1_000_000_000)
 }
 
 /// `YYYY-MM-DDTHH:MM[:SS]` with `Z` or `±HH:MM`, as seconds since the epoch.
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn moments_are_read_exactly() {
         for (text, want) in [
-            ("1970-01-01T00:00Z", 0),
+            ("2000-01-01T00:00Z", 946_684_800),
             ("2000-02-29T12:34:56Z", 951_827_696),
             ("2026-11-23T22:00:00+01:00", 1_795_467_600),
             ("2100-03-01T00:00:00-05:30", 4_107_562_200),
@@ -353,6 +356,10 @@ mod tests {
             "16:00",
             "99999999999999",
             "now+9999999weeks",
+            "now+300000hours",
+            "0000-01-01T00:00Z",
+            "1999-12-31T23:59:59Z",
+            "946684799",
         ] {
             assert!(moment(text).is_err(), "{text}");
         }

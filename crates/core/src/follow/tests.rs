@@ -3,7 +3,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::ask::Ask;
 use crate::gang::{Bound, Gang};
-use crate::pod::Demand;
 use crate::policy::Category;
 
 mod never;
@@ -21,6 +20,8 @@ fn a_gang_that_waits_for_others_is_asked_again_when_they_have_gone_on() {
     // The same question twice would be one too many.
     scene.progress.others = scene.assembled.gang.ask.others.clone();
     assert_eq!(scene.told("Queued"), "in the queue");
+    // Another workload to wait for is news, not another wording.
+    assert_eq!(scene.plan().report.expect("told").topic, "in the queue");
     // What Slurm itself waits for is Slurm's.
     scene.progress.others.clear();
     scene.verdict = Some(Verdict::Queued {
@@ -30,6 +31,7 @@ fn a_gang_that_waits_for_others_is_asked_again_when_they_have_gone_on() {
         expected_start: 0,
     });
     assert_eq!(scene.told("Queued"), "job 6");
+    assert_eq!(scene.plan().report.expect("told").topic, "Dependency");
 }
 
 #[test]
@@ -425,7 +427,7 @@ fn member((name, rank): (&&str, u32)) -> Member {
         name: (*name).to_owned(),
         role: String::new(),
         rank,
-        demand: Demand::default(),
+        demand: std::sync::Arc::default(),
         bound: None,
         finished: false,
         gated: false,

@@ -244,7 +244,7 @@ fn the_workloads_annotations_are_defaults_for_its_pods() {
 fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
     let mut pods = trainers();
     for pod in &mut pods {
-        pod.spec.containers[0].resources = None;
+        std::sync::Arc::make_mut(&mut pod.spec.containers)[0].resources = None;
         pod.annotations.insert("gangway.dev/partiton".to_owned(), "gpu".to_owned());
     }
     let refs: Vec<&Pod> = pods.iter().collect();
@@ -257,7 +257,7 @@ fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
 #[test]
 fn a_quantity_that_cannot_be_read_names_its_pod() {
     let mut pod = trainer("master", 0);
-    pod.spec.containers[0].resources = requests("cpu", "many");
+    Arc::make_mut(&mut pod.spec.containers)[0].resources = requests("cpu", "many");
     let problems = one(&pytorch(1, 0), &[&pod]).problems;
     assert_eq!(problems.len(), 1);
     assert!(problems[0].starts_with("pod train-master-0: quantity \"many\""), "{problems:?}");
@@ -348,7 +348,7 @@ fn pod(name: &str) -> Pod {
         namespace: "team".to_owned(),
         name: name.to_owned(),
         uid: format!("{name}-uid"),
-        spec: PodSpec { containers: vec![container], ..PodSpec::default() },
+        spec: PodSpec { containers: vec![container].into(), ..PodSpec::default() },
         ..Pod::default()
     }
 }

@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::ask::Ask;
 use crate::gang::{Bound, Member};
-use crate::pod::Demand;
 
 proptest! {
     #[test]
@@ -239,7 +238,7 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
         name: format!("pod-{rank}"),
         role: String::new(),
         rank,
-        demand: Demand::default(),
+        demand: std::sync::Arc::default(),
         bound: bound.map(|(generation, job)| Bound {
             generation,
             job: JobId(job),

@@ -260,7 +260,7 @@ fn a_gpu_type_goes_to_gpus_only_and_not_without_them() {
     let mut gang = gang([both]);
     gang.ask.gpu_type = Some("h100".to_owned());
     assert_eq!(tres(&one(&gang).gres_per_node), ["gres/efa=2", "gres/gpu:h100=1"]);
-    gang.members[0].demand.other.remove(GPU);
+    std::sync::Arc::make_mut(&mut gang.members[0].demand).other.remove(GPU);
     let refusal = ask(&gang).expect_err("no GPU");
     assert_eq!(refusal.category, Category::Shape);
     assert!(refusal.message.contains("no container asks for a GPU"));
@@ -373,7 +373,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
             name: format!("pod-{rank}"),
             role: String::new(),
             rank,
-            demand,
+            demand: demand.into(),
             bound: None,
             finished: false,
             gated: false,
@@ -403,7 +403,7 @@ fn room_is_asked_for_those_that_come_later_too() {
     };
     assert_eq!(nodes(&gang), [1, 3]);
     let first = gang.members[0].clone();
-    gang.members.push(Member { rank: 2, uid: "w".to_owned(), demand: worker, ..first });
+    gang.members.push(Member { rank: 2, uid: "w".to_owned(), demand: worker.into(), ..first });
     assert_eq!(nodes(&gang), [1, 3], "one that has come is not counted twice");
     let table = ResourceTable::default();
     let [_, workers] = groups(&gang, &table, Roles::Apart).expect("fine").try_into().expect("two");

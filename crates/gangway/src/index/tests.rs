@@ -33,6 +33,23 @@ fn a_pod_that_moves_leaves_its_old_group() {
 }
 
 #[test]
+fn a_device_that_a_pod_of_another_door_holds_is_taken() {
+    let mut index = with_node();
+    index.put_stranger(bound("theirs", "0-3"));
+    let taken = Spot::Taken { by: "team/theirs".to_owned() };
+    assert_eq!(spot(&index, "new", &[3]), taken);
+    assert_eq!(index.groups().count(), 0, "it is followed elsewhere");
+    assert!(index.known_gangs().is_empty());
+    index.put_stranger(bound("theirs", "0-1"));
+    let free = Spot::Free("kube-1".to_owned());
+    assert_eq!(spot(&index, "new", &[3]), free);
+    index.keep_strangers(&HashSet::from(["theirs".to_owned()]));
+    assert_eq!(spot(&index, "new", &[1]), taken);
+    index.keep_strangers(&HashSet::new());
+    assert_eq!(spot(&index, "new", &[1]), free);
+}
+
+#[test]
 fn a_device_is_held_from_binding_until_the_pod_has_ended() {
     let mut index = with_node();
     index.put_pod(bound("old", "0-3"));
@@ -261,6 +278,30 @@ fn a_dependency_sees_others_of_its_namespace_and_how_they_ended() {
 }
 
 #[test]
+fn a_pod_group_has_ended_when_all_its_pods_have() {
+    let mut index = Index::default();
+    let mut waits = pod("waits");
+    let what = "afterok:podgroup/two".to_owned();
+    waits.annotations.insert("gangway.dev/dependency".to_owned(), what);
+    let group = index.put_pod(waits);
+    let mut two = job();
+    (two.kind, two.name, two.shape) = (Kind::PodGroup, "two".to_owned(), Shape::AtLeast(2));
+    index.put_workload(two);
+    let mut end = |name: &str, phase: &str| {
+        let mut pod = pod(name);
+        let pod_group_name = Some("two".to_owned());
+        pod.spec.scheduling_group = Some(SchedulingGroup { pod_group_name });
+        pod.status.phase = Some(phase.to_owned());
+        index.put_pod(pod);
+        index.assemble(&group)[0].gang.ask.others["podgroup/two"].outcome
+    };
+    assert_eq!(end("a", "Succeeded"), None, "one of two");
+    assert_eq!(end("b", "Running"), None);
+    assert_eq!(end("b", "Succeeded"), Some(Outcome::Succeeded));
+    assert_eq!(end("b", "Failed"), Some(Outcome::Failed));
+}
+
+#[test]
 fn nobody_waits_for_himself() {
     let mut index = Index::default();
     let mut pod = pod("me");
@@ -278,7 +319,7 @@ fn pod(name: &str) -> Pod {
         namespace: "team".to_owned(),
         name: name.to_owned(),
         uid: name.to_owned(),
-        spec: PodSpec { containers, ..PodSpec::default() },
+        spec: PodSpec { containers: containers.into(), ..PodSpec::default() },
         ..Pod::default()
     }
 }

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use gangway_core::follow::{Action, Plan, Report, Verdict};
+use gangway_core::follow::{Facts, Plan, Report, Verdict};
 use gangway_core::gang::Assembled;
 use gangway_core::job::JobId;
 use gangway_core::names;
-use gangway_core::offer::{give_back, standings, untaken};
+use gangway_core::offer::{give_back, on_offer, standings, untaken};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -61,32 +61,17 @@ impl Offering {
 
     /// Lets kube-scheduler's own limits into a plan: an allocation that it does not take goes back,
     /// and a door that does not answer is told to the user.
-    pub(crate) fn review(
-        &mut self,
-        assembled: &Assembled,
-        verdict: Option<&Verdict>,
-        done: &gangway_core::follow::Progress,
-        mut plan: Plan,
-        now: i64,
-    ) -> Plan {
-        let binds = plan.actions.iter().any(|a| matches!(a, Action::Bind { .. }));
-        self.since = match verdict {
-            Some(Verdict::Allocated { job, .. }) if !done.all_bound => match self.since {
-                Some((of, at)) if of == *job => Some((of, at)),
-                _ if binds => Some((*job, now)),
-                _ => None,
-            },
-            _ => None,
-        };
+    pub(crate) fn review(&mut self, facts: &Facts<'_>, mut plan: Plan, now: i64) -> Plan {
+        self.since = on_offer(self.since, facts, &plan, now);
         if let Some((job, since)) = self.since {
             let due = since + self.terms.take_up_ms;
             if now >= due {
-                let why = self.untaken(assembled, job);
-                return give_back(assembled, done.released, &why);
+                let why = self.untaken(facts.assembled, job);
+                return give_back(facts.assembled, facts.progress.released, &why);
             }
             plan.wake = Some(plan.wake.map_or(due, |wake| wake.min(due)));
         }
-        if verdict.is_none() && plan.report.is_none() {
+        if facts.verdict.is_none() && plan.report.is_none() {
             plan.report = self.door_away.clone().map(|message| Report {
                 reason: "DoorAway",
                 topic: String::new(),

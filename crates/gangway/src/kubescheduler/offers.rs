@@ -20,7 +20,8 @@ pub(crate) struct Times {
     /// two.
     patience: Duration,
     /// A seat that kube-scheduler has not asked about is brought to its notice after this long: it
-    /// may have been told "no" by a process before this one.
+    /// may have been told "no" by a process before this one. While kube-scheduler asks about other
+    /// pods, this one's turn may still come, so it is given up to ten times as long.
     unnoticed: Duration,
     /// How long a pod that came to be bound waits for the rest of its gang. Below the `httpTimeout`
     /// that the docs ask for.
@@ -30,7 +31,7 @@ pub(crate) struct Times {
 impl Default for Times {
     fn default() -> Self {
         Self {
-            patience: Duration::from_millis(100),
+            patience: Duration::from_millis(250),
             unnoticed: Duration::from_secs(1),
             barrier: Duration::from_secs(20),
         }
@@ -47,6 +48,8 @@ struct Inner {
     pods: Mutex<HashMap<String, Entry>>,
     /// Told whenever a pod's standing changes.
     changed: Notify,
+    /// When kube-scheduler asked last, about any pod.
+    asked: Mutex<Option<Instant>>,
 }
 
 struct Entry {
@@ -134,6 +137,8 @@ impl Offers {
             && !matches!(entry.standing, Standing::Seat { .. })
         {
             entry.stand(Standing::Waiting(sentence.to_owned()));
+            // It stands on the pod, too, and must be taken back there when its turn comes.
+            entry.refused = true;
         }
         self.0.changed.notify_waiters();
     }
@@ -154,6 +159,8 @@ impl Offers {
         &self,
         of: impl IntoIterator<Item = &'a String>,
     ) -> (Vec<Wake>, Option<Instant>) {
+        let unnoticed = self.0.times.unnoticed;
+        let asked = *self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pods = self.pods();
         let (mut now, mut later) = (Vec::new(), None);
         for pod in of {
@@ -162,13 +169,14 @@ impl Offers {
             if entry.woken || entry.taken >= Taken::NotBound {
                 continue;
             }
-            let unnoticed = entry.offered + self.0.times.unnoticed;
-            if entry.refused || unnoticed <= Instant::now() {
+            let quiet = asked.map_or(entry.offered, |asked| asked.max(entry.offered)) + unnoticed;
+            let due = quiet.min(entry.offered + unnoticed * 10);
+            if entry.refused || due <= Instant::now() {
                 now.push(Wake { pod: pod.clone(), node: node.clone() });
                 entry.woken = true;
                 entry.refused = false;
             } else {
-                later = Some(later.map_or(unnoticed, |at: Instant| at.min(unnoticed)));
+                later = Some(later.map_or(due, |at: Instant| at.min(due)));
             }
         }
         (now, later)
@@ -213,6 +221,7 @@ impl Offers {
     /// kube-scheduler asks: which of these nodes may the pod have?
     pub(super) async fn ask(&self, pod: &str, nodes: &[&str]) -> Answer {
         let asked = Instant::now();
+        *self.0.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);

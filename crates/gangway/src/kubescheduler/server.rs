@@ -86,7 +86,15 @@ impl Desk {
         if args.pod.spec.scheduler_name != *self.scheduler_name {
             return None;
         }
-        Some(self.offers.ask(&args.pod.metadata.uid, &args.names()).await)
+        let (pod, nodes) = (&args.pod.metadata, args.names());
+        let answer = self.offers.ask(&pod.uid, &nodes).await;
+        tracing::debug!(
+            pod = format!("{}/{}", pod.namespace, pod.name),
+            nodes = nodes.len(),
+            ?answer,
+            "asked"
+        );
+        Some(answer)
     }
 }
 

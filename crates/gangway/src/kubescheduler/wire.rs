@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    fn args(nodes: Value, names: Value) -> Args {
+    fn args(nodes: &Value, names: &Value) -> Args {
         let pod = json!({
             "metadata": {"uid": "u", "namespace": "t", "name": "p", "creationTimestamp": null},
             "spec": {"schedulerName": "s", "containers": []}, "status": {},
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn names_come_and_go_as_names() {
-        let read = || args(Value::Null, json!(["n1", "n2"]));
+        let read = || args(&Value::Null, &json!(["n1", "n2"]));
         assert_eq!(read().names(), ["n1", "n2"]);
         assert_eq!(read().pod.spec.scheduler_name, "s");
         let only = serde_json::to_value(read().only("n2")).expect("JSON");
@@ -176,14 +176,14 @@ mod tests {
     #[test]
     fn nodes_come_and_go_whole() {
         let list = json!({"metadata": {}, "items": [node("n1"), node("n2")]});
-        let read = || args(list.clone(), Value::Null);
+        let read = || args(&list, &Value::Null);
         assert_eq!(read().names(), ["n1", "n2"]);
         let only = serde_json::to_value(read().only("n2")).expect("JSON");
         assert_eq!(only["Nodes"]["items"], json!([node("n2")]));
         assert_eq!(only["NodeNames"], Value::Null);
         let none = serde_json::to_value(read().none("why")).expect("JSON");
         assert_eq!(none["Nodes"]["items"], json!([]));
-        let empty = args(json!({"metadata": {}, "items": null}), Value::Null);
+        let empty = args(&json!({"metadata": {}, "items": null}), &Value::Null);
         assert_eq!(empty.names(), Vec::<&str>::new());
         let all = serde_json::to_value(read().all()).expect("JSON");
         assert_eq!(all["Nodes"], list);

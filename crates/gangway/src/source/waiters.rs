@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use gangway_core::gang::Assembled;
 
-use crate::index::Group;
+use crate::index::{Group, Index};
 
 /// A workload as dependencies name it: namespace, and `kind/name` in small letters.
 type Target = (String, String);
@@ -45,6 +45,11 @@ impl Waiters {
     /// Whoever waits for a pod by its name.
     pub(super) fn for_pod(&self, namespace: &str, name: &str) -> Vec<Group> {
         self.of(namespace, &format!("pod/{name}"))
+    }
+
+    /// The same, by its uid, while the index still knows it.
+    pub(super) fn for_pod_of(&self, index: &Index, uid: &str) -> Vec<Group> {
+        index.pod(uid).map(|pod| self.for_pod(&pod.namespace, &pod.name)).unwrap_or_default()
     }
 
     /// Adds to the groups that have changed those that wait for one of them.

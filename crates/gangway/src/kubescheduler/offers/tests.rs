@@ -17,7 +17,7 @@ fn table() -> (Offers, Arc<Notify>) {
         unnoticed: Duration::from_millis(60),
         barrier: Duration::from_millis(80),
     };
-    let inner = Inner { times, pods: Mutex::default(), changed: Notify::new() };
+    let inner = Inner { times, ..Inner::default() };
     (Offers(Arc::new(inner)), Arc::new(Notify::new()))
 }
 
@@ -72,6 +72,25 @@ async fn kube_scheduler_is_woken_once_and_only_if_it_was_told_no_or_never_asked(
     offers.stand("b", seat("n3"), &follower);
     assert!(matches!(offers.ask("b", &["n3"]).await, Answer::Node(_)));
     assert_eq!(offers.to_wake(&pods()), (Vec::new(), None), "it is on its way");
+}
+
+#[tokio::test]
+async fn while_kube_scheduler_asks_about_others_a_seat_has_more_time_but_not_for_ever() {
+    let (offers, follower) = table();
+    offers.stand("a", seat("n1"), &follower);
+    offers.stand("b", Standing::Waiting("why".to_owned()), &follower);
+    let began = Instant::now();
+    let woken = loop {
+        assert!(matches!(offers.ask("b", &["n1"]).await, Answer::None(_)));
+        let (now, later) = offers.to_wake(&pods());
+        if !now.is_empty() {
+            break now;
+        }
+        assert!(later.is_some(), "it is looked at again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(woken, [Wake { pod: "a".to_owned(), node: "n1".to_owned() }]);
+    assert!(began.elapsed() >= Duration::from_millis(600), "after {:?}", began.elapsed());
 }
 
 #[tokio::test]
