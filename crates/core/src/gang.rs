@@ -16,7 +16,7 @@ use crate::names;
 use crate::order::natural;
 use crate::place::parse_ranges;
 use crate::pod::{self, Demand, Pod};
-use crate::workload::{Kind, Shape, Workload};
+use crate::workload::{Kind, Role, Shape, Workload};
 
 /// The pods of a workload that must start together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +110,8 @@ impl Gang {
 
     /// Members that are still to come: rank, and what they are.
     pub fn absent(&self) -> impl Iterator<Item = (u32, &Later)> {
-        let present: BTreeSet<u32> = self.members.iter().map(|m| m.rank).collect();
+        let asked_of = if self.later.is_empty() { &[][..] } else { &self.members };
+        let present: BTreeSet<u32> = asked_of.iter().map(|m| m.rank).collect();
         let all = self.later.iter().flat_map(|later| {
             (later.first..later.first.saturating_add(later.count)).map(move |rank| (rank, later))
         });
@@ -318,13 +319,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
             }
         }
     }
-    let later = later(workload);
-    for role in later.iter().filter(|l| l.demand.is_empty()) {
-        builder.problems.push(format!(
-            "{} {}: the template of {} requests nothing, so Slurm cannot know what its pods will need; set resources.requests or limits in it",
-            workload.kind.name(), workload.name, role.role
-        ));
-    }
+    let later = later(workload, &mut builder.problems);
     let mut members = Vec::new();
     for (rank, mut pods) in by_rank {
         // Two for one rank: an ended pod and its replacement, or two incarnations. The living one,
@@ -363,17 +358,25 @@ fn shown_kind(workload: &Workload) -> &str {
     }
 }
 
-/// The roles whose members come later.
-fn later(workload: &Workload) -> Vec<Later> {
+/// The roles whose members come later, and what is wrong with their templates.
+fn later(workload: &Workload, problems: &mut Vec<String>) -> Vec<Later> {
     let Shape::Roles(roles) = &workload.shape else { return Vec::new() };
     let mut first = 0;
     let mut out = Vec::new();
-    for role in roles {
-        if let Some(demand) = &role.later {
-            let name = role.name.clone();
-            out.push(Later { role: name, first, count: role.count, demand: demand.clone() });
+    for Role { name, count, later, .. } in roles {
+        if let Some(spec) = later {
+            let problem = match pod::demand(spec) {
+                Ok(demand) if !demand.is_empty() => {
+                    out.push(Later { role: name.clone(), first, count: *count, demand });
+                    None
+                }
+                Ok(_) => Some("nothing is requested, so Slurm cannot know what its pods will need; set resources.requests or limits in it".to_owned()),
+                Err(bad) => Some(bad.to_string()),
+            };
+            let of = format!("template {name} of {} {}", shown_kind(workload), workload.name);
+            problems.extend(problem.map(|problem| format!("{of}: {problem}")));
         }
-        first += role.count;
+        first += count;
     }
     out
 }

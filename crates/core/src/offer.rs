@@ -271,7 +271,7 @@ mod tests {
             generation: 1,
             job: JobId(7),
             node: "n1".to_owned(),
-            indexes: Default::default(),
+            indexes: BTreeMap::new(),
         });
         assert_eq!(since(&assembled, &progress, None, &plan, 300), None, "found partly bound");
         progress.first_bind = Some(250);

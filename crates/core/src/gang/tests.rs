@@ -5,6 +5,8 @@ use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
 use crate::workload::Role;
 
+mod kinds;
+
 proptest! {
     #[test]
     fn ranks_do_not_depend_on_the_order_of_pods(
@@ -244,7 +246,7 @@ fn the_workloads_annotations_are_defaults_for_its_pods() {
 fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
     let mut pods = trainers();
     for pod in &mut pods {
-        std::sync::Arc::make_mut(&mut pod.spec.containers)[0].resources = None;
+        Arc::make_mut(&mut pod.spec.containers)[0].resources = None;
         pod.annotations.insert("gangway.dev/partiton".to_owned(), "gpu".to_owned());
     }
     let refs: Vec<&Pod> = pods.iter().collect();

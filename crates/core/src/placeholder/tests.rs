@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ask::Ask;
-use crate::gang::{Bound, Member};
+use crate::gang::{Bound, Later, Member};
+use crate::pod::Demand;
 
 proptest! {
     #[test]
@@ -163,6 +164,24 @@ fn an_end_under_the_same_pods_is_over_and_under_others_a_new_attempt() {
     let recreated = [listed(6, 2, &["old-a", "old-b"], "CANCELLED")];
     let step = next("c", &gang(&[None, None]), &recreated).0;
     assert_eq!(step, Step::Submit { stamp: stamp(3, PODS) });
+}
+
+#[test]
+fn members_that_come_later_do_not_make_other_pods_of_it() {
+    let mut staged = gang(&[None, None]);
+    let demand = Demand::default();
+    staged.later = vec![Later { role: "worker".to_owned(), first: 1, count: 2, demand }];
+    let mut first = staged.clone();
+    first.members.truncate(1);
+    let (asked, _) = next("c", &first, &[]);
+    let Step::Submit { stamp } = asked else { panic!("{asked:?}") };
+    // It ended while another of its members was being made: it is the same gang that has ended.
+    let ended = [(stamp, job(5, "CANCELLED"))];
+    for gang in [&first, &staged] {
+        assert!(matches!(next("c", gang, &ended).0, Step::Over { generation: 1, .. }));
+    }
+    staged.members[0].uid = "replacement".to_owned();
+    assert!(matches!(next("c", &staged, &ended).0, Step::Submit { .. }));
 }
 
 #[test]

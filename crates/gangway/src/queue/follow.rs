@@ -347,21 +347,41 @@ fn seat(
     topology: &Topology,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
     let whole = group.places.len() == gang.size();
+    let room = allocation.nodes.len() * group.per_node as usize;
     let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
     // A seat is kept for those that come later, as if they were there.
-    let seekers: Vec<Seeker<'_>> = (0..)
-        .zip(&group.places)
-        .map(|(position, place)| Seeker {
+    let all = (0..).zip(&group.places).map(|(position, place)| {
+        let seeker = Seeker {
             rank: place.rank,
             // Within its own component a member's rank counts among those that are alike.
             position: if whole { place.rank } else { position },
             bound: member(place).and_then(|m| m.bound.as_ref()),
-        })
-        .collect();
+        };
+        (place, seeker)
+    });
+    let (places, seekers): (Vec<&Place>, Vec<Seeker<'_>>) =
+        started(all.collect(), room).into_iter().unzip();
     let mut placer = Placer::default();
     let seats = place(&mut placer, &seekers, group.per_node, &group.gres, allocation, topology)?;
-    let seated = group.places.iter().zip(seats);
+    let seated = places.into_iter().zip(seats);
     Ok(seated.filter_map(|(place, seat)| Some((member(place)?.uid.clone(), seat))).collect())
+}
+
+/// Those who can be seated in a gang that has started: a workload that was made larger since has
+/// more members than room, and those that are bound do not leave for the others. The rest of the
+/// room goes to the lowest ranks, where replacements are.
+fn started<'a>(mut all: Vec<(&'a Place, Seeker<'a>)>, room: usize) -> Vec<(&'a Place, Seeker<'a>)> {
+    let bound = all.iter().filter(|(_, seeker)| seeker.bound.is_some()).count();
+    let mut more = room.saturating_sub(bound);
+    if bound == 0 || bound > room || all.len() <= room {
+        return all;
+    }
+    all.retain(|(_, seeker)| {
+        let stays = seeker.bound.is_some() || more > 0;
+        more -= usize::from(stays && seeker.bound.is_none());
+        stays
+    });
+    all
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {
