@@ -169,8 +169,8 @@ fn size(roles: &[Role]) -> u32 {
 pub const MAX_GANG: u32 = 65_536;
 
 impl Workload {
-    /// Reads a workload object. `None` when it has no name or uid, that is, when it is no object.
-    pub fn read(kind: Kind, object: &Value) -> Option<Self> {
+    /// Reads a workload object as far as it is for the pods of `scheduler`. `None` when it has no name or uid, that is, when it is no object.
+    pub fn read(kind: Kind, object: &Value, scheduler: &str) -> Option<Self> {
         let meta = object.get("metadata")?;
         let text = |v: &Value, k: &str| v.get(k).and_then(Value::as_str).unwrap_or("").to_owned();
         let (name, uid) = (text(meta, "name"), text(meta, "uid"));
@@ -190,15 +190,15 @@ impl Workload {
         let shape = match kind {
             Kind::PodGroup => pod_group_shape(spec),
             Kind::Job => job_shape(spec),
-            Kind::PyTorchJob => kubeflow::pytorch(spec),
+            Kind::PyTorchJob => kubeflow::pytorch(spec, scheduler),
             Kind::PluginPodGroup => match spec.get("minMember").and_then(count) {
                 Some(n) if n > 0 => Shape::AtLeast(n),
                 _ => Shape::Singles,
             },
-            Kind::MpiJob => kubeflow::mpi(spec),
-            Kind::JobSet => jobset::shape(spec),
-            Kind::LeaderWorkerSet => leaderworkerset::shape(spec),
-            Kind::RayCluster => ray::shape(spec),
+            Kind::MpiJob => kubeflow::mpi(spec, scheduler),
+            Kind::JobSet => jobset::shape(spec, scheduler),
+            Kind::LeaderWorkerSet => leaderworkerset::shape(spec, scheduler),
+            Kind::RayCluster => ray::shape(spec, scheduler),
             Kind::StatefulSet => Shape::Singles,
         };
         let shape = if (1..=MAX_GANG).contains(&shape.size()) { shape } else { Shape::Singles };
@@ -295,10 +295,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::names::SCHEDULER;
 
     fn shape(kind: Kind, spec: &Value) -> Shape {
         let object = json!({"metadata": {"name": "n", "uid": "u"}, "spec": spec});
-        Workload::read(kind, &object).expect("an object").shape
+        Workload::read(kind, &object, SCHEDULER).expect("an object").shape
     }
 
     fn roles(list: &[(&str, u32)]) -> Shape {
@@ -354,7 +355,7 @@ mod tests {
                 {"apiVersion": "v1", "kind": "Node", "name": "x", "uid": "1"},
                 {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "s", "uid": "2",
                  "controller": true}]}});
-        let workload = Workload::read(Kind::Job, &object).expect("an object");
+        let workload = Workload::read(Kind::Job, &object, SCHEDULER).expect("an object");
         let kept: Vec<_> = workload.annotations.keys().map(String::as_str).collect();
         assert_eq!(kept, ["gangway.dev/partition", "slurmjob.slinky.slurm.net/qos"]);
         let [group, kind, name, uid] = ["jobset.x-k8s.io", "JobSet", "s", "2"].map(str::to_owned);
@@ -368,7 +369,7 @@ mod tests {
                 json!([{"type": "Suspended", "status": "True"}, {"type": kind, "status": status}]);
             let object = json!({"metadata": {"name": "n", "uid": "u"}, "spec": spec,
                 "status": {"conditions": conditions}});
-            let workload = Workload::read(Kind::Job, &object).expect("an object");
+            let workload = Workload::read(Kind::Job, &object, SCHEDULER).expect("an object");
             (workload.outcome, workload.deadline_seconds)
         };
         let succeeded = Some(Outcome::Succeeded);
@@ -386,14 +387,14 @@ mod tests {
     fn a_finished_or_deleted_workload_is_over() {
         let done = json!({"metadata": {"name": "n", "uid": "u"},
             "status": {"conditions": [{"type": "Complete", "status": "True"}]}});
-        assert!(Workload::read(Kind::Job, &done).expect("an object").over);
+        assert!(Workload::read(Kind::Job, &done, SCHEDULER).expect("an object").over);
         let done = json!({"metadata": {"name": "n", "uid": "u"},
             "status": {"conditions": [{"type": "Completed", "status": "True"}]}});
-        assert!(Workload::read(Kind::JobSet, &done).expect("an object").over);
+        assert!(Workload::read(Kind::JobSet, &done, SCHEDULER).expect("an object").over);
         let running = json!({"metadata": {"name": "n", "uid": "u"},
             "status": {"conditions": [{"type": "Failed", "status": "False"}]}});
-        assert!(!Workload::read(Kind::Job, &running).expect("an object").over);
+        assert!(!Workload::read(Kind::Job, &running, SCHEDULER).expect("an object").over);
         let deleted = json!({"metadata": {"name": "n", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        assert!(Workload::read(Kind::Job, &deleted).expect("an object").over);
+        assert!(Workload::read(Kind::Job, &deleted, SCHEDULER).expect("an object").over);
     }
 }

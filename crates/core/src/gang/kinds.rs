@@ -232,7 +232,8 @@ fn an_mpi_worker_counts_by_its_name_and_the_launcher_comes_last() {
 
 fn read(kind: Kind, name: &str, spec: &serde_json::Value) -> Workload {
     let meta = json!({"name": name, "uid": format!("{name}-uid"), "namespace": "team"});
-    Workload::read(kind, &json!({"metadata": meta, "spec": spec})).expect("an object")
+    Workload::read(kind, &json!({"metadata": meta, "spec": spec}), names::SCHEDULER)
+        .expect("an object")
 }
 
 fn job(name: &str, replicas: u32, pods: u32) -> serde_json::Value {

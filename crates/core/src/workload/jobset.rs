@@ -18,15 +18,15 @@ struct Part<'a> {
     ready: Vec<&'a str>,
 }
 
-/// Reads `spec`.
-pub(super) fn shape(spec: &Value) -> Shape {
+/// Reads `spec` for the pods of `scheduler`.
+pub(super) fn shape(spec: &Value, scheduler: &str) -> Shape {
     let jobs = spec.get("replicatedJobs").and_then(Value::as_array);
     let jobs: Vec<&Value> = jobs.into_iter().flatten().collect();
     let Some(templates) = jobs.iter().map(|job| template(job)).collect::<Option<Vec<_>>>() else {
         return Shape::Singles;
     };
     let stages = stages(&jobs);
-    let parts = ours(templates).into_iter().map(|template| {
+    let parts = ours(templates, scheduler).into_iter().map(|template| {
         let (stage, ready) = jobs
             .iter()
             .zip(&stages)
@@ -99,6 +99,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::names::SCHEDULER;
 
     fn job(name: &str, replicas: u32, parallelism: u32) -> Value {
         let limits = json!({"limits": {"nvidia.com/gpu": "8"}});
@@ -110,7 +111,7 @@ mod tests {
 
     /// Stages as text: `driver 1, workers 4 later | …`.
     fn shown(spec: &Value) -> String {
-        let Shape::Stages(stages) = shape(spec) else { return "singles".to_owned() };
+        let Shape::Stages(stages) = shape(spec, SCHEDULER) else { return "singles".to_owned() };
         let role = |r: &Role| {
             format!("{} {}{}", r.name, r.count, if r.later.is_some() { " later" } else { "" })
         };
@@ -129,7 +130,7 @@ mod tests {
         let spec = json!({"startupPolicy": {"startupPolicyOrder": "InOrder"},
             "replicatedJobs": [job("driver", 1, 1), job("workers", 2, 2)]});
         assert_eq!(shown(&spec), "driver 1, workers 4 later");
-        let Shape::Stages(stages) = shape(&spec) else { unreachable!() };
+        let Shape::Stages(stages) = shape(&spec, SCHEDULER) else { unreachable!() };
         let spec = stages[0][1].later.as_ref().expect("later");
         let demand = crate::pod::demand(spec).expect("quantities");
         assert_eq!(demand.other.get("nvidia.com/gpu"), Some(&8));

@@ -7,7 +7,7 @@ use super::{Role, Shape, count};
 
 /// PyTorchJob: master first, then workers, then any other replica type by name, as Kubeflow ranks.
 /// With an elastic policy the gang is its least number of workers, and the others come after it.
-pub(super) fn pytorch(spec: &Value) -> Shape {
+pub(super) fn pytorch(spec: &Value, scheduler: &str) -> Shape {
     let Some(specs) = spec.get("pytorchReplicaSpecs").and_then(Value::as_object) else {
         return Shape::Singles;
     };
@@ -23,12 +23,12 @@ pub(super) fn pytorch(spec: &Value) -> Shape {
             None => role,
         }
     };
-    Shape::Roles(ours(templates).iter().map(role).collect())
+    Shape::Roles(ours(templates, scheduler).iter().map(role).collect())
 }
 
 /// MPIJob: workers are the ring; the launcher comes after them in rank unless it works too. The
 /// mpi-operator may make it only when the workers are ready.
-pub(super) fn mpi(spec: &Value) -> Shape {
+pub(super) fn mpi(spec: &Value, scheduler: &str) -> Shape {
     let Some(specs) = spec.get("mpiReplicaSpecs").and_then(Value::as_object) else {
         return Shape::Singles;
     };
@@ -38,7 +38,7 @@ pub(super) fn mpi(spec: &Value) -> Shape {
     let launcher_first = flag("runLauncherAsWorker");
     let mut templates = replicas(&names);
     templates.sort_by_key(|t| ((t.name == "launcher") != launcher_first, t.name.to_owned()));
-    let templates = ours(templates);
+    let templates = ours(templates, scheduler);
     let waits = spec.get("launcherCreationPolicy").and_then(Value::as_str)
         == Some("WaitForWorkersReady")
         && templates.iter().any(|t| t.name != "launcher");
@@ -61,13 +61,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::names::SCHEDULER;
 
     #[test]
     fn an_elastic_gang_is_its_least_number_of_workers() {
         let mut spec = json!({"pytorchReplicaSpecs": {"Worker": {"replicas": 4}, "Master": {}},
             "elasticPolicy": {"minReplicas": 2, "maxReplicas": 8}});
         let shown = |spec: &Value| {
-            let Shape::Roles(roles) = pytorch(spec) else { return vec![] };
+            let Shape::Roles(roles) = pytorch(spec, SCHEDULER) else { return vec![] };
             roles.into_iter().map(|r| (r.name, r.count, r.elastic)).collect()
         };
         let role = |name: &str, count, elastic| (name.to_owned(), count, elastic);
@@ -77,7 +78,7 @@ mod tests {
     }
 
     fn shown(spec: &Value) -> Vec<(String, u32, bool)> {
-        let Shape::Roles(roles) = mpi(spec) else { return vec![] };
+        let Shape::Roles(roles) = mpi(spec, SCHEDULER) else { return vec![] };
         roles.into_iter().map(|r| (r.name, r.count, r.later.is_some())).collect()
     }
 
@@ -97,5 +98,17 @@ mod tests {
         let spec = json!({"mpiReplicaSpecs": {"Launcher": {}},
             "launcherCreationPolicy": "WaitForWorkersReady"});
         assert_eq!(shown(&spec), [role("launcher", 1, false)]);
+    }
+
+    #[test]
+    fn the_roles_of_another_scheduler_are_not_counted() {
+        let of = |name: &str| json!({"template": {"spec": {"schedulerName": name}}});
+        let spec = json!({"pytorchReplicaSpecs": {"Worker": of("other"), "Master": of(SCHEDULER)}});
+        let shown = |scheduler: &str| {
+            let Shape::Roles(roles) = pytorch(&spec, scheduler) else { return vec![] };
+            roles.into_iter().map(|r| r.name).collect()
+        };
+        assert_eq!(shown(SCHEDULER), ["master"]);
+        assert_eq!(shown("other"), ["worker"], "whoever asks");
     }
 }

@@ -9,8 +9,8 @@ use super::{Shape, count};
 /// What KubeRay calls the head's group on its pod.
 pub(super) const HEAD_GROUP: &str = "headgroup";
 
-/// Reads `spec`.
-pub(super) fn shape(spec: &Value) -> Shape {
+/// Reads `spec` for the pods of `scheduler`.
+pub(super) fn shape(spec: &Value, scheduler: &str) -> Shape {
     let autoscaled = spec.get("enableInTreeAutoscaling").and_then(Value::as_bool) == Some(true);
     let groups = spec.get("workerGroupSpecs").and_then(Value::as_array);
     let head = spec.get("headGroupSpec").unwrap_or(&Value::Null);
@@ -30,7 +30,7 @@ pub(super) fn shape(spec: &Value) -> Shape {
         let name = group.get("groupName").and_then(Value::as_str).unwrap_or("");
         templates.push(Template::at(name, pods, group, "/template"));
     }
-    Shape::Roles(ours(templates).iter().map(Template::role).collect())
+    Shape::Roles(ours(templates, scheduler).iter().map(Template::role).collect())
 }
 
 #[cfg(test)]
@@ -38,6 +38,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::names::SCHEDULER;
 
     #[test]
     fn head_first_then_groups_autoscaled_ones_with_their_least() {
@@ -45,7 +46,7 @@ mod tests {
             {"groupName": "gpu", "replicas": 3, "minReplicas": 1, "numOfHosts": 2},
             {"groupName": "cpu", "replicas": 2, "minReplicas": 0}]});
         let shown = |spec: &Value| {
-            let Shape::Roles(roles) = shape(spec) else { return String::new() };
+            let Shape::Roles(roles) = shape(spec, SCHEDULER) else { return String::new() };
             roles.iter().map(|r| format!("{} {}", r.name, r.count)).collect::<Vec<_>>().join(", ")
         };
         assert_eq!(shown(&spec), "headgroup 1, gpu 6, cpu 2");

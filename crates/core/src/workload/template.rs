@@ -4,7 +4,6 @@
 use serde_json::Value;
 
 use super::Role;
-use crate::names::SCHEDULER;
 use crate::pod::PodSpec;
 
 /// One pod template and how many pods are made from it.
@@ -39,14 +38,14 @@ impl<'a> Template<'a> {
     }
 }
 
-/// The templates whose pods are for our scheduler and of which there is at least one. Where some
+/// The templates whose pods are for `scheduler` and of which there is at least one. Where some
 /// say so in so many words, the others are for somebody else; where none does, the name is put on
 /// the pods by an admission policy, and all are ours that do not name another.
-pub(super) fn ours(mut templates: Vec<Template<'_>>) -> Vec<Template<'_>> {
+pub(super) fn ours<'a>(mut templates: Vec<Template<'a>>, scheduler: &str) -> Vec<Template<'a>> {
     templates.retain(|t| t.count > 0);
-    let named = templates.iter().any(|t| t.scheduler() == Some(SCHEDULER));
+    let named = templates.iter().any(|t| t.scheduler() == Some(scheduler));
     templates.retain(|t| match t.scheduler() {
-        Some(name) => name == SCHEDULER,
+        Some(name) => name == scheduler,
         None => !named,
     });
     templates

@@ -78,6 +78,7 @@ pub(super) fn start(
     name: &str,
     readiness: Arc<Readiness>,
 ) {
+    let scheduler = name.to_owned();
     let (name, others) =
         (format!("spec.schedulerName={name}"), format!("spec.schedulerName!={name}"));
     nursery.start(
@@ -89,7 +90,7 @@ pub(super) fn start(
         until(stop.clone(), strangers(client.clone(), events.clone(), others)),
     );
     nursery.start("node watch", until(stop.clone(), nodes(client.clone(), events.clone())));
-    let found = discover(nursery.clone(), client.clone(), events.clone(), stop.clone());
+    let found = discover(nursery.clone(), client.clone(), events.clone(), scheduler, stop.clone());
     nursery.start("discovery", until(stop.clone(), found));
 }
 
@@ -263,6 +264,7 @@ async fn discover(
     nursery: Nursery,
     client: Client,
     events: Sender<Event>,
+    scheduler: String,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut watched: HashSet<Kind> = HashSet::new();
@@ -282,7 +284,8 @@ async fn discover(
             kinds.insert(kind);
             if watched.insert(kind) {
                 tracing::info!(kind = kind.name(), version = resource.api_version, "watching");
-                let task = workloads(kind, resource, client.clone(), events.clone());
+                let task =
+                    workloads(kind, resource, client.clone(), events.clone(), scheduler.clone());
                 let stop = stop.clone();
                 nursery.start("workload watch", async move { until(stop, task).await });
             }
@@ -323,13 +326,17 @@ async fn workloads(
     resource: ApiResource,
     client: Client,
     events: Sender<Event>,
+    scheduler: String,
 ) -> anyhow::Result<()> {
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let mut stream = watch(api, watcher::Config::default()).default_backoff().boxed();
     let mut listed = HashSet::new();
     let read = |mut object: DynamicObject| {
         object.metadata.managed_fields = None;
-        serde_json::to_value(&object).ok().and_then(|v| Workload::read(kind, &v)).map(Box::new)
+        serde_json::to_value(&object)
+            .ok()
+            .and_then(|v| Workload::read(kind, &v, &scheduler))
+            .map(Box::new)
     };
     loop {
         match stream.try_next().await {

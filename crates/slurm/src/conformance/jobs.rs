@@ -2,7 +2,9 @@
 //!
 //! It must never take more than two nodes.
 
-use gangway_core::job::{Allocation, BaseState, Component, GresRequest, Job, JobId, Standing};
+use gangway_core::job::{
+    Allocation, BaseState, Component, GresRequest, Job, JobId, PlaceholderRequest, Standing,
+};
 
 use super::{Outcome, Report, Stage, answered, eventually, hold};
 use crate::{Cancelled, Error, SlurmCode};
