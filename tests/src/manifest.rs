@@ -84,3 +84,89 @@ pub fn pytorchjob_of_roles(name: &str, master: &Value, workers: u32, worker: &Va
         "spec": {"pytorchReplicaSpecs": {"Master": role(1, master), "Worker": role(workers, worker)}},
     })
 }
+
+/// One of a JobSet's replicated Jobs: so many Jobs of so many pods, none of which is made again.
+pub fn replicated_job(name: &str, replicas: u32, pods: u32, template: &Value) -> Value {
+    let job = json!({
+        "parallelism": pods, "completions": pods, "backoffLimit": 0, "template": template,
+    });
+    json!({"name": name, "replicas": replicas, "template": {"spec": job}})
+}
+
+/// A JobSet; `more` is what its spec says beside its Jobs.
+pub fn jobset(name: &str, jobs: &[Value], more: &Value) -> Value {
+    let mut spec = more.clone();
+    spec["replicatedJobs"] = json!(jobs);
+    json!({
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": name},
+        "spec": spec,
+    })
+}
+
+/// A LeaderWorkerSet of so many groups of so many pods each.
+pub fn leader_worker_set(
+    name: &str,
+    groups: u32,
+    size: u32,
+    startup: &str,
+    template: &Value,
+) -> Value {
+    json!({
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": groups,
+            "startupPolicy": startup,
+            "leaderWorkerTemplate": {"size": size, "workerTemplate": always(template)},
+        },
+    })
+}
+
+/// A StatefulSet or Deployment of so many pods.
+pub fn apps(kind: &str, name: &str, replicas: u32, template: &Value) -> Value {
+    let mut template = always(template);
+    template["metadata"]["labels"] = json!({"app": name});
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "serviceName": name,
+            "selector": {"matchLabels": {"app": name}},
+            "template": template,
+        },
+    })
+}
+
+/// An object of a kind that has no controller here.
+pub fn bare(api_version: &str, kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+/// The same object as its controller would have made it: owned by another, and labelled.
+pub fn owned(object: &Value, owner: &Value, uid: &str, labels: &[(&str, &str)]) -> Value {
+    let mut object = object.clone();
+    object["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": uid,
+        "controller": true,
+        "blockOwnerDeletion": true,
+    }]);
+    for (key, value) in labels {
+        object["metadata"]["labels"][key] = json!(value);
+    }
+    object
+}
+
+/// A template for pods that are started again for ever.
+fn always(template: &Value) -> Value {
+    let mut template = template.clone();
+    template["spec"]["restartPolicy"] = json!("Always");
+    template
+}

@@ -1,7 +1,7 @@
 //! What Gangway promises, told on a real Slurm and a real Kubernetes; one module per story.
 //!
-//! `GANGWAY_WORLD_ENV=target/world/env cargo test -p gangway-tests`; see `src/lib.rs` for the
-//! harness.
+//! `cargo xtask world up --kinds`, then `GANGWAY_WORLD_ENV=target/world/env cargo test -p
+//! gangway-tests`; see `src/lib.rs` for the harness.
 
 mod answer_lost;
 mod asking;
@@ -11,7 +11,11 @@ mod door;
 mod elastic;
 mod giving_back;
 mod interlock;
+mod jobset;
+mod kinds;
 mod kube_scheduler;
+mod leaderworkerset;
+mod network;
 mod no_room;
 mod process;
 mod pytorchjob;

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: what it costs, in lines of JSON, and the floors below which it must not fall.
 
+pub(crate) mod gate;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,8 +28,7 @@ const WRITES_PER_POD: f64 = 1.2;
 /// The core in memory; no world is needed.
 pub(crate) fn core() -> Result<bool> {
     let mut cargo = leashed(cargo());
-    // With the bridge beside it, so that both benches share what is built.
-    cargo.args(["bench", "--quiet", "-p", "gangway", "-p", "gangway-benches", "--bench", "core"]);
+    cargo.args(["bench", "--quiet", "-p", "gangway-bench-core", "--bench", "wall"]);
     cargo.current_dir(repo()?);
     Ok(cargo.status().context("cannot start cargo")?.success())
 }

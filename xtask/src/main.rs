@@ -38,6 +38,8 @@ Usage: cargo xtask COMMAND
                  What runs, with pid and address. Exits with 1 when a part is dead.
   test           Everything CI does: format, tidy, clippy, docs, all tests in a world of their own.
   bench core     How fast the core is in memory: one line of JSON per figure.
+  bench gate [--accept]
+                 Counts the core's instructions and compares them with benches/instructions.txt; --accept writes them.
   bench e2e [--nodes N] [--repeats N]
                  How fast the bridge is on a real stack of its own, N nodes (256); one line of JSON per shape. Exits
                  with 1 when a floor is missed.
@@ -97,6 +99,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             Options::parse(&words, &[])?;
             bench::core()
         }
+        "bench gate" => match words.as_slice() {
+            [] => bench::gate::run(false),
+            [accept] if accept == "--accept" => bench::gate::run(true),
+            _ => bail!("bench gate takes --accept or nothing"),
+        },
         "bench e2e" => {
             let options = Options::parse(&words, &["--nodes", "--repeats"])?;
             bench::e2e(options.nodes, options.repeats)

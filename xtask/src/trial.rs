@@ -34,6 +34,9 @@ pub(crate) fn run() -> Result<bool> {
     let docs = ["doc", "--workspace", "--no-deps", "--quiet"];
     outcomes.push(cargo(&top, "docs", &docs, &[("RUSTDOCFLAGS", "-D warnings")]));
     outcomes.push(cargo(&top, "build", &["build", "--quiet", "-p", "gangway"], &[]));
+    outcomes.push(timed("instructions", || {
+        crate::bench::gate::run(false).unwrap_or_else(|error| complain(&error))
+    }));
     let tests = ["test", "--workspace", "--quiet"];
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));

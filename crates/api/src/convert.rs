@@ -134,6 +134,7 @@ fn member(member: v1::Member, last: &mut Arc<Demand>) -> Result<Member, BadMessa
             generation: b.generation,
             job: JobId(b.job_id),
             node: b.node,
+            indexes: b.indexes.into_iter().map(|(gres, i)| (gres, i.index)).collect(),
         }),
         finished: false,
         gated: false,
@@ -183,6 +184,7 @@ impl v1::Member {
                 generation: b.generation,
                 job_id: b.job.0,
                 node: b.node.clone(),
+                indexes: indexes_of(&b.indexes),
             }),
         }
     }
@@ -228,15 +230,19 @@ fn seats_of(seats: &BTreeMap<String, Seat>) -> Vec<v1::Seat> {
             member_uid: uid.clone(),
             rank: seat.rank,
             node: seat.node.clone(),
-            indexes: seat
-                .indexes
-                .iter()
-                .map(|(gres, index)| (gres.clone(), v1::Indexes { index: index.clone() }))
-                .collect(),
+            indexes: indexes_of(seat.indexes.iter().map(|(gres, index)| (gres, index))),
         })
         .collect();
     out.sort_by_key(|s| s.rank);
     out
+}
+
+fn indexes_of<'a>(
+    indexes: impl IntoIterator<Item = (&'a String, &'a Vec<u32>)>,
+) -> BTreeMap<String, v1::Indexes> {
+    let list =
+        |(gres, index): (&String, &Vec<u32>)| (gres.clone(), v1::Indexes { index: index.clone() });
+    indexes.into_iter().map(list).collect()
 }
 
 impl TryFrom<v1::Verdict> for Verdict {
@@ -309,7 +315,7 @@ mod tests {
         let parsed = Gang::try_from(with(later(1, 3))).expect("fine");
         assert_eq!((parsed.expected, parsed.absent().count()), (4, 2), "rank 1 is there");
         assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
-        for (first, count) in [(u32::MAX, 1), (1, u32::MAX), (2, MAX_GANG - 1)] {
+        for (first, count) in [(MAX_GANG, 1), (1, u32::MAX), (2, MAX_GANG - 1)] {
             assert!(Gang::try_from(with(later(first, count))).is_err(), "{first} {count}");
         }
         let mut twice = with(later(2, MAX_GANG - 2));
@@ -335,8 +341,17 @@ mod tests {
 
     #[test]
     fn a_gang_survives_the_wire() {
-        let parsed = Gang::try_from(gang()).expect("fine");
+        let mut sent = gang();
+        sent.members[0].bound = Some(v1::Bound {
+            generation: 1,
+            job_id: 7,
+            node: "n1".into(),
+            indexes: BTreeMap::from([("gpu".to_owned(), v1::Indexes { index: vec![2, 3] })]),
+        });
+        let parsed = Gang::try_from(sent).expect("fine");
         assert_eq!(parsed.members.iter().map(|m| m.uid.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        let held = &parsed.members[1].bound.as_ref().expect("bound").indexes;
+        assert_eq!(held["gpu"], [2, 3]);
         assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
     }
 

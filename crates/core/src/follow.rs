@@ -361,9 +361,12 @@ fn seat_members(
             format!("it is bound for an earlier start than the present one of Slurm job {job}");
         return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
     }
-    let unbound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_none()).collect();
+    let mut unbound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_none()).collect();
     let some_bound = unfinished(facts).any(|m| m.bound.is_some());
-    let partial = !unbound.is_empty() || !facts.assembled.gang.complete();
+    // Whoever has no seat is no part of what was asked for: a replacement until it is asked for, or
+    // one that the workload has grown by.
+    let to_bind = unbound.iter().any(|m| seats.contains_key(&m.uid));
+    let partial = to_bind || !facts.assembled.gang.complete();
     let late = |first: i64| now >= first + ALL_BOUND_WITHIN_MS;
     // With nobody bound there is no first bind to count from: this is a fresh attempt.
     let first_bind = facts.progress.first_bind.filter(|first| some_bound || !late(*first));
@@ -377,10 +380,22 @@ fn seat_members(
     }
     // A replacement that has come since: ask again, once; the placeholder is the same.
     // One that comes after the release is not of this round: the end of the placeholder comes first.
-    if unbound.iter().any(|m| !seats.contains_key(&m.uid)) {
+    let last = seats.values().map(|seat| seat.rank).max();
+    let later = |rank| facts.assembled.gang.later.iter().any(|l| l.has(rank));
+    let grown = unbound.iter().any(|m| Some(m.rank) > last && !later(m.rank));
+    let all = unbound.len();
+    unbound.retain(|m| seats.contains_key(&m.uid));
+    if unbound.len() < all {
         let ask = pods_changed(facts) && !facts.progress.released;
-        let actions = if ask { vec![Action::Ask] } else { Vec::new() };
-        return Plan { actions, wake: deadline, report: None };
+        if ask || !some_bound || facts.progress.released {
+            let actions = if ask { vec![Action::Ask] } else { Vec::new() };
+            return Plan { actions, wake: deadline, report: None };
+        }
+        if unbound.is_empty() {
+            let told = Plan::say("NoSeat", no_seat(facts, job), false);
+            let report = told.report.filter(|_| grown);
+            return Plan { actions: Vec::new(), wake: deadline, report };
+        }
     }
     if !facts.assembled.gang.complete() && !some_bound {
         return Plan::say("GangIncomplete", incomplete(facts), false);
@@ -400,6 +415,15 @@ fn seat_members(
             report: None,
         },
     }
+}
+
+/// Its Slurm job has no room for a member that came after the others were bound.
+fn no_seat(facts: &Facts<'_>, job: JobId) -> String {
+    let gang = &facts.assembled.gang;
+    format!(
+        "Slurm job {job}, which holds the nodes of {} {}, has none for this pod: it was made larger since it started; restart it to be asked for as a whole",
+        gang.kind, gang.name
+    )
 }
 
 /// The bindings that can be made now, and what stands in the way of the others.

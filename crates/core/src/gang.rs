@@ -14,8 +14,9 @@ use crate::ask::Ask;
 use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
+use crate::place::parse_ranges;
 use crate::pod::{self, Demand, Pod};
-use crate::workload::{Kind, Shape, Workload};
+use crate::workload::{Kind, Role, Shape, Workload};
 
 /// The pods of a workload that must start together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub struct Bound {
     pub job: JobId,
     /// Slurm's name of the node.
     pub node: String,
+    /// The devices it holds, by GRES name; those that the pod does not say are not in it.
+    pub indexes: BTreeMap<String, Vec<u32>>,
 }
 
 impl Gang {
@@ -107,7 +110,8 @@ impl Gang {
 
     /// Members that are still to come: rank, and what they are.
     pub fn absent(&self) -> impl Iterator<Item = (u32, &Later)> {
-        let present: BTreeSet<u32> = self.members.iter().map(|m| m.rank).collect();
+        let asked_of = if self.later.is_empty() { &[][..] } else { &self.members };
+        let present: BTreeSet<u32> = asked_of.iter().map(|m| m.rank).collect();
         let all = self.later.iter().flat_map(|later| {
             (later.first..later.first.saturating_add(later.count)).map(move |rank| (rank, later))
         });
@@ -315,13 +319,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
             }
         }
     }
-    let later = later(workload);
-    for role in later.iter().filter(|l| l.demand.is_empty()) {
-        builder.problems.push(format!(
-            "{} {}: the template of {} requests nothing, so Slurm cannot know what its pods will need; set resources.requests or limits in it",
-            workload.kind.name(), workload.name, role.role
-        ));
-    }
+    let later = later(workload, &mut builder.problems);
     let mut members = Vec::new();
     for (rank, mut pods) in by_rank {
         // Two for one rank: an ended pod and its replacement, or two incarnations. The living one,
@@ -360,17 +358,25 @@ fn shown_kind(workload: &Workload) -> &str {
     }
 }
 
-/// The roles whose members come later.
-fn later(workload: &Workload) -> Vec<Later> {
+/// The roles whose members come later, and what is wrong with their templates.
+fn later(workload: &Workload, problems: &mut Vec<String>) -> Vec<Later> {
     let Shape::Roles(roles) = &workload.shape else { return Vec::new() };
     let mut first = 0;
     let mut out = Vec::new();
-    for role in roles {
-        if let Some(demand) = &role.later {
-            let name = role.name.clone();
-            out.push(Later { role: name, first, count: role.count, demand: demand.clone() });
+    for Role { name, count, later, .. } in roles {
+        if let Some(spec) = later {
+            let problem = match pod::demand(spec) {
+                Ok(demand) if !demand.is_empty() => {
+                    out.push(Later { role: name.clone(), first, count: *count, demand });
+                    None
+                }
+                Ok(_) => Some("nothing is requested, so Slurm cannot know what its pods will need; set resources.requests or limits in it".to_owned()),
+                Err(bad) => Some(bad.to_string()),
+            };
+            let of = format!("template {name} of {} {}", shown_kind(workload), workload.name);
+            problems.extend(problem.map(|problem| format!("{of}: {problem}")));
         }
-        first += role.count;
+        first += count;
     }
     out
 }
@@ -486,7 +492,17 @@ fn bound(pod: &Pod) -> Option<Bound> {
         generation: number(names::GENERATION),
         job: JobId(number(names::JOB_ID)),
         node: pod.annotations.get(names::NODE).cloned().unwrap_or_else(|| node.to_owned()),
+        indexes: indexes(pod),
     })
+}
+
+/// The devices a pod's annotations say it holds.
+fn indexes(pod: &Pod) -> BTreeMap<String, Vec<u32>> {
+    let named = pod.annotations.iter().filter_map(|(key, value)| {
+        let gres = key.strip_prefix(names::INDEX_PREFIX)?;
+        Some((gres.to_owned(), parse_ranges(value)?))
+    });
+    named.collect()
 }
 
 #[cfg(test)]

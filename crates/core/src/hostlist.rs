@@ -2,7 +2,7 @@
 //!
 //! What Slurm granted arrives in this form, and what we ask for leaves in it.
 //! A list stays compact: a range is one run, however many names it stands for, and names come out
-//! through one reused buffer ([`Hostlist::for_each_name`]).
+//! through one reused buffer ([`Hostlist::for_each_name`]) or all into one ([`Arena`]).
 //! This room must never guess: text that is not a list of names is an error with its position, and
 //! hostile text costs no more than its own length plus [`MAX_NAMES`] names.
 //!
@@ -25,6 +25,7 @@
 //!
 //! Read next: `parse` (text to runs), `print` (runs to text), `names` (runs to names), `order`.
 
+mod arena;
 mod names;
 mod order;
 mod parse;
@@ -34,6 +35,7 @@ mod tests;
 
 use std::fmt;
 
+pub use arena::Arena;
 pub use names::Names;
 
 /// How many names one list may hold: Slurm's own limit on nodes in a cluster.
@@ -153,32 +155,56 @@ impl Range {
 
     /// Whether `next` carries on where `self` ends, written the way `self` would write it.
     fn continues_with(self, next: Self) -> bool {
-        let digits = digit_count(next.lo);
-        self.lo.checked_add(u64::from(self.count)) == Some(next.lo)
-            && self.width.max(digits) == next.width.max(digits)
+        self.lo.checked_add(u64::from(self.count)) == Some(next.lo) && {
+            let digits = digit_count(next.lo);
+            self.width.max(digits) == next.width.max(digits)
+        }
     }
 
     /// Appends `value` to `out`, padded to this range's width.
     fn write(self, value: u64, out: &mut String) {
+        self.digits(value, |digits| {
+            // Digits are text.
+            out.push_str(std::str::from_utf8(digits).unwrap_or_default());
+        });
+    }
+
+    /// Hands out `value` in digits, padded to this range's width; in pieces where that is very wide.
+    #[inline]
+    fn digits(self, value: u64, mut out: impl FnMut(&[u8])) {
         let mut digits = [b'0'; U64_DIGITS];
         let mut start = U64_DIGITS;
         let mut rest = value;
-        loop {
+        while rest >= 10 {
+            start -= 2;
+            let pair = (rest % 100) as usize * 2;
+            digits[start..start + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+            rest /= 100;
+        }
+        if rest > 0 || start == U64_DIGITS {
             start -= 1;
-            digits[start] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
+            digits[start] = b'0' + rest as u8;
         }
         let width = usize::from(self.width);
         for _ in U64_DIGITS..width {
-            out.push('0');
+            out(b"0");
         }
         start = start.min(U64_DIGITS.saturating_sub(width));
-        out.extend(digits[start..].iter().copied().map(char::from));
+        out(&digits[start..]);
     }
 }
+
+/// 00 to 99.
+const PAIRS: [u8; 200] = {
+    let mut pairs = [b'0'; 200];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n * 2] += (n / 10) as u8;
+        pairs[n * 2 + 1] += (n % 10) as u8;
+        n += 1;
+    }
+    pairs
+};
 
 /// How many digits the largest number has.
 const U64_DIGITS: usize = 20;
@@ -187,7 +213,9 @@ impl Hostlist {
     /// Reads Slurm's notation: names separated by commas or blanks, each with any number of
     /// brackets, as in `r[1-2]n[01-04],login`.
     pub fn parse(text: &str) -> Result<Self, HostlistError> {
-        parse::parse(text)
+        let mut list = Self::default();
+        parse::parse(text, &mut list, &mut parse::Scratch::default())?;
+        Ok(list)
     }
 
     /// Folds names into a list, keeping their order and repeats. Neighbours that count up become
@@ -277,6 +305,35 @@ impl Hostlist {
         let suffix = same_suffix.unwrap_or_else(|| self.intern(suffix));
         self.runs.push(Run { prefix, suffix, range });
         Ok(())
+    }
+
+    /// Adds names with prefix and suffix of the last run, which leave `room` bytes for the number: what
+    /// [`Hostlist::push`] does, in short.
+    fn push_again(&mut self, room: usize, range: Range) -> Result<(), Problem> {
+        let wide = usize::from(range.width).max(U64_DIGITS) > room;
+        if wide && usize::from(range.width.max(digit_count(range.hi()))) > room {
+            return Err(Problem::NameTooLong);
+        }
+        if self.len + range.count as usize > MAX_NAMES {
+            return Err(Problem::TooManyNames);
+        }
+        self.len += range.count as usize;
+        let Some(last) = self.runs.last_mut() else { return Ok(()) };
+        match &mut last.range {
+            Some(open) if open.continues_with(range) => open.count += range.count,
+            _ => {
+                let run = Run { range: Some(range), ..*last };
+                self.runs.push(run);
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties the list and keeps its memory.
+    fn clear(&mut self) {
+        self.text.clear();
+        self.runs.clear();
+        self.len = 0;
     }
 
     /// Keeps `part` (checked to be at most [`MAX_NAME_LEN`] bytes) in `text`. With at most

@@ -4,7 +4,8 @@
 //! It must never wait, read a clock, touch a file, a socket or the environment, or start a task:
 //! the shell in `crates/gangway` does that. `cargo xtask tidy` holds it to that by its dependencies.
 //!
-//! Read in this order: [`gang`], [`policy`], [`translate`], [`placeholder`], [`place`], [`follow`].
+//! Read in this order: [`gang`], [`policy`], [`translate`], [`placeholder`], [`topology`], [`place`],
+//! [`follow`].
 
 pub mod ask;
 pub mod follow;
@@ -20,5 +21,6 @@ pub mod pod;
 pub mod policy;
 pub mod quantity;
 pub mod reason;
+pub mod topology;
 pub mod translate;
 pub mod workload;

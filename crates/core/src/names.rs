@@ -32,3 +32,9 @@ pub const JOB_LABEL: &str = "gangway.dev/job";
 pub const SLURM_NODE_LABEL: &str = "gangway.dev/slurm-node";
 /// The peer's form of the same label.
 pub const SLURM_NODE_LABEL_ALIAS: &str = "slinky.slurm.net/slurm-nodename";
+
+/// Slurm's name of a Kubernetes node, where its labels give another than its own.
+pub fn slurm_node(labels: &std::collections::BTreeMap<String, String>) -> Option<&str> {
+    let name = labels.get(SLURM_NODE_LABEL).or_else(|| labels.get(SLURM_NODE_LABEL_ALIAS));
+    name.map(String::as_str)
+}

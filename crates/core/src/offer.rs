@@ -217,7 +217,12 @@ mod tests {
     #[test]
     fn a_seat_is_offered_only_where_the_plan_binds() {
         let mut assembled = gang(&["a", "b", "c"]);
-        let bound = Bound { generation: 1, job: JobId(7), node: "n3".to_owned() };
+        let bound = Bound {
+            generation: 1,
+            job: JobId(7),
+            node: "n3".to_owned(),
+            indexes: Default::default(),
+        };
         assembled.gang.members[2].bound = Some(bound);
         let verdict = Verdict::Allocated {
             job: JobId(7),
@@ -262,8 +267,12 @@ mod tests {
         assert_eq!(since(&assembled, &progress, other, &plan, 200), Some((JobId(7), 200)));
         assert_eq!(since(&assembled, &progress, None, &Plan::default(), 200), None, "nothing yet");
 
-        assembled.gang.members[0].bound =
-            Some(Bound { generation: 1, job: JobId(7), node: "n1".to_owned() });
+        assembled.gang.members[0].bound = Some(Bound {
+            generation: 1,
+            job: JobId(7),
+            node: "n1".to_owned(),
+            indexes: BTreeMap::new(),
+        });
         assert_eq!(since(&assembled, &progress, None, &plan, 300), None, "found partly bound");
         progress.first_bind = Some(250);
         assert_eq!(since(&assembled, &progress, first, &plan, 300), first);

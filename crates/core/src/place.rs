@@ -1,22 +1,43 @@
 //! Placement: who of the gang sits where, by a rule that always gives the same answer (rule 9).
 //!
 //! Slurm has already chosen the nodes; this is ordering and a checked join, not a search. Nodes are
-//! taken in natural order of their names, each gives its seats in a row, a member's seat is the one
-//! with the number of its rank, and a member that is already bound keeps its node.
+//! taken in the order of the network ([`crate::topology`]), each gives its seats in a row, a member's
+//! seat is the one with the number of its position, and a member that is already bound keeps its node
+//! and its devices.
+//!
+//! [`place`] is for people: names in, names out. The work is done on numbers by [`Placer`].
+//!
+//! Read next: `granted` (what Slurm gave, in numbers), `placer` (the seats), `near` (the devices).
 
-use std::collections::HashMap;
+mod granted;
+mod near;
+mod placer;
 
-use crate::job::{Allocation, NodeAllocation};
-use crate::order::natural;
-use crate::workload::MAX_GANG;
+use std::collections::{BTreeMap, HashMap};
+
+use crate::gang::Bound;
+use crate::job::{Allocation, GresRequest};
+use crate::topology::Topology;
+
+pub use granted::Granted;
+pub use placer::{Candidate, Hold, Misfit, Placer, Spot};
+
+/// Indexes of devices that can be told apart: those of one GRES on one node, from 0.
+pub const MAX_DEVICES: u32 = u128::BITS;
+
+/// Seats that are looked at in one allocation; far more than any gang has members.
+const MAX_SEATS: usize = 1 << 20;
 
 /// A member as far as seating needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seeker<'a> {
-    /// Rank in the gang; the list is in rank order.
+    /// Rank in the gang.
     pub rank: u32,
-    /// Slurm's name of the node it is already bound to.
-    pub bound: Option<&'a str>,
+    /// Its place among the members that are placed alike: the number of its seat.
+    /// For a gang whose members are all alike, its rank.
+    pub position: u32,
+    /// Where it already is.
+    pub bound: Option<&'a Bound>,
 }
 
 /// One member's place.
@@ -51,6 +72,18 @@ pub enum PlaceError {
         /// Where it is.
         node: String,
     },
+    /// A member holds a device that is not of the allocation: Slurm may give it to others (rule 4).
+    #[error("rank {rank} holds {gres} {index} of node {node}, which is not in the allocation")]
+    Astray {
+        /// The member's rank.
+        rank: u32,
+        /// Where it is.
+        node: String,
+        /// GRES name.
+        gres: String,
+        /// The device.
+        index: u32,
+    },
     /// A node gives fewer devices than its seats need.
     #[error("node {node} gives {given} of {gres} where its seats need {needed}")]
     ShortOf {
@@ -63,155 +96,144 @@ pub enum PlaceError {
         /// Devices needed.
         needed: u32,
     },
+    /// A device has an index that is too large to be told apart.
+    #[error("node {node} gives device {index} of {gres}; gangway tells devices 0 to {} apart", MAX_DEVICES - 1)]
+    TooManyDevices {
+        /// The node.
+        node: String,
+        /// GRES name.
+        gres: String,
+        /// Its index.
+        index: u32,
+    },
 }
 
-/// Seats the members of a gang in an allocation.
+/// Seats the members of a gang, or those of it that are alike, in one allocation.
 ///
-/// `per_node` is how many members share a node; `gres` how many devices of each kind one member
-/// needs. The result is in the order of `seekers`.
+/// `per_node` is how many members share a node; `needs` the devices of one member. The result is in
+/// the order of `seekers`.
 pub fn place(
+    placer: &mut Placer,
     seekers: &[Seeker<'_>],
     per_node: u32,
-    gres: &[(String, u32)],
+    needs: &[GresRequest],
     allocation: &Allocation,
+    topology: &Topology,
 ) -> Result<Vec<Seat>, PlaceError> {
-    let per_node = per_node.clamp(1, MAX_GANG) as usize;
-    let mut nodes: Vec<&NodeAllocation> = allocation.nodes.iter().collect();
-    nodes.sort_by(|a, b| natural(&a.name, &b.name));
-    let seats = nodes.len() * per_node;
-    if seats < seekers.len() {
-        return Err(PlaceError::TooFew { seats, nodes: nodes.len(), members: seekers.len() });
-    }
-    let seat_of = assign(seekers, &nodes, per_node)?;
-    // A gang smaller than `per_node` has asked for its own seats only.
-    let mut used = vec![0; nodes.len()];
-    for seat in &seat_of {
-        used[seat / per_node] = used[seat / per_node].max(seat % per_node + 1);
-    }
-    let devices = nodes
-        .iter()
-        .zip(used)
-        .map(|(node, seats)| devices(node, seats, gres))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(seekers
-        .iter()
-        .zip(seat_of)
-        .map(|(seeker, seat)| Seat {
-            rank: seeker.rank,
-            node: nodes[seat / per_node].name.clone(),
-            indexes: devices[seat / per_node].share(seat % per_node),
-        })
-        .collect())
+    let granted = Granted::read(allocation, needs, topology)?;
+    let (candidates, held) = candidates(seekers, needs, &granted, topology)?;
+    let spots = placer.place(topology, &granted, needs, per_node, &candidates, &held);
+    let spots = spots
+        .map(<[Spot]>::to_vec)
+        .map_err(|misfit| named(misfit, seekers, needs, &granted, topology))?;
+    let seat = |(seeker, spot): (&Seeker<'_>, Spot)| Seat {
+        rank: seeker.rank,
+        node: granted.name(topology, spot.node).to_owned(),
+        indexes: indexes(needs, placer.devices(needs, spot)),
+    };
+    Ok(seekers.iter().zip(spots).map(seat).collect())
 }
 
-/// Which seat each member gets: the one with the number of its rank, so that whoever replaces a
-/// member finds the same devices, however many others are missing at the time. A bound member gets
-/// one on its own node in any case; who has none yet fills what is left in rank order.
-fn assign(
+/// From names to numbers. Members that hold the same devices share one set.
+fn candidates(
     seekers: &[Seeker<'_>],
-    nodes: &[&NodeAllocation],
-    per_node: usize,
-) -> Result<Vec<usize>, PlaceError> {
-    if seekers.iter().enumerate().all(|(i, s)| s.bound.is_none() && s.rank as usize == i) {
-        return Ok((0..seekers.len()).collect());
+    needs: &[GresRequest],
+    granted: &Granted,
+    topology: &Topology,
+) -> Result<(Vec<Candidate>, Vec<u128>), PlaceError> {
+    let mut held = Vec::new();
+    let mut sets: HashMap<Vec<u128>, u32> = HashMap::new();
+    let mut given = HashMap::new();
+    if seekers.iter().any(|s| s.bound.is_some()) {
+        given.extend(granted.nodes.iter().copied().zip(granted.pattern.iter().copied()));
     }
-    let node_at: HashMap<&str, usize> =
-        nodes.iter().enumerate().map(|(i, n)| (n.name.as_str(), i)).collect();
-    let mut seats =
-        Seats { taken: vec![false; nodes.len() * per_node], of: vec![usize::MAX; seekers.len()] };
-    let mut bound = Vec::new();
-    let mut unbound = Vec::new();
-    for (i, seeker) in seekers.iter().enumerate() {
-        let Some(name) = seeker.bound else {
-            unbound.push(i);
-            continue;
-        };
-        let outside = || PlaceError::Outside { rank: seeker.rank, node: name.to_owned() };
-        let node = *node_at.get(name).ok_or_else(outside)?;
-        let own = node * per_node..(node + 1) * per_node;
-        if !own.contains(&(seeker.rank as usize)) || !seats.take(i, seeker.rank as usize) {
-            bound.push((i, own, outside()));
-        }
-    }
-    for (i, own, outside) in bound {
-        if !own.into_iter().any(|seat| seats.take(i, seat)) {
-            return Err(outside);
-        }
-    }
-    unbound.retain(|i| !seats.take(*i, seekers[*i].rank as usize));
-    let mut left = 0..nodes.len() * per_node;
-    for i in unbound {
-        left.by_ref().any(|seat| seats.take(i, seat));
-    }
-    Ok(seats.of)
-}
-
-/// Seats as they are given away.
-struct Seats {
-    taken: Vec<bool>,
-    /// The seat of each seeker.
-    of: Vec<usize>,
-}
-
-impl Seats {
-    /// Gives a seat to a seeker, if it is there and free.
-    fn take(&mut self, seeker: usize, seat: usize) -> bool {
-        let free = self.taken.get(seat) == Some(&false);
-        if free {
-            self.taken[seat] = true;
-            self.of[seeker] = seat;
-        }
-        free
-    }
-}
-
-/// The devices of one node, ready to be shared out among its seats.
-struct Devices {
-    /// GRES name, devices per seat, all indexes ascending.
-    kinds: Vec<(String, usize, Vec<u32>)>,
-}
-
-fn devices(
-    node: &NodeAllocation,
-    seats: usize,
-    gres: &[(String, u32)],
-) -> Result<Devices, PlaceError> {
-    let mut kinds = Vec::with_capacity(gres.len());
-    for (name, each) in gres {
-        let own = || node.gres.iter().filter(|g| &g.name == name);
-        let mut indexes: Vec<u32> = own().flat_map(|g| g.indexes.iter().copied()).collect();
-        indexes.sort_unstable();
-        indexes.dedup();
-        // Where Slurm says which devices, only those count.
-        let given = match u32::try_from(indexes.len()).unwrap_or(u32::MAX) {
-            0 => own().fold(0u32, |sum, g| sum.saturating_add(g.count)),
-            n => n,
-        };
-        let needed = each.saturating_mul(u32::try_from(seats).unwrap_or(u32::MAX));
-        if given < needed {
-            return Err(PlaceError::ShortOf {
-                node: node.name.clone(),
-                gres: name.clone(),
-                given,
-                needed,
+    let mut out = Vec::with_capacity(seekers.len());
+    for seeker in seekers {
+        let mut candidate = Candidate { position: seeker.position, bound: None };
+        if let Some(bound) = seeker.bound {
+            let outside = || PlaceError::Outside { rank: seeker.rank, node: bound.node.clone() };
+            let node = granted.find(topology, &bound.node).ok_or_else(outside)?;
+            let pattern = *given.get(&node).ok_or_else(outside)?;
+            let set = holding(bound, needs, granted.of_pattern(pattern, needs.len()));
+            let set = set.map_err(|(gres, index)| {
+                let node = bound.node.clone();
+                PlaceError::Astray { rank: seeker.rank, node, gres: gres.to_owned(), index }
+            })?;
+            let set = set.map(|set| {
+                let next = sets.len() as u32;
+                *sets.entry(set).or_insert_with_key(|set| {
+                    held.extend_from_slice(set);
+                    next
+                })
             });
+            candidate.bound = Some(Hold { node, held: set });
         }
-        kinds.push((name.clone(), *each as usize, indexes));
+        out.push(candidate);
     }
-    Ok(Devices { kinds })
+    Ok((out, held))
 }
 
-impl Devices {
-    /// What the seat with this number on the node gets.
-    fn share(&self, slot: usize) -> Vec<(String, Vec<u32>)> {
-        self.kinds
-            .iter()
-            .filter_map(|(name, each, all)| {
-                let own = all.get(slot * each..(slot + 1) * each).filter(|o| !o.is_empty())?;
-                Some((name.clone(), own.to_vec()))
-            })
-            .collect()
+/// The devices a bound member has of what its node gives, by need; `None` where none are known.
+/// `Err`: one that is not given.
+fn holding<'a>(
+    bound: &Bound,
+    needs: &'a [GresRequest],
+    given: &[granted::Given],
+) -> Result<Option<Vec<u128>>, (&'a str, u32)> {
+    let mut out = Vec::with_capacity(needs.len());
+    for (need, own) in needs.iter().zip(given) {
+        // Two kinds of one name are numbered together.
+        let alike = needs.iter().zip(given).filter(|(other, _)| other.name == need.name);
+        let all = alike.fold(0, |all, (_, given)| all | given.devices);
+        let held = bound.indexes.get(&need.name).map_or(&[][..], Vec::as_slice);
+        let has = |index: u32| index < MAX_DEVICES && all >> index & 1 == 1;
+        // Where Slurm only counts, it says nothing of single devices.
+        if let Some(index) = held.iter().find(|index| all != 0 && !has(**index)) {
+            return Err((&need.name, *index));
+        }
+        out.push(held.iter().filter(|index| has(**index)).fold(0, |b, i| b | 1 << i) & own.devices);
     }
+    Ok(Some(out).filter(|out| out.iter().any(|bits| *bits != 0)))
+}
+
+/// From numbers to names.
+fn named(
+    misfit: Misfit,
+    seekers: &[Seeker<'_>],
+    needs: &[GresRequest],
+    granted: &Granted,
+    topology: &Topology,
+) -> PlaceError {
+    match misfit {
+        Misfit::TooFew { seats, nodes } => {
+            PlaceError::TooFew { seats, nodes, members: seekers.len() }
+        }
+        Misfit::Outside(seeker) => PlaceError::Outside {
+            rank: seekers[seeker].rank,
+            node: seekers[seeker].bound.map_or_else(String::new, |b| b.node.clone()),
+        },
+        Misfit::ShortOf { node, need, given, needed } => PlaceError::ShortOf {
+            node: granted.name(topology, node).to_owned(),
+            gres: needs[need].name.clone(),
+            given,
+            needed,
+        },
+    }
+}
+
+/// The devices of a seat by GRES name.
+fn indexes(needs: &[GresRequest], devices: &[u128]) -> Vec<(String, Vec<u32>)> {
+    let mut by_name: BTreeMap<&str, u128> = BTreeMap::new();
+    let mut names = Vec::with_capacity(needs.len());
+    for (need, bits) in needs.iter().zip(devices).filter(|(_, bits)| **bits != 0) {
+        let all = by_name.entry(&need.name).or_insert_with(|| {
+            names.push(need.name.as_str());
+            0
+        });
+        *all |= bits;
+    }
+    let list = |bits: u128| (0..MAX_DEVICES).filter(|i| bits >> i & 1 == 1).collect();
+    names.into_iter().map(|name| (name.to_owned(), list(by_name[name]))).collect()
 }
 
 /// Indexes in a compact form, as they stand in the annotation: `0-3,6`.

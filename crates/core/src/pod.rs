@@ -29,7 +29,7 @@ pub struct Pod {
     /// The owner reference marked as controller.
     pub controller: Option<Controller>,
     /// The controller of its controller, where that is known: a JobSet over its Job, a leader pod
-    /// over a StatefulSet of workers.
+    /// over a StatefulSet of workers. Its controller itself where nothing is over that.
     pub grandparent: Option<Controller>,
     /// Deletion has begun.
     pub deleting: bool,

@@ -4,10 +4,10 @@
 //! pods. Members that need the same form one group; one group is a plain job, several are one
 //! heterogeneous job with a component for each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use crate::ask::Ask;
-use crate::gang::Gang;
+use crate::gang::{Gang, Member};
 use crate::job::{Component, GresRequest, Job, JobId, PlaceholderRequest};
 use crate::placeholder::{Fnv, Stamp};
 use crate::pod::Demand;
@@ -64,16 +64,6 @@ impl Group {
             hash.eat(b"\n");
         }
         hash.0
-    }
-
-    /// Devices as placement takes them: by name, for one member.
-    pub fn devices(&self) -> Vec<(String, u32)> {
-        let mut sums: BTreeMap<&str, u32> = BTreeMap::new();
-        for gres in &self.gres {
-            let sum = sums.entry(&gres.name).or_default();
-            *sum = sum.saturating_add(gres.count);
-        }
-        sums.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
     }
 
     fn component(&self, ask: &Ask, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
@@ -139,7 +129,7 @@ pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Gr
 /// Every member with what it needs, in rank order: those that are there and those still to come.
 fn places(gang: &Gang) -> Vec<(Place, &Demand)> {
     let there = gang.members.iter().enumerate();
-    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, &*m.demand));
+    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, asked_for(gang, m)));
     if gang.later.is_empty() {
         return there.collect();
     }
@@ -147,6 +137,17 @@ fn places(gang: &Gang) -> Vec<(Place, &Demand)> {
     let mut all: Vec<_> = there.chain(absent).collect();
     all.sort_by_key(|(place, _)| *place);
     all
+}
+
+/// What is asked for a member: its own needs, or those of the template that it was asked for by
+/// before it was there. What an admission webhook adds to such a pod shares what was asked, unless
+/// it is a device.
+fn asked_for<'a>(gang: &'a Gang, member: &'a Member) -> &'a Demand {
+    let later = gang.later.iter().find(|later| later.has(member.rank));
+    let devices = |asked: &&Demand| {
+        member.demand.other.iter().all(|(name, n)| asked.other.get(name) >= Some(n))
+    };
+    later.map(|later| &later.demand).filter(devices).unwrap_or(&member.demand)
 }
 
 /// All members as one group: each is asked for as the largest in everything.

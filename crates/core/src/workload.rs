@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::ask::Outcome;
 use crate::names::{ALIAS_PREFIX, PREFIX};
-use crate::pod::{Controller, Demand};
+use crate::pod::{Controller, PodSpec};
 
 /// The kinds of workload whose pods start together, and one that only leads from a pod to its
 /// workload.
@@ -142,9 +142,9 @@ pub struct Role {
     pub name: String,
     /// How many members have it.
     pub count: u32,
-    /// Its pods are made only when members of other roles are ready; until then this is what each
-    /// of them will need, by the workload's template.
-    pub later: Option<Demand>,
+    /// Its pods are made only when members of other roles are ready; until then this template says
+    /// what each of them will need.
+    pub later: Option<Box<PodSpec>>,
     /// Elastic: pods of this role beyond the count are gangs of one that come after the gang.
     pub elastic: bool,
 }

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::atlas::Atlas;
 use crate::door::Door;
 use crate::index::{Group, Index};
 use crate::kubescheduler::offering::Terms;
@@ -50,9 +51,20 @@ pub(crate) struct World {
     index: Arc<RwLock<Index>>,
     /// Counts changes that can free a seat: pods gone or finished, nodes come.
     freed: watch::Sender<u64>,
+    atlas: Arc<Atlas>,
 }
 
 impl World {
+    /// A world whose nodes are drawn in this atlas.
+    pub(crate) fn drawn_in(atlas: Arc<Atlas>) -> Self {
+        Self { atlas, ..Self::default() }
+    }
+
+    /// Where its nodes are.
+    pub(crate) fn atlas(&self) -> &Atlas {
+        &self.atlas
+    }
+
     /// Changes the index: for the source alone.
     pub(crate) fn change(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)

@@ -6,6 +6,7 @@
 
 mod kubescheduler;
 mod section;
+mod topology;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use gangway_core::translate::ResourceTable;
 
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 use section::Section;
+pub(crate) use topology::Network;
 
 /// Flags of `gangway scheduler`.
 #[derive(Clone, Debug, Default, Args)]
@@ -53,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
     pub(crate) resources: ResourceTable,
+    pub(crate) network: Network,
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
@@ -116,11 +119,12 @@ impl Settings {
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
+        let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
             flags.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
         root.finish();
         problems.into_result()?;
-        Ok(Self { cluster, slurm, listen, tls, policy, resources, kubeconfig })
+        Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })
     }
 }
 
@@ -287,6 +291,7 @@ slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
 listen: { grpc: here }
 tls: { key: k }
 policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
+topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -302,6 +307,10 @@ policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: g
             "policy.identities[0].allow:",
             "policy.partitions:",
             "policy.closed:",
+            "topology.source:",
+            "topology.layouts[0]:",
+            "topology.layouts[0].instanceType:",
+            "topology.layouts[0].devices:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
@@ -318,6 +327,11 @@ policy:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
 resources: { example.com/npu: npu }
+topology:
+  source: labels
+  labels: [example.com/rack]
+  layouts:
+    - { instanceType: box, switches: 2, sockets: 2, devices: { gpu: 4, efa: 2 } }
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
@@ -326,5 +340,9 @@ resources: { example.com/npu: npu }
         assert_eq!(settings.policy.closed, ["exclusive"]);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
+        assert_eq!(settings.network.labels, ["example.com/rack"]);
+        let first = &settings.network.layouts[0];
+        assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
+        assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));
     }
 }

@@ -99,7 +99,8 @@ impl Index {
             .into_iter()
             .find(|kind| kind.group() == controller.group && kind.name() == controller.kind)?;
         let known = self.workloads.get(&(kind, namespace.to_owned(), controller.name.clone()))?;
-        (known.uid == controller.uid).then(|| known.owner.clone())?
+        let over = || known.owner.clone().unwrap_or_else(|| controller.clone());
+        (known.uid == controller.uid).then(over)
     }
 
     /// Takes a pod out; its workload stays known.
@@ -177,8 +178,9 @@ impl Index {
         let mut groups = vec![Group::Workload(key.0, key.1.clone(), key.2.clone())];
         for uid in self.links.get(&workload.uid).into_iter().flatten() {
             let Some((pod, group)) = self.pods.get_mut(uid) else { continue };
-            if pod.grandparent != workload.owner {
-                pod.grandparent.clone_from(&workload.owner);
+            let over = workload.owner.clone().or_else(|| pod.controller.clone());
+            if pod.grandparent != over {
+                pod.grandparent = over;
                 groups.extend((!groups.contains(group)).then(|| group.clone()));
             }
         }
@@ -210,10 +212,7 @@ impl Index {
 
     /// Takes in a node: its Kubernetes name and its labels.
     pub(crate) fn put_node(&mut self, name: &str, labels: &BTreeMap<String, String>) {
-        let slurm = labels
-            .get(names::SLURM_NODE_LABEL)
-            .or_else(|| labels.get(names::SLURM_NODE_LABEL_ALIAS))
-            .map_or(name, String::as_str);
+        let slurm = names::slurm_node(labels).unwrap_or(name);
         self.drop_node(name);
         self.nodes.insert(slurm.to_owned(), name.to_owned());
         self.slurm_names.insert(name.to_owned(), slurm.to_owned());
@@ -336,10 +335,14 @@ impl Index {
                 Some(workload) => {
                     let (mine, others) = own(workload, &pods);
                     let mut out = assemble(Some(workload), &mine);
-                    out.extend(orphans(*kind, namespace, name, &others));
+                    let why = "that there is now is not what its owners lead to";
+                    out.extend(orphans(*kind, namespace, name, &others, why));
                     out
                 }
-                None => orphans(*kind, namespace, name, &pods),
+                None => {
+                    let why = "does not exist, or gangway may not read it";
+                    orphans(*kind, namespace, name, &pods, why)
+                }
             },
         }
     }
@@ -395,9 +398,9 @@ fn held(pod: &Pod) -> Vec<(String, String, u32)> {
     out
 }
 
-/// Pods whose workload is not there. Those that are bound still belong to the gang they were bound
+/// Pods whose workload is not there, or is not theirs, and `why`. Those that are bound still belong to the gang they were bound
 /// for and are followed to its end; those that are not wait for their workload to appear.
-fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod]) -> Vec<Assembled> {
+fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod], why: &str) -> Vec<Assembled> {
     let mut bound: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
     let mut waiting = Vec::new();
     for pod in pods.iter().copied() {
@@ -428,10 +431,7 @@ fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod]) -> Vec<Assemb
         // Each such pod tells its own user; together they are no gang that could be placed.
         let shape = Shape::AtLeast(1);
         for mut assembled in assemble(Some(&stand_in(&pod.uid, false, shape)), &[pod]) {
-            assembled.problems = vec![format!(
-                "its {} {namespace}/{name} does not exist, or gangway may not read it",
-                kind.name()
-            )];
+            assembled.problems = vec![format!("its {} {namespace}/{name} {why}", kind.name())];
             out.push(assembled);
         }
     }

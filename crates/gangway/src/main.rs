@@ -1,6 +1,7 @@
 //! The one binary: reads flags, hands over to a subcommand, prints the error chain if it fails.
 
 mod apiserver;
+mod atlas;
 mod bind;
 mod chain;
 mod cluster;

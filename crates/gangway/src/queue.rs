@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use board::{Board, Health};
 
+use crate::atlas::Atlas;
 use crate::chain::explain;
 use crate::config::Settings;
 use crate::metrics::Metrics;
@@ -33,6 +34,7 @@ use crate::nursery::Nursery;
 pub(crate) struct Queue {
     slurm: Client,
     board: Arc<Board>,
+    atlas: Arc<Atlas>,
     policy: Policy,
     table: ResourceTable,
     job_ids: JobIds,
@@ -124,6 +126,7 @@ impl Queue {
     ) -> Arc<Self> {
         Arc::new(Self {
             board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
+            atlas: Arc::new(Atlas::new(settings.network.clone())),
             slurm,
             policy: settings.policy.clone(),
             table: settings.resources.clone(),
@@ -136,6 +139,16 @@ impl Queue {
             metrics,
             stop,
         })
+    }
+
+    /// Where the nodes are.
+    pub(crate) fn atlas(&self) -> &Arc<Atlas> {
+        &self.atlas
+    }
+
+    /// The way to Slurm.
+    pub(crate) fn slurm(&self) -> &Client {
+        &self.slurm
     }
 
     /// What is known of Slurm's jobs.

@@ -118,6 +118,8 @@ fn start_queue(
             }
         }
     });
+    let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
+    nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();
     nursery.start("Slurm poller", async move { board.poll(stop).await });
 }
@@ -163,7 +165,7 @@ async fn start_source(
         id: settings.cluster.clone(),
         scheduler_name: names::SCHEDULER.to_owned(),
         terms: None,
-        world: World::default(),
+        world: World::drawn_in(queue.atlas().clone()),
         nursery: nursery.clone(),
         metrics: metrics.clone(),
         writes: Arc::new(Semaphore::new(WRITES)),

@@ -157,11 +157,16 @@ impl Source {
                 Event::Node { name, labels } => {
                     freed = true;
                     index.put_node(&name, &labels);
+                    self.world.atlas().put(&name, &labels);
                 }
-                Event::NodeGone(name) => index.drop_node(&name),
+                Event::NodeGone(name) => {
+                    index.drop_node(&name);
+                    self.world.atlas().forget(&name);
+                }
                 Event::NodesListed(names) => {
                     self.synced.nodes = true;
                     index.keep_nodes(&names);
+                    self.world.atlas().keep(&names);
                 }
                 Event::Workload(workload) => {
                     dirty.extend(index.put_workload(*workload));

@@ -12,6 +12,7 @@ use crate::process::ask;
 
 const SLURM_CONF: &str = include_str!("../../../manifests/world/slurm.conf");
 const GRES_CONF: &str = include_str!("../../../manifests/world/gres.conf");
+const TOPOLOGY_YAML: &str = include_str!("../../../manifests/world/topology.yaml");
 const SLURMDBD_CONF: &str = include_str!("../../../manifests/world/slurmdbd.conf");
 const MY_CNF: &str = include_str!("../../../manifests/world/my.cnf");
 
@@ -22,6 +23,7 @@ pub(crate) const SLURMDS: [&str; 5] = ["h1", "h2", "h3", "h4", "sink"];
 pub(crate) fn configure(host: &Host, ports: Ports) -> Result<()> {
     host.file("etc/slurm/slurm.conf", ports.fill(SLURM_CONF), "root")?;
     host.file("etc/slurm/gres.conf", GRES_CONF, "root")?;
+    host.file("etc/slurm/topology.yaml", TOPOLOGY_YAML, "root")?;
     host.file("etc/slurm/cgroup.conf", "CgroupPlugin=disabled\n", "root")?;
     host.file("etc/slurm/slurmdbd.conf", ports.fill(SLURMDBD_CONF), "slurm")?;
     host.file("etc/slurm/my.cnf", ports.fill(MY_CNF), "root")?;

@@ -74,7 +74,7 @@ pub struct Member {
     pub bound: ::core::option::Option<Bound>,
 }
 /// A binding that has been made.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Bound {
     #[prost(uint32, tag = "1")]
     pub generation: u32,
@@ -83,6 +83,12 @@ pub struct Bound {
     /// Slurm's name of the node.
     #[prost(string, tag = "3")]
     pub node: ::prost::alloc::string::String,
+    /// The devices it holds, by GRES name; absent where it does not say.
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub indexes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Indexes,
+    >,
 }
 /// What the user chose; policy decides what of it is granted. Empty or 0 means no choice.
 #[derive(Clone, PartialEq, ::prost::Message)]

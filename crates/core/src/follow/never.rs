@@ -126,10 +126,11 @@ impl Scene {
 fn any_scene() -> impl Strategy<Value = Scene> {
     let bound = proptest::option::of((6u32..9, 0u32..3));
     let marks = proptest::collection::vec((bound, prop::bool::weighted(0.2), any_spot()), 4);
-    let gang = (0u32..=4, 0u32..=5, any::<[bool; 3]>(), prop::bool::weighted(0.2), 0usize..4);
+    let size = (0u32..=4, 0u32..=5, prop_oneof![3 => Just(0), 1 => 1u32..3]);
+    let gang = (size, any::<[bool; 3]>(), prop::bool::weighted(0.2), 0usize..4);
     (gang, marks, any_verdict(), any_progress(), any_time()).prop_map(
         |(
-            (members, expected, [over, leaving, problem], gated, which),
+            ((members, expected, to_come), [over, leaving, problem], gated, which),
             marks,
             verdict,
             progress,
@@ -137,6 +138,7 @@ fn any_scene() -> impl Strategy<Value = Scene> {
         )| {
             let mut scene = Scene::new(members);
             scene.assembled.gang.expected = expected;
+            scene.awaits(2, to_come);
             scene.assembled.over = over;
             scene.assembled.leaving.extend(leaving.then(|| "old".to_owned()));
             scene.assembled.problems.extend(problem.then(|| "a problem".to_owned()));

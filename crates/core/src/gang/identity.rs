@@ -96,7 +96,7 @@ pub(super) fn range_of<'a>(workload: &'a Workload, pod: &Pod) -> Option<(&'a str
     let end = before + role.count;
     match workload.kind {
         Kind::RayCluster => Some((role.name.as_str(), before..end)),
-        _ => role.elastic.then(|| (role.name.as_str(), end..end)),
+        _ => role.elastic.then_some((role.name.as_str(), end..end)),
     }
 }
 

@@ -51,32 +51,32 @@ pub fn gang_uid(workload: &Workload, pod: &Pod) -> Option<String> {
 }
 
 /// Separates a workload's own pods from those of an earlier one of the same name, and from those
-/// whose labels claim what their owners deny.
+/// whose labels claim what their owners do not confirm (rule 7). What was bound once is believed
+/// until the owners are known.
 pub fn own<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
-    let is = |owner: Option<&Controller>| {
-        owner.is_none_or(|o| o.kind == workload.kind.name() && o.uid == workload.uid)
-    };
+    let is = |owner: &Controller| owner.kind == workload.kind.name() && owner.uid == workload.uid;
+    let confirmed = |pod: &Pod| pod.grandparent.as_ref().map_or_else(|| pod.node().is_some(), is);
     match workload.kind {
         Kind::PodGroup | Kind::PluginPodGroup => (pods.to_vec(), Vec::new()),
         Kind::JobSet => pods.iter().partition(|pod| {
             let labelled = pod.labels.get(JOBSET_UID).is_none_or(|uid| *uid == workload.uid);
-            labelled && is(pod.grandparent.as_ref())
+            labelled && confirmed(pod)
         }),
         // A launcher's own controller is a Job.
         Kind::MpiJob => pods.iter().partition(|pod| match &pod.controller {
-            Some(c) if c.kind == Kind::Job.name() => is(pod.grandparent.as_ref()),
-            controller => is(controller.as_ref()),
+            Some(c) if c.kind == Kind::Job.name() => confirmed(pod),
+            controller => controller.as_ref().is_none_or(is),
         }),
         Kind::LeaderWorkerSet => {
             // Workers hang on their leader, the leader on the LeaderWorkerSet.
-            let leads_elsewhere = |pod: &&&Pod| is_leader(pod) && !is(pod.grandparent.as_ref());
+            let leads_elsewhere = |pod: &&&Pod| is_leader(pod) && !confirmed(pod);
             let foreign: BTreeSet<&str> =
                 pods.iter().filter(leads_elsewhere).map(|pod| pod.uid.as_str()).collect();
             pods.iter().partition(|pod| {
                 !leader_uid(pod).is_some_and(|leader| foreign.contains(leader.as_str()))
             })
         }
-        _ => pods.iter().partition(|pod| is(pod.controller.as_ref())),
+        _ => pods.iter().partition(|pod| pod.controller.as_ref().is_none_or(is)),
     }
 }
 

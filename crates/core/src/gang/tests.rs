@@ -5,6 +5,8 @@ use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
 use crate::workload::Role;
 
+mod kinds;
+
 proptest! {
     #[test]
     fn ranks_do_not_depend_on_the_order_of_pods(
@@ -244,7 +246,7 @@ fn the_workloads_annotations_are_defaults_for_its_pods() {
 fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
     let mut pods = trainers();
     for pod in &mut pods {
-        std::sync::Arc::make_mut(&mut pod.spec.containers)[0].resources = None;
+        Arc::make_mut(&mut pod.spec.containers)[0].resources = None;
         pod.annotations.insert("gangway.dev/partiton".to_owned(), "gpu".to_owned());
     }
     let refs: Vec<&Pod> = pods.iter().collect();
@@ -300,13 +302,23 @@ fn a_binding_is_read_as_slurm_knows_it() {
     let mut pod = trainer("master", 0);
     bind(&mut pod, "job-uid", 0);
     let read = |pod: &Pod| one(&pytorch(1, 0), &[pod]).gang.members[0].bound.clone();
-    let bound = Bound { generation: 2, job: JobId(77), node: "slurm-n1".to_owned() };
+    let bound = Bound {
+        generation: 2,
+        job: JobId(77),
+        node: "slurm-n1".to_owned(),
+        indexes: BTreeMap::new(),
+    };
     assert_eq!(read(&pod), Some(bound));
     // Somebody else bound it: only the node is known.
     pod.annotations.clear();
     assert_eq!(
         read(&pod),
-        Some(Bound { generation: 0, job: JobId(0), node: "kube-n1".to_owned() })
+        Some(Bound {
+            generation: 0,
+            job: JobId(0),
+            node: "kube-n1".to_owned(),
+            indexes: BTreeMap::new()
+        })
     );
 }
 

@@ -3,16 +3,31 @@
 //! One pass over the bytes; brackets are counted before anything is expanded, so a list that stands
 //! for too many names is refused before it costs memory.
 
-use super::{Hostlist, HostlistError, MAX_NAME_LEN, MAX_NAMES, Problem, Range, split_number};
+use super::{
+    Hostlist, HostlistError, MAX_NAME_LEN, MAX_NAMES, Problem, Range, U64_DIGITS, split_number,
+};
 
-/// Reads a whole hostlist.
-pub(super) fn parse(text: &str) -> Result<Hostlist, HostlistError> {
-    let mut parser = Parser { text, list: Hostlist::default(), ranges: vec![], brackets: vec![] };
+/// Reads a whole hostlist into `list`, in place of what was there.
+pub(super) fn parse(
+    text: &str,
+    list: &mut Hostlist,
+    scratch: &mut Scratch,
+) -> Result<(), HostlistError> {
+    list.clear();
+    let mut parser = Parser { text, list, scratch };
     let mut at = 0;
     while let Some(byte) = parser.byte(at) {
         at = if is_separator(byte) { at + 1 } else { parser.entry(at)? };
     }
-    Ok(parser.list)
+    Ok(())
+}
+
+/// Memory that parsing needs beside the list; kept for its capacity.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scratch {
+    /// The ranges of the entry at hand, all brackets after one another.
+    ranges: Vec<Range>,
+    brackets: Vec<Bracket>,
 }
 
 /// Whether `name` is one name and nothing else.
@@ -39,16 +54,16 @@ fn is_bad(byte: u8) -> bool {
 
 struct Parser<'a> {
     text: &'a str,
-    list: Hostlist,
-    /// The ranges of the entry at hand, all brackets after one another; kept for its capacity.
-    ranges: Vec<Range>,
-    brackets: Vec<Bracket<'a>>,
+    list: &'a mut Hostlist,
+    scratch: &'a mut Scratch,
 }
 
 /// One bracket of an entry, with the plain text before it.
-struct Bracket<'a> {
-    before: &'a str,
-    /// Which of `Parser::ranges` are its own.
+#[derive(Clone, Debug)]
+struct Bracket {
+    /// In the text.
+    before: std::ops::Range<usize>,
+    /// Which of `Scratch::ranges` are its own.
     ranges: std::ops::Range<usize>,
 }
 
@@ -59,20 +74,21 @@ impl<'a> Parser<'a> {
 
     /// Reads the entry that starts at `start`, and returns where it ends.
     fn entry(&mut self, start: usize) -> Result<usize, HostlistError> {
-        self.ranges.clear();
-        self.brackets.clear();
+        self.scratch.ranges.clear();
+        self.scratch.brackets.clear();
         let (mut plain, mut at, mut names) = (start, start, 1);
         loop {
             match self.byte(at) {
                 None => break,
                 Some(byte) if is_separator(byte) => break,
                 Some(b'[') => {
-                    let (first, before) = (self.ranges.len(), &self.text[plain..at]);
+                    let (first, before) = (self.scratch.ranges.len(), plain..at);
                     (at, names) = self.bracket(at, names)?;
                     plain = at;
-                    self.brackets.push(Bracket { before, ranges: first..self.ranges.len() });
+                    let ranges = first..self.scratch.ranges.len();
+                    self.scratch.brackets.push(Bracket { before, ranges });
                     // Every bracket is a byte or more of the name.
-                    if self.brackets.len() > MAX_NAME_LEN {
+                    if self.scratch.brackets.len() > MAX_NAME_LEN {
                         return Err(Problem::NameTooLong.at(start));
                     }
                 }
@@ -97,7 +113,7 @@ impl<'a> Parser<'a> {
             if count > room {
                 return Err(Problem::TooManyNames.at(open));
             }
-            self.ranges.push(range);
+            self.scratch.ranges.push(range);
             match self.byte(at) {
                 Some(b',') => at += 1,
                 Some(b']') => return Ok((at + 1, names * count)),
@@ -123,13 +139,20 @@ impl<'a> Parser<'a> {
 
     /// Reads the digits at `at`, and returns where they end.
     fn number(&self, open: usize, at: usize) -> Result<(u64, usize), HostlistError> {
+        let digits = self.text.as_bytes().get(at..).unwrap_or_default();
         let (mut value, mut end) = (0_u64, at);
-        while let Some(byte @ b'0'..=b'9') = self.byte(end) {
-            value = value
-                .checked_mul(10)
-                .and_then(|tens| tens.checked_add(u64::from(byte - b'0')))
-                .ok_or_else(|| Problem::NumberTooLarge.at(at))?;
+        for byte in digits {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                break;
+            }
+            // Checked below, where there are enough digits for it to go wrong.
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
             end += 1;
+        }
+        if end - at >= U64_DIGITS {
+            let digits = &self.text[at..end];
+            value = digits.parse().map_err(|_| Problem::NumberTooLarge.at(at))?;
         }
         if end == at { Err(unexpected(self.byte(at), open, at)) } else { Ok((value, end)) }
     }
@@ -138,29 +161,31 @@ impl<'a> Parser<'a> {
     ///
     /// The last bracket counts fastest; of the others the first does, then the second (Slurm's order).
     fn emit(&mut self, tail: &str) -> Result<(), Problem> {
-        let Some((last, outer)) = self.brackets.split_last() else {
+        let Scratch { ranges: all, brackets } = &*self.scratch;
+        let Some((last, outer)) = brackets.split_last() else {
             let (prefix, range) = split_number(tail);
             return self.list.push(prefix, "", range);
         };
-        let ranges = &self.ranges[last.ranges.clone()];
+        let ranges = &all[last.ranges.clone()];
+        let before = &self.text[last.before.clone()];
         if outer.is_empty() {
-            return push_all(&mut self.list, last.before, tail, ranges);
+            return push_all(self.list, before, tail, ranges);
         }
         let mut wheels: Vec<_> =
-            outer.iter().map(|bracket| Wheel::new(&self.ranges[bracket.ranges.clone()])).collect();
+            outer.iter().map(|bracket| Wheel::new(&all[bracket.ranges.clone()])).collect();
         let mut prefix = String::new();
         loop {
             prefix.clear();
             for (bracket, wheel) in outer.iter().zip(&wheels) {
-                prefix.push_str(bracket.before);
+                prefix.push_str(&self.text[bracket.before.clone()]);
                 wheel.write(&mut prefix);
                 // A name made of many long pieces is refused while it is being put together.
                 if prefix.len() > MAX_NAME_LEN {
                     return Err(Problem::NameTooLong);
                 }
             }
-            prefix.push_str(last.before);
-            push_all(&mut self.list, &prefix, tail, ranges)?;
+            prefix.push_str(before);
+            push_all(self.list, &prefix, tail, ranges)?;
             if wheels.iter_mut().all(Wheel::turn) {
                 return Ok(());
             }
@@ -175,7 +200,10 @@ fn push_all(
     ranges: &[Range],
 ) -> Result<(), Problem> {
     list.runs.reserve(ranges.len());
-    ranges.iter().try_for_each(|&range| list.push(prefix, suffix, Some(range)))
+    let Some((first, rest)) = ranges.split_first() else { return Ok(()) };
+    list.push(prefix, suffix, Some(*first))?;
+    let room = MAX_NAME_LEN.saturating_sub(prefix.len() + suffix.len());
+    rest.iter().try_for_each(|range| list.push_again(room, *range))
 }
 
 /// A bracket other than the last, standing at one of its numbers.

@@ -9,7 +9,8 @@ use super::{Hostlist, Range, Run, split_number};
 
 impl fmt::Display for Hostlist {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut fold = Fold { out: f, first: true, prefix: String::new(), open: None };
+        let mut fold =
+            Fold { out: f, first: true, prefix: String::new(), open: None, number: String::new() };
         let mut name = String::new();
         for &Run { prefix, suffix, range } in &self.runs {
             let (prefix, suffix) = (self.slice(prefix), self.slice(suffix));
@@ -38,6 +39,8 @@ struct Fold<'f, 'g> {
     /// The prefix of the entry being written; means something only while `open` is `Some`.
     prefix: String,
     open: Option<Open>,
+    /// A number in digits; kept for its capacity.
+    number: String,
 }
 
 /// An entry whose prefix is written and whose last range is not.
@@ -85,11 +88,17 @@ impl Fold<'_, '_> {
     }
 
     fn write(&mut self, range: Range) -> fmt::Result {
-        let width = usize::from(range.width);
-        write!(self.out, "{:0width$}", range.lo)?;
+        self.digits(range, range.lo)?;
         if range.count > 1 {
-            write!(self.out, "-{:0width$}", range.hi())?;
+            self.out.write_str("-")?;
+            self.digits(range, range.hi())?;
         }
         Ok(())
+    }
+
+    fn digits(&mut self, range: Range, value: u64) -> fmt::Result {
+        self.number.clear();
+        range.write(value, &mut self.number);
+        self.out.write_str(&self.number)
     }
 }

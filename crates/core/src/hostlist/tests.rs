@@ -227,6 +227,23 @@ proptest! {
     }
 
     #[test]
+    fn an_arena_holds_the_names_of_the_last_list(
+        texts in prop::collection::vec(arbitrary_list(), 1..4)
+    ) {
+        let mut arena = Arena::default();
+        for text in texts {
+            let list = Hostlist::parse(&text).unwrap();
+            arena.read(&text).unwrap();
+            prop_assert_eq!(arena.iter().collect::<Vec<_>>(), list.names());
+            prop_assert_eq!(arena.len(), list.len());
+            for number in 0..=list.len() {
+                prop_assert_eq!(arena.get(number), arena.iter().nth(number));
+            }
+            prop_assert!(arena.read("n[1").is_err() && arena.is_empty());
+        }
+    }
+
+    #[test]
     fn folding_loses_nothing(names in prop::collection::vec(arbitrary_name(), 0..40)) {
         let list = Hostlist::from_names(&names).unwrap();
         prop_assert_eq!(&list.names(), &names);

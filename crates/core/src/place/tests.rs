@@ -4,7 +4,43 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::GresAllocation;
+use crate::job::{GresAllocation, JobId, NodeAllocation};
+
+#[path = "tests/devices.rs"]
+mod devices;
+#[path = "tests/network.rs"]
+mod network;
+
+/// A member by rank, and the node it is bound to without its devices being known.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    rank: u32,
+    bound: Option<&'a str>,
+}
+
+/// Places members that are all alike where nothing is known of the network.
+fn place_at(
+    members: &[At<'_>],
+    per_node: u32,
+    needs: &[GresRequest],
+    allocation: &Allocation,
+) -> Result<Vec<Seat>, PlaceError> {
+    let bound: Vec<Option<Bound>> =
+        members.iter().map(|m| m.bound.map(|n| bound(n, &[]))).collect();
+    let seekers: Vec<Seeker<'_>> = members
+        .iter()
+        .zip(&bound)
+        .map(|(m, bound)| Seeker { rank: m.rank, position: m.rank, bound: bound.as_ref() })
+        .collect();
+    let topology = Topology::default();
+    place(&mut Placer::default(), &seekers, per_node, needs, allocation, &topology)
+}
+
+/// A binding to a node, with these devices.
+fn bound(node: &str, indexes: &[(String, Vec<u32>)]) -> Bound {
+    let indexes = indexes.iter().cloned().collect();
+    Bound { generation: 1, job: JobId(7), node: node.to_owned(), indexes }
+}
 
 /// A gang that fits an allocation: nodes, members per node, GPUs per member, members.
 #[derive(Clone, Debug)]
@@ -55,14 +91,14 @@ proptest! {
     ) {
         let all = seat(&case, &[]).expect("it fits");
         let some: Vec<&Seat> = all.iter().filter(|s| there >> (s.rank % 64) & 1 == 1).collect();
-        let seekers: Vec<Seeker<'_>> = some
+        let members: Vec<At<'_>> = some
             .iter()
-            .map(|s| Seeker {
+            .map(|s| At {
                 rank: s.rank,
                 bound: Some(s.node.as_str()).filter(|_| bound >> (s.rank % 64) & 1 == 1),
             })
             .collect();
-        let again = place(&seekers, case.per_node, &gres(case.each), &case.allocation).expect("fits");
+        let again = place_at(&members, case.per_node, &gres(case.each), &case.allocation).expect("fits");
         prop_assert_eq!(again.iter().collect::<Vec<_>>(), some);
     }
 
@@ -103,7 +139,7 @@ proptest! {
 #[test]
 fn ranks_fill_the_nodes_in_natural_order_and_share_their_devices() {
     let allocation = Allocation { nodes: vec![node("n10", 0..4), node("n2", 4..8)] };
-    let seats = place(&seekers(3), 2, &gres(2), &allocation).expect("fits");
+    let seats = place_at(&seekers(3), 2, &gres(2), &allocation).expect("fits");
     let shown: Vec<String> = seats
         .iter()
         .map(|s| format!("{} {} {}={}", s.rank, s.node, s.indexes[0].0, ranges(&s.indexes[0].1)))
@@ -115,7 +151,8 @@ fn ranks_fill_the_nodes_in_natural_order_and_share_their_devices() {
 fn two_kinds_of_one_gres_are_one_supply() {
     let mut split = node("n1", 0..2);
     split.gres.push(gpus(6..8));
-    let seats = place(&seekers(2), 2, &gres(2), &Allocation { nodes: vec![split] }).expect("fits");
+    let seats =
+        place_at(&seekers(2), 2, &gres(2), &Allocation { nodes: vec![split] }).expect("fits");
     assert_eq!(seats[1].indexes, [("gpu".to_owned(), vec![6, 7])]);
 }
 
@@ -123,7 +160,7 @@ fn two_kinds_of_one_gres_are_one_supply() {
 fn devices_that_slurm_only_counts_have_no_indexes() {
     let mut counted = node("n1", 0..4);
     counted.gres[0].indexes.clear();
-    let seats = place(&seekers(2), 2, &gres(2), &Allocation { nodes: vec![counted] });
+    let seats = place_at(&seekers(2), 2, &gres(2), &Allocation { nodes: vec![counted] });
     assert!(seats.expect("fits").iter().all(|s| s.indexes.is_empty()));
 }
 
@@ -131,7 +168,7 @@ fn devices_that_slurm_only_counts_have_no_indexes() {
 fn a_gang_smaller_than_a_node_needs_its_own_seats_only() {
     // translate asks for two seats of a gang of two, however many could share the node.
     let allocation = Allocation { nodes: vec![node("n1", 0..4)] };
-    let seats = place(&seekers(2), 8, &gres(2), &allocation).expect("fits");
+    let seats = place_at(&seekers(2), 8, &gres(2), &allocation).expect("fits");
     assert_eq!(seats[1].indexes, [("gpu".to_owned(), vec![2, 3])]);
 }
 
@@ -139,37 +176,38 @@ fn a_gang_smaller_than_a_node_needs_its_own_seats_only() {
 fn a_replacement_gets_the_devices_of_the_one_before_it() {
     // Ranks 1 and 2 are gone; the replacement of rank 2 comes first.
     let allocation = Allocation { nodes: vec![node("n1", 0..4)] };
-    let at = |rank, bound| Seeker { rank, bound };
+    let at = |rank, bound| At { rank, bound };
     let seekers = [at(0, Some("n1")), at(2, None), at(3, Some("n1"))];
-    let seats = place(&seekers, 4, &gres(1), &allocation).expect("fits");
+    let seats = place_at(&seekers, 4, &gres(1), &allocation).expect("fits");
     assert_eq!(seats[1].indexes, [("gpu".to_owned(), vec![2])]);
 }
 
 #[test]
 fn too_few_seats_are_an_error() {
     let allocation = Allocation { nodes: vec![node("n1", 0..4)] };
-    let error = place(&seekers(3), 2, &gres(1), &allocation);
+    let error = place_at(&seekers(3), 2, &gres(1), &allocation);
     assert_eq!(error, Err(PlaceError::TooFew { seats: 2, nodes: 1, members: 3 }));
-    let none = place(&seekers(1), 1, &[], &Allocation::default());
+    let none = place_at(&seekers(1), 1, &[], &Allocation::default());
     assert_eq!(none, Err(PlaceError::TooFew { seats: 0, nodes: 0, members: 1 }));
 }
 
 #[test]
 fn a_member_bound_outside_the_allocation_is_an_error() {
     let allocation = Allocation { nodes: vec![node("n1", 0..4), node("n2", 0..4)] };
-    let bound = [Seeker { rank: 0, bound: None }, Seeker { rank: 1, bound: Some("n3") }];
-    let error = place(&bound, 1, &gres(1), &allocation);
+    let bound = [At { rank: 0, bound: None }, At { rank: 1, bound: Some("n3") }];
+    let error = place_at(&bound, 1, &gres(1), &allocation);
     assert_eq!(error, Err(PlaceError::Outside { rank: 1, node: "n3".to_owned() }));
     // More on one node than it has seats is outside, too.
-    let crowd = [0, 1].map(|rank| Seeker { rank, bound: Some("n1") });
-    let error = place(&crowd, 1, &gres(1), &allocation);
+    let crowd = [0, 1].map(|rank| At { rank, bound: Some("n1") });
+    let error = place_at(&crowd, 1, &gres(1), &allocation);
     assert!(matches!(error, Err(PlaceError::Outside { .. })), "{error:?}");
 }
 
 #[test]
 fn a_node_that_gives_too_little_is_named() {
-    let short =
-        |node: NodeAllocation| place(&seekers(2), 2, &gres(3), &Allocation { nodes: vec![node] });
+    let short = |node: NodeAllocation| {
+        place_at(&seekers(2), 2, &gres(3), &Allocation { nodes: vec![node] })
+    };
     let wanted = |given| {
         let (node, gres) = ("n1".to_owned(), "gpu".to_owned());
         Err(PlaceError::ShortOf { node, gres, given, needed: 6 })
@@ -209,18 +247,22 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 fn seat(case: &Case, bound: &[&str]) -> Result<Vec<Seat>, PlaceError> {
-    let seekers: Vec<Seeker<'_>> = (0..case.members)
-        .map(|rank| Seeker { rank, bound: bound.get(rank as usize).copied() })
+    let members: Vec<At<'_>> = (0..case.members)
+        .map(|rank| At { rank, bound: bound.get(rank as usize).copied() })
         .collect();
-    place(&seekers, case.per_node, &gres(case.each), &case.allocation)
+    place_at(&members, case.per_node, &gres(case.each), &case.allocation)
 }
 
-fn seekers(members: u32) -> Vec<Seeker<'static>> {
-    (0..members).map(|rank| Seeker { rank, bound: None }).collect()
+fn seekers(members: u32) -> Vec<At<'static>> {
+    (0..members).map(|rank| At { rank, bound: None }).collect()
 }
 
-fn gres(each: u32) -> Vec<(String, u32)> {
-    vec![("gpu".to_owned(), each)]
+fn gres(each: u32) -> Vec<GresRequest> {
+    vec![need("gpu", each)]
+}
+
+fn need(name: &str, count: u32) -> GresRequest {
+    GresRequest { name: name.to_owned(), kind: None, count }
 }
 
 fn gpus(indexes: std::ops::Range<u32>) -> GresAllocation {

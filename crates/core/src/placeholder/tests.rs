@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ask::Ask;
-use crate::gang::{Bound, Member};
+use crate::gang::{Bound, Later, Member};
+use crate::pod::Demand;
 
 proptest! {
     #[test]
@@ -166,6 +167,24 @@ fn an_end_under_the_same_pods_is_over_and_under_others_a_new_attempt() {
 }
 
 #[test]
+fn members_that_come_later_do_not_make_other_pods_of_it() {
+    let mut staged = gang(&[None, None]);
+    let demand = Demand::default();
+    staged.later = vec![Later { role: "worker".to_owned(), first: 1, count: 2, demand }];
+    let mut first = staged.clone();
+    first.members.truncate(1);
+    let (asked, _) = next("c", &first, &[]);
+    let Step::Submit { stamp } = asked else { panic!("{asked:?}") };
+    // It ended while another of its members was being made: it is the same gang that has ended.
+    let ended = [(stamp, job(5, "CANCELLED"))];
+    for gang in [&first, &staged] {
+        assert!(matches!(next("c", gang, &ended).0, Step::Over { generation: 1, .. }));
+    }
+    staged.members[0].uid = "replacement".to_owned();
+    assert!(matches!(next("c", &staged, &ended).0, Step::Submit { .. }));
+}
+
+#[test]
 fn a_refused_immediate_ask_is_no_ending() {
     let mut refused = listed(6, 1, PODS, "FAILED");
     refused.1.nodes = String::new();
@@ -243,6 +262,7 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
             generation,
             job: JobId(job),
             node: "n1".to_owned(),
+            indexes: Default::default(),
         }),
         finished: false,
         gated: false,

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use expect_test::expect;
 use proptest::prelude::*;
 
@@ -222,6 +224,37 @@ fn a_group_that_was_never_asked_for_finds_nothing() {
     let job = job_of(&asked);
     let changed = gang([demand(1000, 1 << 30, 0), demand(9000, 1 << 30, 8)]);
     assert_eq!(held_by(&changed, &ResourceTable::default(), &job), Ok(None));
+}
+
+#[test]
+fn room_is_asked_for_members_that_are_still_to_come() {
+    let mut gang = gang([demand(1000, 1 << 30, 0), demand(1000, 1 << 30, 8)]);
+    let role = "worker".to_owned();
+    // Rank 1 has come already.
+    gang.later = vec![Later { role, first: 1, count: 4, demand: demand(1000, 1 << 30, 8) }];
+    let request = ask(&gang).expect("fine");
+    let nodes: Vec<u32> = request.components.iter().map(|c| c.nodes).collect();
+    assert_eq!(nodes, [1, 4]);
+    gang.members.truncate(1);
+    assert_eq!(ask(&gang).expect("fine"), request, "the same for those who are there and not");
+}
+
+#[test]
+fn a_member_that_comes_later_belongs_to_what_its_template_asked_for() {
+    let mut gang = gang([demand(1000, 1 << 30, 0)]);
+    let (role, asked) = ("worker".to_owned(), demand(1000, 1 << 30, 8));
+    gang.later = vec![Later { role, first: 1, count: 1, demand: asked.clone() }];
+    let job = job_of(&gang);
+    let table = ResourceTable::default();
+    let come = |demand: Demand| {
+        let mut grown = gang.clone();
+        grown.members.push(Member { rank: 1, demand: demand.into(), ..gang.members[0].clone() });
+        held_by(&grown, &table, &job).expect("mapped").is_some()
+    };
+    assert!(come(asked));
+    // With a sidecar that a webhook has put into it; but not with a device that nobody asked for.
+    assert!(come(demand(1500, 2 << 30, 8)));
+    assert!(!come(demand(1000, 1 << 30, 9)));
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn stages(jobs: &[&Value]) -> Vec<usize> {
 /// The Jobs that must reach `status` before this one is made.
 fn waits_for<'a>(job: &'a Value, status: &'a str) -> impl Iterator<Item = &'a str> {
     let all = job.get("dependsOn").and_then(Value::as_array).into_iter().flatten();
-    all.filter(move |d| d.get("status").and_then(Value::as_str) == Some(status)).map(|d| name(d))
+    all.filter(move |d| d.get("status").and_then(Value::as_str) == Some(status)).map(name)
 }
 
 /// The roles of each stage that has any.
@@ -131,7 +131,8 @@ mod tests {
             "replicatedJobs": [job("driver", 1, 1), job("workers", 2, 2)]});
         assert_eq!(shown(&spec), "driver 1, workers 4 later");
         let Shape::Stages(stages) = shape(&spec, SCHEDULER) else { unreachable!() };
-        let demand = stages[0][1].later.as_ref().expect("later");
+        let spec = stages[0][1].later.as_ref().expect("later");
+        let demand = crate::pod::demand(spec).expect("quantities");
         assert_eq!(demand.other.get("nvidia.com/gpu"), Some(&8));
     }
 
@@ -155,12 +156,12 @@ mod tests {
         };
         set(&mut driver, Value::Null);
         let spec = json!({"startupPolicy": {"startupPolicyOrder": "InOrder"},
-            "replicatedJobs": [driver.clone(), job("workers", 1, 4)]});
+            "replicatedJobs": [driver, job("workers", 1, 4)]});
         assert_eq!(shown(&spec), "workers 4", "the first of ours waits for nobody of ours");
         // Where no template says so, a policy does.
         let mut workers = job("workers", 1, 4);
         set(&mut workers, Value::Null);
-        let spec = json!({"replicatedJobs": [driver.clone(), workers.clone()]});
+        let spec = json!({"replicatedJobs": [driver, workers]});
         assert_eq!(shown(&spec), "driver 1, workers 4");
         set(&mut driver, json!("default-scheduler"));
         let spec = json!({"replicatedJobs": [driver, workers]});

@@ -41,7 +41,8 @@ mod tests {
         spec["startupPolicy"] = json!("LeaderReady");
         let Shape::Groups(roles) = shape(&spec, SCHEDULER) else { unreachable!() };
         assert!(roles[0].later.is_none());
-        assert_eq!(roles[1].later.as_ref().map(|d| d.milli_cpu), Some(2000));
+        let worker = roles[1].later.as_ref().expect("later");
+        assert_eq!(crate::pod::demand(worker).expect("quantities").milli_cpu, 2000);
 
         // A leader that is scheduled by somebody else is no member.
         spec["leaderWorkerTemplate"]["leaderTemplate"] = json!({"spec": {"containers": []}});

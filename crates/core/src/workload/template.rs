@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::Role;
-use crate::pod::{Demand, PodSpec, demand};
+use crate::pod::PodSpec;
 
 /// One pod template and how many pods are made from it.
 pub(super) struct Template<'a> {
@@ -30,12 +30,11 @@ impl<'a> Template<'a> {
         Role { name: self.name.to_owned(), count: self.count, ..Role::default() }
     }
 
-    /// As a role whose pods come when others are ready. A template that cannot be read needs
-    /// nothing, which is refused where the gang is formed.
+    /// As a role whose pods come when others are ready. A template that cannot be read
+    /// requests nothing, which is refused where the gang is formed.
     pub(super) fn later(&self) -> Role {
-        let spec = serde_json::from_value::<PodSpec>(self.spec.clone()).ok();
-        let demand: Option<Demand> = spec.and_then(|spec| demand(&spec).ok());
-        Role { later: Some(demand.unwrap_or_default()), ..self.role() }
+        let spec = serde_json::from_value::<PodSpec>(self.spec.clone()).unwrap_or_default();
+        Role { later: Some(Box::new(spec)), ..self.role() }
     }
 }
 

@@ -111,6 +111,14 @@ impl<'a> Section<'a> {
         self.typed(key, "a mapping of texts", read).unwrap_or_default()
     }
 
+    pub(super) fn numbers(&mut self, key: &str) -> BTreeMap<String, u32> {
+        let read = |v: &'a Value| {
+            let number = |v: &Value| u32::try_from(v.as_u64()?).ok();
+            v.as_object()?.iter().map(|(k, v)| Some((k.clone(), number(v)?))).collect::<Option<_>>()
+        };
+        self.typed(key, "a mapping of numbers", read).unwrap_or_default()
+    }
+
     pub(super) fn section(&mut self, key: &str) -> Self {
         let value = self.get(key);
         Self::new(self.at(key), value, self.problems)

@@ -232,6 +232,54 @@ fn every_gang_that_may_have_a_placeholder_is_known() {
 }
 
 #[test]
+fn what_is_over_a_pods_controller_is_known_whichever_comes_first() {
+    let of_set = |name: &str| {
+        let mut pod = worker(name, 0);
+        for (key, value) in
+            [("jobset-name", "set"), ("restart-attempt", "1"), ("replicatedjob-name", "j")]
+        {
+            pod.labels.insert(format!("jobset.sigs.k8s.io/{key}"), value.to_owned());
+        }
+        pod
+    };
+    let over = |kind: &str, uid: &str| {
+        let [group, kind, name, uid] = ["jobset.x-k8s.io", kind, "set", uid].map(str::to_owned);
+        Some(Controller { group, kind, name, uid })
+    };
+    let roles = vec![Role { name: "j".to_owned(), count: 1, ..Role::default() }];
+    let shape = Shape::Stages(vec![roles]);
+    let set_group = Group::Workload(Kind::JobSet, "team".to_owned(), "set".to_owned());
+    let mut index = Index::default();
+    index.put_workload(Workload {
+        kind: Kind::JobSet,
+        name: "set".to_owned(),
+        uid: "set-uid".to_owned(),
+        shape,
+        ..job()
+    });
+    assert_eq!(index.put_pod(of_set("a")), set_group);
+    assert!(index.assemble(&set_group)[0].gang.uid == "a", "nobody confirms it yet");
+    let owned = Workload { owner: over("JobSet", "set-uid"), ..job() };
+    assert_eq!(index.put_workload(owned.clone()), [job_group(), set_group.clone()]);
+    assert_eq!(index.put_workload(owned), [job_group()], "nothing new");
+    index.put_pod(of_set("b"));
+    for uid in ["a", "b"] {
+        assert_eq!(index.pod(uid).expect("there").grandparent, over("JobSet", "set-uid"));
+    }
+    // A waiting gang is known by the name it is asked for under, not by its workload's uid.
+    assert!(index.known_gangs().contains("set-uid:1"));
+    // A Job of nobody: its pods are not of the JobSet, whatever they say.
+    index.put_workload(job());
+    assert_eq!(index.pod("a").expect("there").grandparent, Some(controller("job-uid")));
+    let formed = index.assemble(&set_group);
+    assert!(formed.iter().all(|a| a.gang.uid != "set-uid:1"), "{formed:?}");
+    assert!(formed[0].problems[0].contains("is not what its owners lead to"));
+    index.drop_pod("a");
+    index.drop_pod("b");
+    assert!(index.links.is_empty(), "nothing is left behind");
+}
+
+#[test]
 fn pods_missing_from_a_full_list_are_found() {
     let mut index = Index::default();
     index.put_pod(pod("a"));

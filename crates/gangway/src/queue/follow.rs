@@ -10,9 +10,10 @@ use futures::future::join_all;
 use gangway_core::follow::Verdict;
 use gangway_core::gang::Gang;
 use gangway_core::job::{Allocation, Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Seat, Seeker, place};
+use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place};
 use gangway_core::placeholder::{Stamp, Step, next};
 use gangway_core::policy::grant;
+use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use tokio::time::timeout;
@@ -236,14 +237,17 @@ impl Queue {
                     return false;
                 }
             };
-            match seat(&gang, group, &allocation) {
+            let topology = self.atlas.for_nodes(&self.slurm, &allocation).await;
+            match seat(&gang, group, &allocation, &topology) {
                 Ok(seated) => seats.extend(seated),
                 // Slurm has taken nodes away or the gang has changed: these pods and this allocation
                 // do not belong together.
                 Err(
                     error @ (PlaceError::Outside { .. }
+                    | PlaceError::Astray { .. }
                     | PlaceError::TooFew { .. }
-                    | PlaceError::ShortOf { .. }),
+                    | PlaceError::ShortOf { .. }
+                    | PlaceError::TooManyDevices { .. }),
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
@@ -340,25 +344,44 @@ fn seat(
     gang: &Gang,
     group: &Group,
     allocation: &Allocation,
+    topology: &Topology,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
     let whole = group.places.len() == gang.size();
+    let room = allocation.nodes.len() * group.per_node as usize;
     let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
     // A seat is kept for those that come later, as if they were there.
-    let seekers: Vec<Seeker<'_>> = (0..)
-        .zip(&group.places)
-        .map(|(position, place)| Seeker {
+    let all = (0..).zip(&group.places).map(|(position, place)| {
+        let seeker = Seeker {
+            rank: place.rank,
             // Within its own component a member's rank counts among those that are alike.
-            rank: if whole { place.rank } else { position },
-            bound: member(place).and_then(|m| m.bound.as_ref()).map(|b| b.node.as_str()),
-        })
-        .collect();
-    let seats = place(&seekers, group.per_node, &group.devices(), allocation)?;
-    let seated = group.places.iter().zip(seats);
-    let of_member = |(place, seat)| {
-        let uid = member(place)?.uid.clone();
-        Some((uid, Seat { rank: place.rank, ..seat }))
-    };
-    Ok(seated.filter_map(of_member).collect())
+            position: if whole { place.rank } else { position },
+            bound: member(place).and_then(|m| m.bound.as_ref()),
+        };
+        (place, seeker)
+    });
+    let (places, seekers): (Vec<&Place>, Vec<Seeker<'_>>) =
+        started(all.collect(), room).into_iter().unzip();
+    let mut placer = Placer::default();
+    let seats = place(&mut placer, &seekers, group.per_node, &group.gres, allocation, topology)?;
+    let seated = places.into_iter().zip(seats);
+    Ok(seated.filter_map(|(place, seat)| Some((member(place)?.uid.clone(), seat))).collect())
+}
+
+/// Those who can be seated in a gang that has started: a workload that was made larger since has
+/// more members than room, and those that are bound do not leave for the others. The rest of the
+/// room goes to the lowest ranks, where replacements are.
+fn started<'a>(mut all: Vec<(&'a Place, Seeker<'a>)>, room: usize) -> Vec<(&'a Place, Seeker<'a>)> {
+    let bound = all.iter().filter(|(_, seeker)| seeker.bound.is_some()).count();
+    let mut more = room.saturating_sub(bound);
+    if bound == 0 || bound > room || all.len() <= room {
+        return all;
+    }
+    all.retain(|(_, seeker)| {
+        let stays = seeker.bound.is_some() || more > 0;
+        more -= usize::from(stays && seeker.bound.is_none());
+        stays
+    });
+    all
 }
 
 fn queued(job: &Job, note: &str) -> Verdict {

@@ -1,4 +1,4 @@
-//! How fast and at what cost in allocations: the harness that the benches share.
+//! How fast and at what cost in allocations.
 //!
 //! One line of JSON per figure on standard output, so runs can be kept and compared.
 //! It must never judge: limits are for whoever reads the lines.
@@ -9,6 +9,8 @@ use std::io::Write;
 use std::time::Instant;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+use crate::Case;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -22,31 +24,32 @@ fn runs() -> usize {
     if std::env::args().any(|arg| arg == "--bench") { RUNS } else { 1 }
 }
 
-/// Runs `work`, which does `units` of what `unit` names (`name`, `pod` …), and prints its line.
+/// Runs a case and prints its line.
 ///
 /// `ns_per_UNIT` is the median, `best_ns_per_UNIT` the fastest run (the machine may be busy);
 /// allocations are those of one run, new and grown ones alike.
-pub fn measure<T>(bench: &str, unit: &str, units: usize, mut work: impl FnMut() -> T) {
+pub fn measure(name: &str, case: &mut Case) {
+    let Case { unit, units, run } = case;
     let count = runs();
     for _ in 0..WARM_UP.min(count) {
-        black_box(work());
+        black_box(run());
     }
     let region = Region::new(ALLOCATOR);
-    black_box(work());
+    black_box(run());
     let seen = region.change();
     let (calls, bytes) = (seen.allocations + seen.reallocations, seen.bytes_allocated);
 
     let mut runs: Vec<f64> = (0..count)
         .map(|_| {
             let start = Instant::now();
-            black_box(work());
-            start.elapsed().as_secs_f64() * 1e9 / units as f64
+            black_box(run());
+            start.elapsed().as_secs_f64() * 1e9 / *units as f64
         })
         .collect();
     runs.sort_by(f64::total_cmp);
-    let (median, best, per_unit) = (runs[count / 2], runs[0], calls as f64 / units as f64);
+    let (median, best) = (runs[count / 2], runs[0]);
     let line = format!(
-        r#"{{"bench":"{bench}","{unit}s":{units},"ns_per_{unit}":{median:.2},"best_ns_per_{unit}":{best:.2},"allocations_per_{unit}":{per_unit:.6},"allocations":{calls},"bytes":{bytes},"runs":{count}}}"#
+        r#"{{"bench":"{name}","{unit}s":{units},"ns_per_{unit}":{median:.2},"best_ns_per_{unit}":{best:.2},"allocations":{calls},"bytes":{bytes},"runs":{count}}}"#
     );
     writeln!(std::io::stdout(), "{line}").expect("standard output takes a line");
 }

@@ -1,0 +1,76 @@
+//! Ranks follow the network, as Slurm or the nodes' labels tell it.
+
+use gangway_core::order::natural;
+use gangway_tests::{Story, manifest};
+
+/// The two nodes of the partition `spare`, in natural order: without a word on the network, rank 0
+/// gets the first.
+async fn spare(story: &Story) -> [String; 2] {
+    let nodes = story.slurm.client.nodes().await.expect("nodes can be listed");
+    let mut names: Vec<String> = nodes
+        .into_iter()
+        .filter(|node| node.partitions.iter().any(|name| name == "spare"))
+        .map(|node| node.name)
+        .collect();
+    names.sort_by(|a, b| natural(a, b));
+    names.try_into().expect("the world has two spare nodes")
+}
+
+/// Runs one of the world's commands as its administrator.
+fn run(story: &Story, name: &str, words: &[&str]) {
+    let mut command = story.world.command(name);
+    let ran = command.args(words).env("KUBECONFIG", story.world.kubeconfig()).status();
+    assert!(ran.is_ok_and(|status| status.success()), "{name} {words:?}");
+}
+
+/// Binds a gang of two in `spare` and tells the node of each rank.
+async fn nodes_by_rank(story: &Story, gang: &str) -> Vec<String> {
+    let template = manifest::template(8, &[("gangway.dev/partition", "spare")]);
+    story.kube.create(&manifest::pod_group(gang, 2)).await;
+    for i in 0..2 {
+        let pod = manifest::pod_of_group(&format!("{gang}-{i}"), gang, &template);
+        story.kube.create(&pod).await;
+    }
+    let mut pods = story.bound(gang, 2).await;
+    story.seated(&pods).await;
+    pods.sort_by_key(gangway_tests::Pod::rank);
+    pods.into_iter().filter_map(|pod| pod.node).collect()
+}
+
+#[tokio::test]
+async fn ranks_follow_slurms_topology() {
+    let Some(story) = Story::begin("network-slurm").await else { return };
+    let [first, second] = spare(&story).await;
+    let move_to = |node: &str, place: &str| {
+        let (node, place) = (format!("NodeName={node}"), format!("topology={place}"));
+        run(&story, "scontrol", &["update", &node, &place]);
+    };
+    // As its administrator writes it: Slurm tells no more of a tree than the node's own path.
+    move_to(&first, "topo-tree:root:s2");
+    move_to(&second, "topo-tree:root:s1");
+    let told = story.slurm.client.node(&second).await.expect("Slurm answers").expect("it is there");
+    let seated = nodes_by_rank(&story, "tree").await;
+    move_to(&first, "");
+    move_to(&second, "");
+    story.note(&format!("Slurm says {:?} of {second}; ranks sit on {seated:?}", told.topology));
+    assert_eq!(seated, [second, first]);
+    story.end().await;
+}
+
+#[tokio::test]
+async fn ranks_follow_the_labels_of_the_nodes() {
+    let Some(mut story) = Story::prepare("network-labels", |_| {}).await else { return };
+    let [first, second] = spare(&story).await;
+    let kubectl = |words: &[&str]| run(&story, "kubectl", words);
+    let layer = "topology.k8s.aws/network-node-layer-3";
+    kubectl(&["label", "node", &first, &format!("{layer}=nn-b")]);
+    kubectl(&["label", "node", &second, &format!("{layer}=nn-a")]);
+    // A bridge is ready when it has read every node.
+    story.bridge.start().await;
+    let seated = nodes_by_rank(&story, "labelled").await;
+    for node in [&first, &second] {
+        run(&story, "kubectl", &["label", "node", node, &format!("{layer}-")]);
+    }
+    assert_eq!(seated, [second, first]);
+    story.end().await;
+}
