@@ -1,11 +1,11 @@
 //! The Kubernetes side as a user of kubectl sees it, in one namespace.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gangway_core::names;
 use gangway_core::order::natural;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod as KubePod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod as KubePod, ServiceAccount};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
     PatchParams, PostParams,
@@ -101,6 +101,7 @@ pub struct Kubernetes {
     pub client: kube::Client,
     /// The namespace.
     pub namespace: String,
+    kubeconfig: PathBuf,
 }
 
 impl Kubernetes {
@@ -110,7 +111,16 @@ impl Kubernetes {
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(file, &options).await;
         let client = kube::Client::try_from(config.expect("the kubeconfig makes sense"));
-        Self { client: client.expect("a client"), namespace: namespace.to_owned() }
+        Self {
+            client: client.expect("a client"),
+            namespace: namespace.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+        }
+    }
+
+    /// How to reach it again, from another runtime.
+    pub(crate) fn way(&self) -> (PathBuf, String) {
+        (self.kubeconfig.clone(), self.namespace.clone())
     }
 
     /// Makes the namespace and waits until pods can be created in it.
@@ -189,6 +199,7 @@ impl Kubernetes {
             ("scheduling.k8s.io/v1alpha2", "PodGroup"),
             ("scheduling.k8s.io/v1alpha2", "Workload"),
             ("v1", "Pod"),
+            ("v1", "PersistentVolumeClaim"),
         ];
         for (api_version, kind) in kinds {
             let api = self.dynamic(api_version, kind);
@@ -198,6 +209,25 @@ impl Kubernetes {
             let none = matches!(&deleted, Err(kube::Error::Api(status)) if status.code == 404);
             assert!(none || deleted.is_ok(), "{kind}s cannot be deleted: {deleted:?}");
         }
+    }
+
+    /// Writes a part of a node.
+    pub async fn patch_node(&self, name: &str, part: &Value) {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let patched = all.patch(name, &PatchParams::default(), &Patch::Merge(part)).await;
+        assert!(patched.is_ok(), "node {name} cannot be patched: {patched:?}");
+    }
+
+    pub(crate) async fn create_node(&self, node: &Value) {
+        let node: Node = serde_json::from_value(node.clone()).expect("a node");
+        let all: Api<Node> = Api::all(self.client.clone());
+        all.create(&PostParams::default(), &node).await.expect("a new node");
+    }
+
+    pub(crate) async fn delete_node(&self, name: &str) {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let deleted = all.delete(name, &DeleteParams::default()).await;
+        assert!(deleted.is_ok(), "node {name} cannot be deleted: {deleted:?}");
     }
 
     /// Writes a part of a pod.

@@ -261,6 +261,43 @@ async fn slurms_refusals_say_which_annotation_to_mend() {
     end(story).await;
 }
 
+/// A heterogeneous job: what it waits for and uses as a whole is asked once, the rest of each role.
+#[tokio::test]
+async fn a_gang_of_roles_asks_for_all_of_it() {
+    let Some(story) = begin("asking-roles", "").await else { return };
+    let first = story.slurm.sbatch("alice", &["-p", "hybrid", "-n1", "--mem=100"]);
+    story.slurm.reaches(first, BaseState::Running).await;
+    let (master, worker) = (manifest::template(0, &[]), manifest::template(4, &[]));
+    let mut object = manifest::pytorchjob_of_roles("train", &master, 2, &worker);
+    object["metadata"]["annotations"] = json!({
+        "gangway.dev/licenses": "matlab:2",
+        "gangway.dev/dependency": format!("afterany:{first}"),
+        "gangway.dev/begin": "now+1second",
+        "gangway.dev/constraints": "gangway",
+        "gangway.dev/wckey": "paper",
+        "gangway.dev/nice": "5",
+        "gangway.dev/comment": "roles",
+        "gangway.dev/exclude": "p5-0001",
+        "gangway.dev/time-limit": "90",
+    });
+    let gang = story.kube.create(&object).await;
+    let leader = placeholder(&story, "train", &gang).await.0;
+    story.told("train-", "Dependency").await;
+    let parts = [shown(&story, JobId(leader)), shown(&story, JobId(leader + 1))];
+    for part in &parts {
+        assert_eq!(part["features"], "gangway");
+        assert_eq!((&part["wckey"], &part["comment"]), (&json!("paper"), &json!("roles")));
+        assert_eq!((&part["nice"], &part["excluded_nodes"]), (&json!(5), &json!("p5-0001")));
+        assert_eq!(part["time_limit"]["number"], 90);
+    }
+    let of = |what: &str| parts.each_ref().map(|part| part[what].clone());
+    assert_eq!(of("licenses"), [json!("matlab:2"), json!("")]);
+    assert_eq!(of("dependency")[0], format!("afterany:{first}(unfulfilled)"));
+    story.slurm.scancel("alice", first);
+    story.seated(&story.bound("train-", 3).await).await;
+    end(story).await;
+}
+
 #[tokio::test]
 async fn of_one_name_one_runs_at_a_time() {
     let Some(story) = begin("asking-one", "").await else { return };
@@ -378,8 +415,10 @@ async fn create(story: &Story, name: &str, annotations: &[(&str, &str)]) -> Stri
 async fn placeholder(story: &Story, name: &str, gang: &str) -> JobId {
     wait(&format!("{name} has a placeholder"), SOON, async || {
         let live = story.slurm.live().await;
-        match live.iter().find(|(stamp, _)| stamp.gang == gang) {
-            Some((_, job)) => Ok(job.id),
+        let own = live.iter().filter(|(stamp, _)| stamp.gang == gang);
+        // Of a heterogeneous job, its leader.
+        match own.map(|(_, job)| job.id).min() {
+            Some(job) => Ok(job),
             None => {
                 let pods = story.pods(name).await;
                 Err(pods.first().map(Pod::why).unwrap_or_default())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use gangway_core::follow::Verdict;
 use gangway_core::gang::{Bound, Gang, Later, Member};
+use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{BaseState, JobId, JobState};
 use gangway_core::place::Seat;
 use gangway_core::placeholder::is_word;
@@ -82,6 +83,14 @@ impl TryFrom<v1::Gang> for Gang {
         if members.windows(2).any(|pair| pair[0].rank == pair[1].rank) {
             return Err(bad("gang.members.rank", "must be different for each member"));
         }
+        let tables = gang.excluded_nodes.len().max(1);
+        if members.iter().any(|m| m.reach as usize >= tables) {
+            return Err(bad("gang.members.reach", "must be an index into gang.excluded_nodes"));
+        }
+        let readable = |text: &String| text.is_empty() || Hostlist::parse(text).is_ok();
+        if !gang.excluded_nodes.iter().all(readable) {
+            return Err(bad("gang.excluded_nodes", "must be Slurm hostlists"));
+        }
         let mut parsed = Self {
             uid: gang.uid,
             namespace: gang.namespace,
@@ -90,6 +99,7 @@ impl TryFrom<v1::Gang> for Gang {
             members,
             expected: 0,
             later,
+            excluded_nodes: gang.excluded_nodes.into_iter().map(Arc::from).collect(),
             ask: gang.ask.map(ask::read).transpose()?.unwrap_or_default(),
         };
         let size = u32::try_from(parsed.size()).ok().filter(|size| *size <= MAX_GANG);
@@ -138,6 +148,7 @@ fn member(member: v1::Member, last: &mut Arc<Demand>) -> Result<Member, BadMessa
         }),
         finished: false,
         gated: false,
+        reach: member.reach,
     })
 }
 
@@ -152,6 +163,7 @@ impl v1::Gang {
             kind: gang.kind.clone(),
             members: gang.members.iter().filter(|m| !m.finished).map(v1::Member::of).collect(),
             ask: Some(v1::Ask::of(&gang.ask)),
+            excluded_nodes: gang.excluded_nodes.iter().map(|text| text.to_string()).collect(),
             later: gang.later.iter().map(v1::Later::of).collect(),
         }
     }
@@ -186,6 +198,7 @@ impl v1::Member {
                 node: b.node.clone(),
                 indexes: indexes_of(&b.indexes),
             }),
+            reach: member.reach,
         }
     }
 }
@@ -288,10 +301,17 @@ impl TryFrom<v1::Verdict> for Verdict {
 
 /// A category this version does not know is Slurm's.
 fn category(name: &str) -> Category {
-    [Category::Policy, Category::Shape, Category::Partition, Category::Account, Category::Resources]
-        .into_iter()
-        .find(|c| c.name() == name)
-        .unwrap_or(Category::Slurm)
+    [
+        Category::Policy,
+        Category::Shape,
+        Category::Partition,
+        Category::Account,
+        Category::Resources,
+        Category::Nodes,
+    ]
+    .into_iter()
+    .find(|c| c.name() == name)
+    .unwrap_or(Category::Slurm)
 }
 
 fn base_state(name: &str) -> BaseState {
@@ -348,6 +368,8 @@ mod tests {
             node: "n1".into(),
             indexes: BTreeMap::from([("gpu".to_owned(), v1::Indexes { index: vec![2, 3] })]),
         });
+        sent.excluded_nodes = vec![String::new(), "n[1-3]".into()];
+        sent.members[0].reach = 1;
         let parsed = Gang::try_from(sent).expect("fine");
         assert_eq!(parsed.members.iter().map(|m| m.uid.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         let held = &parsed.members[1].bound.as_ref().expect("bound").indexes;
@@ -365,6 +387,8 @@ mod tests {
             |g: &mut v1::Gang| g.members[0].rank = 0,
             |g: &mut v1::Gang| g.members[0].uid = "\u{1b}".into(),
             |g: &mut v1::Gang| g.name = "line\nbreak".into(),
+            |g: &mut v1::Gang| g.excluded_nodes = vec!["n[1".into()],
+            |g: &mut v1::Gang| g.members[0].reach = 1,
         ] {
             let mut gang = gang();
             break_it(&mut gang);
@@ -377,6 +401,7 @@ mod tests {
         let seat = Seat { rank: 0, node: "n1".into(), indexes: vec![("gpu".into(), vec![0, 1])] };
         for verdict in [
             Verdict::Refused(Refusal::new(Category::Account, "no")),
+            Verdict::Refused(Refusal::new(Category::Nodes, "no")),
             Verdict::Queued {
                 job: None,
                 reason: "r".into(),

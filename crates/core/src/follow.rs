@@ -3,15 +3,22 @@
 //! `decide` is called with what is seen now and says what to do now; it remembers nothing itself.
 //! Every action is idempotent and fenced by pod uid, so a plan that comes too late does no harm.
 //! Every ending has one owner here: pods gone → release, placeholder over → evict.
+//! What can be bound now, and what must come first, is in `seating`.
+
+mod seating;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ask::Other;
+use crate::eligible::volume::ToSelect;
+use crate::eligible::{Nowhere, Reach};
 use crate::gang::{Assembled, Bound, Member};
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 use crate::policy::Refusal;
 use crate::reason::{DEPENDENCY, needs_a_person};
+
+use seating::{Seating, Start};
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -19,6 +26,11 @@ pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
 pub const QUIET_MS: i64 = 1_000;
 /// A refused gang is asked again after this long, in case the cause has gone.
 pub const ASK_AGAIN_MS: i64 = 30_000;
+/// A claim whose provisioner has given up is told its node again after this long, then after twice as
+/// long, and so on.
+pub const TELL_CLAIM_AGAIN_MS: i64 = 5_000;
+/// Volumes that are not there this long after they were asked for: the nodes go back.
+pub const VOLUMES_WITHIN_MS: i64 = 600_000;
 /// Finished pods of a workload that goes on may get successors; its placeholder is kept this long.
 pub const LINGER_MS: i64 = 5_000;
 
@@ -81,6 +93,10 @@ pub struct Progress {
     pub finished_since: Option<i64>,
     /// What the last question said of the workloads that its dependency names.
     pub others: BTreeMap<String, Other>,
+    /// Since when the seats wait for volumes (ms).
+    pub volumes_since: Option<i64>,
+    /// Claims that were told their node, by uid: how often, and when last (ms).
+    pub claims: BTreeMap<String, (u32, i64)>,
 }
 
 /// An open question to Slurm.
@@ -90,6 +106,8 @@ pub struct Asked {
     pub pods: BTreeSet<String>,
     /// Since (ms).
     pub at: i64,
+    /// Where they might not go then.
+    pub reach: Reach,
 }
 
 /// Where a seat really is, as Kubernetes sees it now.
@@ -104,6 +122,22 @@ pub enum Spot {
     },
     /// Kubernetes has no node for Slurm's name.
     NoNode,
+    /// The pod may not go to this node any more.
+    Shut {
+        /// Kubernetes' name of the node.
+        node: String,
+        /// Why, as in `is cordoned`.
+        why: String,
+    },
+    /// The seat is free, but volumes of the pod are still to be made there.
+    Volumes {
+        /// Kubernetes' name of the node.
+        node: String,
+        /// Claims that wait for their first user.
+        claims: Vec<ToSelect>,
+        /// For the user.
+        message: String,
+    },
 }
 
 /// Everything a decision is made from.
@@ -148,6 +182,22 @@ pub enum Action {
     Release {
         /// Why.
         why: String,
+    },
+    /// Give the placeholder back and ask anew for the same pods, none of which is bound.
+    GiveBack {
+        /// Why.
+        why: String,
+    },
+    /// Tell a claim that waits for its first user which node its volume is for.
+    SelectNode {
+        /// Pod uid.
+        pod: String,
+        /// The claim.
+        claim: String,
+        /// Its uid.
+        uid: String,
+        /// Kubernetes' name of the node.
+        node: String,
     },
     /// Begin anew with the pods there are: the old round is over and done with.
     NewRound,
@@ -292,7 +342,13 @@ fn ask(facts: &Facts<'_>, now: i64) -> Plan {
         );
         return Plan::say("GangFirst", message, false);
     }
-    Plan::act(Action::Ask)
+    match &facts.assembled.nowhere {
+        Some(Nowhere { message, problem: true }) => Plan::say("Refused", message.clone(), true),
+        Some(Nowhere { message, problem: false }) => {
+            Plan::say("WaitingForVolume", message.clone(), false)
+        }
+        None => Plan::act(Action::Ask),
+    }
 }
 
 fn incomplete(facts: &Facts<'_>) -> String {
@@ -314,7 +370,7 @@ fn incomplete(facts: &Facts<'_>) -> String {
 
 fn refused(facts: &Facts<'_>, refusal: &Refusal, now: i64) -> Plan {
     let again = facts.progress.asked.as_ref().map_or(now, |a| a.at) + ASK_AGAIN_MS;
-    if pods_changed(facts) || others_changed(facts) || now >= again {
+    if pods_changed(facts) || others_changed(facts) || reach_changed(facts) || now >= again {
         return Plan::act(Action::NewRound);
     }
     Plan { wake: Some(again), ..Plan::say("Refused", refusal.message.clone(), true) }
@@ -331,7 +387,23 @@ fn others_changed(facts: &Facts<'_>) -> bool {
     facts.progress.others != facts.assembled.gang.ask.others
 }
 
+/// The pods may go elsewhere than when they were asked for.
+fn reach_changed(facts: &Facts<'_>) -> bool {
+    let asked = facts.progress.asked.as_ref();
+    asked.is_some_and(|asked| asked.reach != Reach::of(&facts.assembled.gang))
+}
+
 fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64) -> Plan {
+    // The placeholder keeps its place; only where it may start is told anew.
+    if reach_changed(facts) {
+        return Plan::act(Action::Ask);
+    }
+    if let Some(nowhere) = &facts.assembled.nowhere {
+        let message = format!("{}; {message}", nowhere.message);
+        let topic = "nowhere".to_owned();
+        let report = Report { reason: "Queued", topic, message, problem: nowhere.problem };
+        return Plan { report: Some(report), ..Plan::default() };
+    }
     let problem = needs_a_person(reason);
     // Slurm takes a moment to say why; until then there is nothing to tell.
     let quiet = if reason.is_empty() { 5 * QUIET_MS } else { QUIET_MS };
@@ -400,20 +472,20 @@ fn seat_members(
     if !facts.assembled.gang.complete() && !some_bound {
         return Plan::say("GangIncomplete", incomplete(facts), false);
     }
-    let (binds, obstacle) = bindings(facts, &unbound, job, generation, seats);
-    match obstacle {
-        // Nothing is bound before everything can be (rule 3).
-        Some(message) if !some_bound => {
-            Plan { wake: Some(now + QUIET_MS), ..Plan::say("WaitingForNode", message, false) }
-        }
+    let seating = Seating::of(facts, &unbound, &Start { job, generation, seats }, now);
+    if !some_bound {
+        return whole_gang(facts, seating, deadline, now);
+    }
+    // Part of the gang runs: whoever can join it does.
+    let reason = if seating.for_volumes { "WaitingForVolume" } else { "WaitingForNode" };
+    let mut actions = seating.binds;
+    actions.extend(seating.tell);
+    match seating.shut.or(seating.obstacle) {
         Some(message) => {
-            Plan { actions: binds, wake: deadline, ..Plan::say("WaitingForNode", message, false) }
+            let wake = [deadline, seating.wake].into_iter().flatten().min();
+            Plan { actions, wake, ..Plan::say(reason, message, false) }
         }
-        None => Plan {
-            actions: binds,
-            wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)),
-            report: None,
-        },
+        None => Plan { actions, wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)), report: None },
     }
 }
 
@@ -426,40 +498,38 @@ fn no_seat(facts: &Facts<'_>, job: JobId) -> String {
     )
 }
 
-/// The bindings that can be made now, and what stands in the way of the others.
-fn bindings(
-    facts: &Facts<'_>,
-    unbound: &[&Member],
-    job: JobId,
-    generation: u32,
-    seats: &BTreeMap<String, Seat>,
-) -> (Vec<Action>, Option<String>) {
-    let mut binds = Vec::with_capacity(unbound.len());
-    let mut obstacle = None;
-    for member in unbound {
-        let Some(seat) = seats.get(&member.uid) else { continue };
-        match facts.spots.get(&member.uid) {
-            Some(Spot::Free(node)) => binds.push(Action::Bind {
-                pod: member.uid.clone(),
-                seat: seat.clone(),
-                node: node.clone(),
-                job,
-                generation,
-            }),
-            Some(Spot::Taken { by }) => {
-                obstacle = Some(format!(
-                    "Slurm job {job} has its nodes, but pod {by} still holds a device there; waiting for it to end"
-                ));
+/// Nothing is bound before everything can be (rule 3): first every seat must be free and open to its
+/// pod, then every volume must be there.
+fn whole_gang(facts: &Facts<'_>, seating: Seating, deadline: Option<i64>, now: i64) -> Plan {
+    if let Some(why) = seating.shut {
+        // Bindings were sent a moment ago: whether they were made is not seen yet.
+        if deadline.is_some() {
+            return Plan { wake: deadline, ..Plan::say("WaitingForNode", why, false) };
+        }
+        return Plan::act(Action::GiveBack { why });
+    }
+    match seating.obstacle {
+        None => Plan {
+            actions: seating.binds,
+            wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)),
+            report: None,
+        },
+        Some(message) if !seating.for_volumes => {
+            Plan { wake: Some(now + QUIET_MS), ..Plan::say("WaitingForNode", message, false) }
+        }
+        Some(message) => {
+            let since = facts.progress.volumes_since.unwrap_or(now);
+            let until = since + VOLUMES_WITHIN_MS;
+            if now >= until {
+                let minutes = VOLUMES_WITHIN_MS / 60_000;
+                let why = format!("after {minutes} minutes still {message}");
+                return Plan::act(Action::GiveBack { why });
             }
-            Some(Spot::NoNode) | None => {
-                let (node, label) = (&seat.node, crate::names::SLURM_NODE_LABEL);
-                obstacle = Some(format!(
-                    "Slurm gave node {node}, which Kubernetes does not have; remove it from the partition or label its Kubernetes node {label}={node}"
-                ));
-            }
+            let wake = [Some(until), seating.wake].into_iter().flatten().min();
+            let said = Plan::say("WaitingForVolume", message, false);
+            Plan { actions: seating.tell, wake, ..said }
         }
     }
-    (binds, obstacle)
 }
 
 /// Not every member could be bound in time: none stays. The placeholder is kept, and the gang is

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ask::Ask;
+use crate::eligible::Nowhere;
 use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
@@ -40,6 +41,9 @@ pub struct Gang {
     pub later: Vec<Later>,
     /// What the user chose.
     pub ask: Ask,
+    /// Slurm hostlists of nodes that members must not go to, for [`Member::reach`]; empty where every
+    /// member may go anywhere.
+    pub excluded_nodes: Vec<Arc<str>>,
 }
 
 /// Members of one role whose pods come later, present or not.
@@ -81,6 +85,8 @@ pub struct Member {
     pub finished: bool,
     /// A scheduling gate keeps it from being bound.
     pub gated: bool,
+    /// Which of [`Gang::excluded_nodes`] it must not go to.
+    pub reach: u32,
 }
 
 /// A binding that has been made, as the pod carries it.
@@ -156,6 +162,8 @@ pub struct Assembled {
     /// The gang that must have its nodes before this pod may ask for one: it is beyond the least
     /// number of an elastic workload, and taking the last node would keep all from starting.
     pub after: Option<String>,
+    /// Why no question can be asked, as nodes and volumes are now.
+    pub nowhere: Option<Nowhere>,
 }
 
 /// Which workload a pod says it belongs to.
@@ -229,6 +237,7 @@ fn alone(
             members: if deleting { vec![] } else { vec![member] },
             expected: 1,
             later: Vec::new(),
+            excluded_nodes: Vec::new(),
             ask: Ask::default(),
         },
         if deleting { BTreeSet::from([pod.uid.clone()]) } else { BTreeSet::new() },
@@ -343,6 +352,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
             expected: workload.shape.size(),
             later,
             ask: Ask::default(),
+            excluded_nodes: Vec::new(),
         },
         leaving,
         workload.over,
@@ -454,6 +464,7 @@ impl<'a> Builder<'a> {
             bound: bound(pod),
             finished: pod.finished(),
             gated: !pod.spec.scheduling_gates.is_empty(),
+            reach: 0,
         }
     }
 
@@ -480,7 +491,7 @@ impl<'a> Builder<'a> {
         }
         self.problems.sort();
         self.problems.dedup();
-        Assembled { gang, problems: self.problems, leaving, over, after: None }
+        Assembled { gang, problems: self.problems, leaving, over, after: None, nowhere: None }
     }
 }
 

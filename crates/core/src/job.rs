@@ -206,6 +206,8 @@ pub struct Job {
     pub comment: String,
     /// Whether it is an EXTERNAL job (a placeholder), as far as Slurm says.
     pub external: bool,
+    /// Hostlist of nodes it must not get.
+    pub excluded_nodes: String,
     /// Components of a heterogeneous job, its leader first; empty for an ordinary job, and for a
     /// component that was read without its leader.
     pub parts: Vec<Part>,
@@ -222,6 +224,8 @@ pub struct Part {
     pub nodes: String,
     /// Where the key of its members rides.
     pub admin_comment: String,
+    /// Hostlist of nodes it must not get.
+    pub excluded_nodes: String,
 }
 
 impl Job {
@@ -364,6 +368,7 @@ impl Job {
             admin_comment: String::new(),
             comment: String::new(),
             external: true,
+            excluded_nodes: String::new(),
             parts: Vec::new(),
         }
     }
@@ -422,6 +427,7 @@ mod tests {
             state: JobState::parse(&[state]),
             nodes: String::new(),
             admin_comment: String::new(),
+            excluded_nodes: String::new(),
         };
         let parts: Vec<Part> = (7..).zip(states).map(part).collect();
         Job { parts, ..Job::sample(7, states[0]) }

@@ -4,10 +4,11 @@
 //! It must never wait, read a clock, touch a file, a socket or the environment, or start a task:
 //! the shell in `crates/gangway` does that. `cargo xtask tidy` holds it to that by its dependencies.
 //!
-//! Read in this order: [`gang`], [`policy`], [`translate`], [`placeholder`], [`topology`], [`place`],
-//! [`follow`].
+//! Read in this order: [`gang`], [`eligible`], [`policy`], [`translate`], [`placeholder`], [`topology`],
+//! [`place`], [`follow`].
 
 pub mod ask;
+pub mod eligible;
 pub mod follow;
 pub mod gang;
 pub mod hostlist;

@@ -32,6 +32,9 @@ pub const JOB_LABEL: &str = "gangway.dev/job";
 pub const SLURM_NODE_LABEL: &str = "gangway.dev/slurm-node";
 /// The peer's form of the same label.
 pub const SLURM_NODE_LABEL_ALIAS: &str = "slinky.slurm.net/slurm-nodename";
+/// Written by us on a claim that waits for its first user, and taken away by a provisioner that failed:
+/// Kubernetes' name of the node the volume is made for.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 /// Slurm's name of a Kubernetes node, where its labels give another than its own.
 pub fn slurm_node(labels: &std::collections::BTreeMap<String, String>) -> Option<&str> {

@@ -180,6 +180,7 @@ mod tests {
             name: (*name).to_owned(),
             role: String::new(),
             rank,
+            reach: 0,
             demand: std::sync::Arc::default(),
             bound: None,
             finished: false,
@@ -193,9 +194,17 @@ mod tests {
             members: names.iter().zip(0..).map(member).collect(),
             expected: 2,
             later: Vec::new(),
+            excluded_nodes: Vec::new(),
             ask: Ask::default(),
         };
-        Assembled { gang, problems: Vec::new(), leaving: BTreeSet::new(), over: false, after: None }
+        Assembled {
+            gang,
+            problems: Vec::new(),
+            leaving: BTreeSet::new(),
+            over: false,
+            after: None,
+            nowhere: None,
+        }
     }
 
     fn bind(pod: &str, node: &str) -> Action {

@@ -29,6 +29,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// The same for a placeholder that is given back although its pods wait on: its end is ours, and
+    /// no end of any pods.
+    pub fn given_back(&self) -> Self {
+        Self { pods: 0, ..self.clone() }
+    }
+
     /// As text without spaces inside its words.
     pub fn to_text(&self) -> String {
         let Self { cluster, gang, generation, pods, part } = self;

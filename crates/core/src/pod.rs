@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::eligible::selector::Affinity;
+use crate::eligible::taint::Toleration;
+use crate::eligible::volume::Volume;
 use crate::quantity::{self, BadQuantity};
 
 /// Resource name (`cpu`, `nvidia.com/gpu` …) to quantity text, as in the API.
@@ -82,6 +85,18 @@ pub struct PodSpec {
     /// How long it may run after it has been started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active_deadline_seconds: Option<u64>,
+    /// Labels its node must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Which nodes it must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Taints it stands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Volumes, of which those with claims matter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
 }
 
 /// A gate on scheduling.

@@ -84,6 +84,8 @@ pub enum Category {
     Account,
     /// No node can ever give what is asked.
     Resources,
+    /// Too few nodes are open to its pods now.
+    Nodes,
     /// Slurm refused for another reason.
     Slurm,
 }
@@ -97,6 +99,7 @@ impl Category {
             Self::Partition => "partition",
             Self::Account => "account",
             Self::Resources => "resources",
+            Self::Nodes => "nodes",
             Self::Slurm => "slurm",
         }
     }

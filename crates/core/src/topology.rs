@@ -146,19 +146,7 @@ pub struct Order {
     position: Vec<u32>,
     /// By place in the walk, the node.
     walk: Vec<u32>,
-    /// By node and level, the part of the network it is in; numbered through all levels.
-    parts: Vec<u32>,
-    levels: usize,
     known: NodeSet,
-}
-
-/// How often a ring of nodes crosses from one part of the network into another, all levels together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ring {
-    /// How often it does.
-    pub crossings: u32,
-    /// How often any ring over these nodes has to: once out of and once into every occupied part.
-    pub least: u32,
 }
 
 impl Order {
@@ -172,28 +160,14 @@ impl Order {
         walk.sort_by(|a, b| key(*a).cmp(key(*b)).then(a.cmp(b)));
 
         let mut position = vec![0; count];
-        let mut parts = vec![0; count * levels];
-        let mut next = 0;
-        for (place, node) in walk.iter().enumerate() {
-            position[*node as usize] = place as u32;
-            let before = place.checked_sub(1).map(|p| walk[p]);
-            let same = before
-                .map_or(0, |b| key(b).iter().zip(key(*node)).take_while(|(x, y)| x == y).count());
-            for level in 0..levels {
-                parts[*node as usize * levels + level] = match before {
-                    Some(before) if level < same => parts[before as usize * levels + level],
-                    _ => {
-                        next += 1;
-                        next
-                    }
-                };
-            }
+        for (place, node) in (0..).zip(&walk) {
+            position[*node as usize] = place;
         }
         let mut known = NodeSet::default();
         for (node, _) in (0..).map(NodeId).zip(paths).filter(|(_, path)| !path.is_empty()) {
             known.insert(node);
         }
-        Self { position, walk, parts, levels, known }
+        Self { position, walk, known }
     }
 
     /// The place of a node in the walk. Nodes that the topology does not know come last.
@@ -211,26 +185,6 @@ impl Order {
     /// Whether the source says anything of this node.
     pub fn knows(&self, node: NodeId) -> bool {
         self.known.contains(node)
-    }
-
-    /// How well a ring over these nodes, in this order, keeps to the network.
-    pub fn ring(&self, nodes: &[NodeId]) -> Ring {
-        let mut ring = Ring::default();
-        let mut seen = Vec::with_capacity(nodes.len());
-        for level in 0..self.levels {
-            let part = |node: &NodeId| {
-                self.parts.get(node.at() * self.levels + level).copied().unwrap_or(0)
-            };
-            let around = nodes.iter().zip(nodes.iter().cycle().skip(1));
-            ring.crossings += around.filter(|(a, b)| part(a) != part(b)).count() as u32;
-            seen.clear();
-            seen.extend(nodes.iter().map(part));
-            seen.sort_unstable();
-            seen.dedup();
-            // A ring that stays in one part leaves nothing.
-            ring.least += if seen.len() > 1 { seen.len() as u32 } else { 0 };
-        }
-        ring
     }
 }
 

@@ -4,9 +4,10 @@
 //! pods. Members that need the same form one group; one group is a plain job, several are one
 //! heterogeneous job with a component for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::ask::Ask;
+use crate::eligible;
 use crate::gang::{Gang, Member};
 use crate::job::{Component, GresRequest, Job, JobId, PlaceholderRequest};
 use crate::placeholder::{Fnv, Stamp};
@@ -33,6 +34,10 @@ pub struct Group {
     pub gres: Vec<GresRequest>,
     /// How many of them share a node.
     pub per_node: u32,
+    /// Hostlist of nodes that are shut to one of them.
+    pub shut: String,
+    /// What tells this group from the others of its gang, however many of its members are there.
+    mark: u64,
 }
 
 /// One member's place in its group.
@@ -54,18 +59,6 @@ pub enum Roles {
 }
 
 impl Group {
-    /// What tells this group from the others of its gang, however many of its members are there.
-    fn mark(&self) -> u64 {
-        let mut hash = Fnv::new();
-        hash.eat(&self.cpus.to_le_bytes());
-        hash.eat(&self.memory_mib.to_le_bytes());
-        for gres in &self.gres {
-            hash.eat(gres.to_tres().as_bytes());
-            hash.eat(b"\n");
-        }
-        hash.0
-    }
-
     fn component(&self, ask: &Ask, stamp: &Stamp, apart: bool) -> Result<Component, Refusal> {
         let times = |n: u64| n.checked_mul(u64::from(self.per_node));
         let devices = |gres: &GresRequest| {
@@ -74,7 +67,7 @@ impl Group {
             Ok(GresRequest { count, ..gres.clone() })
         };
         let members = u32::try_from(self.places.len()).map_err(|_| too_much("pods"))?.max(1);
-        let part = apart.then(|| self.mark());
+        let part = apart.then_some(self.mark);
         let gres = self.gres.iter().map(devices).collect::<Result<_, _>>()?;
         Ok(Component {
             key: Stamp { part, ..stamp.clone() }.to_text(),
@@ -83,40 +76,71 @@ impl Group {
             cpus_per_task: self.cpus,
             memory_per_node_mib: times(self.memory_mib).ok_or_else(|| too_much("memory"))?,
             gres_per_node: ask.with_gres(gres),
-            excluded_nodes: ask.exclude.clone().unwrap_or_default(),
+            excluded_nodes: self.excluded(ask),
         })
     }
+}
+
+impl Group {
+    /// The nodes that its component must not get: those that are shut to one of its members, because
+    /// they are asked for alike, and those that the user does not want.
+    pub fn excluded(&self, ask: &Ask) -> String {
+        eligible::union(&[self.shut.as_str(), ask.exclude.as_deref().unwrap_or("")])
+    }
+
+    /// Takes in others that need the same.
+    fn join(&mut self, other: Self) {
+        self.places.extend(other.places);
+        self.places.sort_unstable();
+        self.shut = eligible::union(&[&self.shut, &other.shut]);
+    }
+}
+
+/// A mark of what one member needs.
+fn mark(cpus: u32, memory_mib: u64, gres: &[GresRequest]) -> u64 {
+    let mut hash = Fnv::new();
+    hash.eat(&cpus.to_le_bytes());
+    hash.eat(&memory_mib.to_le_bytes());
+    for gres in gres {
+        hash.eat(gres.to_tres().as_bytes());
+        hash.eat(b"\n");
+    }
+    hash.0
+}
+
+/// A mark of what one member of a role needs.
+fn mark_of_role(need: u64, role: &str) -> u64 {
+    let mut hash = Fnv::new();
+    hash.eat(&need.to_le_bytes());
+    hash.eat(role.as_bytes());
+    hash.0
 }
 
 fn too_much(what: &str) -> Refusal {
     Refusal::new(Category::Shape, format!("the pods ask for more {what} than any node can have"))
 }
 
-/// Sorts a gang's members into groups that need the same, by the rank of their first member.
+/// Sorts a gang's members into groups that need the same, by the rank of their first member. Roles
+/// that need the same but may not go to the same nodes are groups of their own.
 pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Group>, Refusal> {
-    if roles == Roles::Levelled {
-        return Ok(vec![levelled(gang, table)?]);
-    }
-    let mut found: Vec<(&Demand, Vec<Place>)> = Vec::new();
-    for (place, its) in places(gang) {
-        // Members that are alike mostly stand side by side: the last group is looked at first.
-        match found.iter_mut().rev().find(|(demand, _)| *demand == its) {
-            Some((_, places)) => places.push(place),
-            None => found.push((its, vec![place])),
-        }
-        if found.len() > MAX_COMPONENTS {
-            return Ok(vec![levelled(gang, table)?]);
-        }
-    }
+    let classes = match roles {
+        Roles::Apart => classes(gang, table)?,
+        Roles::Levelled => None,
+    };
+    let Some(classes) = classes else { return Ok(vec![levelled(gang, table)?]) };
+    let alike = |need: u64| {
+        let mut known = classes.iter().filter(|c| c.group.mark == need && c.is_there());
+        known.next().is_none_or(|first| known.all(|c| c.group.shut == first.group.shut))
+    };
+    let needs: Vec<bool> = classes.iter().map(|c| alike(c.group.mark)).collect();
     let mut groups: Vec<Group> = Vec::new();
-    for (demand, places) in found {
-        let group = group(gang, table, demand, places)?;
-        // What differs only where Slurm has no word for it (ephemeral storage) is the same to Slurm.
-        match groups.iter_mut().find(|g| g.mark() == group.mark()) {
-            Some(same) => {
-                same.places.extend(group.places);
-                same.places.sort_unstable();
-            }
+    for (class, alike) in classes.into_iter().zip(needs) {
+        let mut group = class.group;
+        if !alike {
+            group.mark = mark_of_role(group.mark, class.role);
+        }
+        match groups.iter_mut().find(|g| g.mark == group.mark) {
+            Some(same) => same.join(group),
             None => groups.push(group),
         }
     }
@@ -126,16 +150,51 @@ pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Gr
     Ok(groups)
 }
 
-/// Every member with what it needs, in rank order: those that are there and those still to come.
-fn places(gang: &Gang) -> Vec<(Place, &Demand)> {
-    let there = gang.members.iter().enumerate();
-    let there = there.map(|(i, m)| (Place { rank: m.rank, member: Some(i) }, asked_for(gang, m)));
+/// Members of one role that need the same; the mark of its group is that of the need alone.
+struct Class<'a> {
+    role: &'a str,
+    group: Group,
+}
+
+impl Class<'_> {
+    /// Only of a member that is there it is known where it may go.
+    fn is_there(&self) -> bool {
+        self.group.places.iter().any(|place| place.member.is_some())
+    }
+}
+
+/// `None`: more than a heterogeneous job can have.
+fn classes<'a>(gang: &'a Gang, table: &ResourceTable) -> Result<Option<Vec<Class<'a>>>, Refusal> {
+    let mut found: Vec<(&Demand, &str, Vec<Place>)> = Vec::new();
+    for (place, its, role) in places(gang) {
+        // Members that are alike mostly stand side by side: the last class is looked at first.
+        match found.iter_mut().rev().find(|(demand, r, _)| *demand == its && *r == role) {
+            Some((_, _, places)) => places.push(place),
+            None => found.push((its, role, vec![place])),
+        }
+        if found.len() > MAX_COMPONENTS {
+            return Ok(None);
+        }
+    }
+    let class =
+        |(demand, role, places)| Ok(Class { role, group: group(gang, table, demand, places)? });
+    found.into_iter().map(class).collect::<Result<_, _>>().map(Some)
+}
+
+/// Every member with what it needs and its role, in rank order: those that are there and those still
+/// to come.
+fn places(gang: &Gang) -> Vec<(Place, &Demand, &str)> {
+    let there = gang.members.iter().enumerate().map(|(i, m)| {
+        (Place { rank: m.rank, member: Some(i) }, asked_for(gang, m), m.role.as_str())
+    });
     if gang.later.is_empty() {
         return there.collect();
     }
-    let absent = gang.absent().map(|(rank, later)| (Place { rank, member: None }, &later.demand));
+    let absent = gang
+        .absent()
+        .map(|(rank, later)| (Place { rank, member: None }, &later.demand, later.role.as_str()));
     let mut all: Vec<_> = there.chain(absent).collect();
-    all.sort_by_key(|(place, _)| *place);
+    all.sort_by_key(|(place, _, _)| *place);
     all
 }
 
@@ -152,7 +211,7 @@ fn asked_for<'a>(gang: &'a Gang, member: &'a Member) -> &'a Demand {
 
 /// All members as one group: each is asked for as the largest in everything.
 fn levelled(gang: &Gang, table: &ResourceTable) -> Result<Group, Refusal> {
-    let places = places(gang).into_iter().map(|(place, _)| place).collect();
+    let places = places(gang).into_iter().map(|(place, _, _)| place).collect();
     group(gang, table, &gang.largest_demand(), places)
 }
 
@@ -172,13 +231,27 @@ fn group(
     for device in gres.iter_mut().filter(|g| g.name == "gpu" && g.kind.is_none()) {
         device.kind.clone_from(&gang.ask.gpu_type);
     }
+    let (cpus, memory_mib) = (cpus.max(1), demand.memory.div_ceil(1 << 20).max(1));
     Ok(Group {
         per_node: per_node(gang, places.len()),
+        shut: shut(gang, &places),
         places,
-        cpus: cpus.max(1),
-        memory_mib: demand.memory.div_ceil(1 << 20).max(1),
+        mark: mark(cpus, memory_mib, &gres),
+        cpus,
+        memory_mib,
         gres,
     })
+}
+
+/// The nodes that are shut to one of these members.
+fn shut(gang: &Gang, places: &[Place]) -> String {
+    let members = places.iter().filter_map(|place| gang.members.get(place.member?));
+    let reaches: BTreeSet<usize> = members.map(|m| m.reach as usize).collect();
+    let lists: Vec<&str> = reaches
+        .into_iter()
+        .filter_map(|i| gang.excluded_nodes.get(i).map(|text| &**text))
+        .collect();
+    eligible::union(&lists)
 }
 
 /// Turns a complete gang into the request for its placeholder.
@@ -208,17 +281,28 @@ pub fn placeholder(
         time_limit_minutes: gang.ask.time_limit_minutes,
         components: groups
             .iter()
-            .map(|g| g.component(&gang.ask, stamp, apart))
+            .map(|g| g.component(&ask_of(g, &groups, &gang.ask), stamp, apart))
             .collect::<Result<_, _>>()?,
         options: gang.ask.options.clone(),
     })
+}
+
+/// What a group is asked for beside its needs: a GRES that some groups need is asked of those alone.
+fn ask_of(group: &Group, groups: &[Group], ask: &Ask) -> Ask {
+    let needs = |group: &Group, name: &str| group.gres.iter().any(|own| own.name == name);
+    let mut ask = ask.clone();
+    ask.gres.retain(|asked| {
+        needs(group, &asked.name) || !groups.iter().any(|other| needs(other, &asked.name))
+    });
+    ask
 }
 
 /// What it costs that this gang's roles are levelled; `None` when its members need the same anyway.
 pub fn cost_of_levelling(gang: &Gang, table: &ResourceTable) -> Option<String> {
     let apart = groups(gang, table, Roles::Apart).ok()?;
     let all = levelled(gang, table).ok()?;
-    let smaller = apart.iter().filter(|g| g.mark() != all.mark());
+    let need = |g: &Group| mark(g.cpus, g.memory_mib, &g.gres);
+    let smaller = apart.iter().filter(|g| need(g) != need(&all));
     let members: usize = smaller.map(|g| g.places.len()).sum();
     (members > 0).then(|| {
         format!(
@@ -254,9 +338,20 @@ pub fn held_by(
         let mark = Stamp::parse(&part.admin_comment).and_then(|stamp| stamp.part);
         parts.extend(mark.map(|mark| (mark, part.id)));
     }
-    let groups = groups(gang, table, Roles::Apart)?;
-    let held = groups.into_iter().map(|g| parts.get(&g.mark()).map(|id| (g, *id)));
-    Ok(held.collect())
+    let Some(classes) = classes(gang, table)? else { return Ok(None) };
+    let mut held: Vec<(Group, JobId)> = Vec::new();
+    for Class { role, group } in classes {
+        let own = parts.get(&mark_of_role(group.mark, role)).or_else(|| parts.get(&group.mark));
+        let Some(id) = own.copied() else { return Ok(None) };
+        match held.iter_mut().find(|(_, other)| *other == id) {
+            Some((same, _)) => same.join(group),
+            None => held.push((group, id)),
+        }
+    }
+    for (group, _) in &mut held {
+        group.per_node = per_node(gang, group.places.len());
+    }
+    Ok(Some(held))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The one write per pod (rule 10): its Binding, which carries node, rank and device indexes.
+//! The one write per pod (rule 10): its Binding, which carries node, rank and device indexes; and before
+//! it one write for each volume claim that waits for its first user.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +9,20 @@ use gangway_core::names;
 use gangway_core::place::{Seat, ranges};
 use k8s_openapi::api::core::v1::{Binding as KubeBinding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 
 use crate::chain::explain;
 use crate::cluster::Cluster;
-use crate::lean::LeanPod;
+use crate::lean::{LeanClaim, LeanPod};
+
+/// A claim and the node it is to be told.
+pub(crate) struct Told {
+    pub(crate) claim: String,
+    /// Its uid.
+    pub(crate) uid: String,
+    /// Kubernetes' name of the node.
+    pub(crate) node: String,
+}
 
 /// One member's place, ready to be written.
 pub(crate) struct Binding {
@@ -25,6 +35,37 @@ pub(crate) struct Binding {
     pub(crate) generation: u32,
     /// For the pod's owner; empty for nothing.
     pub(crate) note: String,
+}
+
+/// Tells a claim that waits for its first user which node its volume is for. Returns the claim's uid and
+/// whether it knows.
+pub(crate) async fn select_node(cluster: &Cluster, namespace: &str, told: &Told) -> (String, bool) {
+    let Ok(_permit) = cluster.writes.acquire().await else { return (told.uid.clone(), false) };
+    // The uid is the fence: a claim of the same name that was made since is another one.
+    let annotations = BTreeMap::from([(names::SELECTED_NODE, &told.node)]);
+    let patch = serde_json::json!({"metadata": {"uid": told.uid, "annotations": annotations}});
+    let api = Api::<LeanClaim>::namespaced(cluster.client.clone(), namespace);
+    let outcome = api.patch(&told.claim, &PatchParams::default(), &Patch::Merge(patch)).await;
+    match outcome {
+        Ok(_) => {
+            tracing::info!(
+                claim = told.claim,
+                namespace,
+                node = told.node,
+                "told a claim its node"
+            );
+            (told.uid.clone(), true)
+        }
+        Err(error) => {
+            tracing::warn!(
+                claim = told.claim,
+                namespace,
+                error = explain(&error),
+                "could not tell a claim its node"
+            );
+            (told.uid.clone(), false)
+        }
+    }
 }
 
 /// Binds one pod. Returns its uid and whether it is now where it should be.

@@ -70,7 +70,7 @@ impl v1::extender_server::Extender for Extender {
         let key = Key { cluster: request.cluster, gang: request.uid };
         let jobs = self
             .queue
-            .release(&key, &request.reason)
+            .release(&key, &request.reason, request.again)
             .await
             .map_err(|e| Status::unavailable(explain(&e)))?;
         Ok(Response::new(v1::ReleaseResponse { job_ids: jobs.into_iter().map(|j| j.0).collect() }))

@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use gangway_api::v1;
+use gangway_core::eligible::Reach;
 use gangway_core::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide};
 use gangway_core::gang::Assembled;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bind::{self, Binding};
+use crate::bind::{self, Binding, Told};
 use crate::cluster::{Cluster, View};
 use crate::evict;
 use crate::kubescheduler::offering::Offering;
@@ -43,6 +44,8 @@ pub(crate) struct Follower {
     state: Option<&'static str>,
     /// A seat is not free: look again when one may have become so.
     waits_for_seat: bool,
+    /// When nodes were last given back to ask for others.
+    gave_back: Option<Instant>,
 }
 
 impl Follower {
@@ -58,6 +61,7 @@ impl Follower {
             sent: HashMap::new(),
             state: None,
             waits_for_seat: false,
+            gave_back: None,
         }
     }
 
@@ -102,6 +106,9 @@ impl Follower {
             _ => BTreeMap::new(),
         };
         self.waits_for_seat = spots.values().any(|s| !matches!(s, Spot::Free(_)));
+        let unmade = spots.values().any(|s| matches!(s, Spot::Volumes { .. }));
+        self.progress.volumes_since =
+            if unmade { self.progress.volumes_since.or(Some(now)) } else { None };
         let facts = Facts {
             assembled,
             verdict: self.verdict.as_ref(),
@@ -182,6 +189,7 @@ impl Follower {
             _ => String::new(),
         };
         let mut binds = Vec::new();
+        let mut claims = Vec::new();
         let mut evictions = Vec::new();
         let mut rest = Vec::new();
         let mut done = Done::All;
@@ -200,12 +208,18 @@ impl Follower {
                         evictions.push((pod, why));
                     }
                 }
+                Action::SelectNode { claim, uid, node, .. } => {
+                    claims.push(Told { claim, uid, node });
+                }
                 other => rest.push(other),
             }
         }
         // kube-scheduler brings the pods of a gang one by one; they are bound together.
         if self.offering.as_ref().is_some_and(|offering| !offering.all_here(&binds)) {
             binds.clear();
+        }
+        if !claims.is_empty() {
+            done = done.and(self.tell_claims(view, &claims).await);
         }
         if !binds.is_empty() {
             done = done.and(self.bind(view, binds).await);
@@ -221,17 +235,33 @@ impl Follower {
                         return Done::Later;
                     }
                 }
+                Action::GiveBack { why } => {
+                    // Slurm would give the same nodes again before it has heard which are shut.
+                    if self.gave_back.is_some_and(|at| at.elapsed() < RETRY) {
+                        return Done::Later;
+                    }
+                    if !self.give_back(view, why).await {
+                        return Done::Later;
+                    }
+                    self.gave_back = Some(Instant::now());
+                    self.begin_anew();
+                    done = done.and(Done::LookAgain);
+                }
                 Action::NewRound => {
-                    self.progress = Progress::default();
-                    self.verdict = None;
-                    self.verdicts = None;
+                    self.begin_anew();
                     done = done.and(Done::LookAgain);
                 }
                 Action::Forget => return Done::Forgotten,
-                Action::Bind { .. } | Action::Evict { .. } => {}
+                Action::Bind { .. } | Action::Evict { .. } | Action::SelectNode { .. } => {}
             }
         }
         done
+    }
+
+    fn begin_anew(&mut self) {
+        self.progress = Progress::default();
+        self.verdict = None;
+        self.verdicts = None;
     }
 
     /// Whether this write was answered lately and the watch has yet to show it. Then the gang is
@@ -259,7 +289,7 @@ impl Follower {
                 self.door_away(None);
                 self.verdicts = Some(Box::pin(stream.into_inner()));
                 let at = self.progress.asked.as_ref().map_or_else(|| self.cluster.now(), |a| a.at);
-                self.progress.asked = Some(Asked { pods, at });
+                self.progress.asked = Some(Asked { pods, at, reach: Reach::of(gang) });
                 self.progress.others.clone_from(&gang.ask.others);
                 self.progress.released = false;
                 Done::All
@@ -281,16 +311,27 @@ impl Follower {
     }
 
     async fn release(&mut self, view: &View, why: String) -> bool {
+        self.progress.released = self.let_go(view, why, false).await;
+        self.progress.released
+    }
+
+    /// Gives the placeholder back, to ask for the same pods again.
+    async fn give_back(&mut self, view: &View, why: String) -> bool {
+        tracing::info!(gang = view.assembled.gang.uid, why, "giving back");
+        self.let_go(view, why, true).await
+    }
+
+    async fn let_go(&mut self, view: &View, why: String, again: bool) -> bool {
         let gang = &view.assembled.gang;
         let request = v1::ReleaseRequest {
             cluster: self.cluster.id.clone(),
             uid: gang.uid.clone(),
             reason: why,
+            again,
         };
         match self.cluster.door.release(request).await {
             Ok(answer) => {
                 tracing::info!(gang = gang.uid, name = gang.path(), jobs = ?answer.into_inner().job_ids, "released");
-                self.progress.released = true;
                 true
             }
             Err(status) => {
@@ -298,6 +339,23 @@ impl Follower {
                 false
             }
         }
+    }
+
+    /// Tells claims the node their volumes are for.
+    async fn tell_claims(&mut self, view: &View, claims: &[Told]) -> Done {
+        let namespace = &view.assembled.gang.namespace;
+        let answers = claims.iter().map(|told| bind::select_node(&self.cluster, namespace, told));
+        let answers = join_all(answers).await;
+        let now = self.cluster.now();
+        let mut all = true;
+        for (uid, ok) in answers {
+            all &= ok;
+            if ok {
+                let (often, at) = self.progress.claims.entry(uid).or_default();
+                (*often, *at) = (*often + 1, now);
+            }
+        }
+        if all { Done::All } else { Done::Later }
     }
 
     /// Binds members, all at once, each with its one write.

@@ -3,6 +3,8 @@
 //! One writer (source) applies events; readers look under a short lock. No I/O, no decisions: it
 //! answers "which gangs changed", "what is this gang now" and "is this seat free".
 
+mod reach;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use gangway_core::names;
 use gangway_core::place::{Seat, parse_ranges};
 use gangway_core::pod::{Container, Controller, Pod};
 use gangway_core::workload::{Kind, Shape, Workload};
+
+pub(crate) use reach::PodReach;
 
 /// A workload by what a pod knows of it: kind, namespace, name. Pods without one are each their own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,10 +35,7 @@ pub(crate) struct Index {
     workloads: HashMap<(Kind, String, String), Workload>,
     /// The pods, by their controller's uid, whose gang depends on what is over their controller.
     links: HashMap<String, BTreeSet<String>>,
-    /// Slurm's node name → Kubernetes' node name.
-    nodes: HashMap<String, String>,
-    /// Kubernetes' node name → Slurm's.
-    slurm_names: HashMap<String, String>,
+    reach: PodReach,
     /// Which pods hold a device, by Kubernetes node, GRES and index. More than one would be a
     /// broken rule 4; it is kept as a set so that the index never hides it.
     devices: HashMap<(String, String, u32), BTreeSet<String>>,
@@ -66,6 +67,7 @@ impl Index {
     pub(crate) fn put_pod(&mut self, mut pod: Pod) -> Group {
         self.templates.share(&mut pod.spec.containers);
         let before = self.take_out(&pod.uid);
+        self.reach.put(&mut pod);
         let claim = claim(&pod);
         if let Some(controller) = pod.controller.clone().filter(|_| needs_grandparent(&claim)) {
             self.links.entry(controller.uid.clone()).or_default().insert(pod.uid.clone());
@@ -106,6 +108,7 @@ impl Index {
     /// Takes a pod out; its workload stays known.
     fn take_out(&mut self, uid: &str) -> Option<Group> {
         let (pod, group) = self.pods.remove(uid)?;
+        self.reach.drop(&pod);
         self.let_go(&pod);
         if let Some(members) = self.groups.get_mut(&group) {
             members.remove(uid);
@@ -210,33 +213,37 @@ impl Index {
         group
     }
 
-    /// Takes in a node: its Kubernetes name and its labels.
-    pub(crate) fn put_node(&mut self, name: &str, labels: &BTreeMap<String, String>) {
-        let slurm = names::slurm_node(labels).unwrap_or(name);
-        self.drop_node(name);
-        self.nodes.insert(slurm.to_owned(), name.to_owned());
-        self.slurm_names.insert(name.to_owned(), slurm.to_owned());
+    /// Whether any pod waits that has volume claims.
+    pub(crate) fn needs_volumes(&self) -> bool {
+        self.reach.needs_volumes()
     }
 
-    /// Forgets a node that is gone.
-    pub(crate) fn drop_node(&mut self, name: &str) {
-        // Another node may have taken over the name.
-        if let Some(slurm) = self.slurm_names.remove(name)
-            && self.nodes.get(&slurm).is_some_and(|n| n == name)
-        {
-            self.nodes.remove(&slurm);
+    /// Where pods may go: for nodes, claims, volumes and classes as they come and go.
+    pub(crate) fn reach(&mut self) -> &mut PodReach {
+        &mut self.reach
+    }
+
+    /// Takes changed nodes into account. Returns the groups whose pods may go elsewhere than before.
+    pub(crate) fn settle(&mut self) -> Vec<Group> {
+        let pods = self.reach.settle();
+        pods.iter().filter_map(|uid| self.group_of(uid)).cloned().collect()
+    }
+
+    /// Looks at the claims of these pods anew. Returns their groups.
+    pub(crate) fn look_at_claims(&mut self, pods: Vec<String>) -> Vec<Group> {
+        let mut groups = Vec::new();
+        for uid in pods {
+            if let Some((pod, group)) = self.pods.get(&uid) {
+                self.reach.look(pod);
+                groups.push(group.clone());
+            }
         }
+        groups
     }
 
     /// The pods that are not in a full list.
     pub(crate) fn pods_not_in(&self, uids: &HashSet<String>) -> Vec<String> {
         self.pods.keys().filter(|uid| !uids.contains(*uid)).cloned().collect()
-    }
-
-    /// Keeps only the nodes of a full list.
-    pub(crate) fn keep_nodes(&mut self, names: &HashSet<String>) {
-        self.slurm_names.retain(|name, _| names.contains(name));
-        self.nodes.retain(|_, name| names.contains(name));
     }
 
     /// Marks the workloads of a kind that are not in a full list as gone.
@@ -300,6 +307,9 @@ impl Index {
                 gang.ask.others.insert(path.to_owned(), other);
             }
         }
+        for assembled in &mut formed {
+            self.reach.settle_gang(assembled);
+        }
         formed
     }
 
@@ -313,17 +323,32 @@ impl Index {
             let uid = gang.map_or(&pod.uid, |w| &w.uid).clone();
             return Some(Other { uid, outcome: ended([pod].into_iter()) });
         }
-        let kind = Kind::ALL.into_iter().find(|k| k.name().eq_ignore_ascii_case(kind))?;
-        let group = Group::Workload(kind, namespace.to_owned(), name.to_owned());
-        let workload = self.workload(&group).filter(|w| !no_more(w))?;
-        // A PodGroup says nothing of an end; its pods do.
-        let of_pods = || {
-            let pods = self.groups.get(&group)?.iter().filter_map(|uid| self.pod(uid));
-            let pods: Vec<&Pod> = pods.collect();
-            let all = pods.len() >= workload.shape.size() as usize;
-            ended(pods.into_iter()).filter(|_| all && kind == Kind::PodGroup)
-        };
-        Some(Other { uid: workload.uid.clone(), outcome: workload.outcome.or_else(of_pods) })
+        // Two kinds of different API groups may share a name.
+        let kinds = Kind::ALL.into_iter().filter(|k| k.name().eq_ignore_ascii_case(kind));
+        let mut groups = kinds.map(|k| Group::Workload(k, namespace.to_owned(), name.to_owned()));
+        groups.find_map(|group| {
+            let workload = self.workload(&group).filter(|w| !no_more(w))?;
+            let outcome = workload.outcome.or_else(|| self.ended_by_pods(&group, workload));
+            Some(Other { uid: self.only_gang(&group, workload), outcome })
+        })
+    }
+
+    /// A PodGroup says nothing of an end; its pods do.
+    fn ended_by_pods(&self, group: &Group, workload: &Workload) -> Option<Outcome> {
+        let pods = self.groups.get(group)?.iter().filter_map(|uid| self.pod(uid));
+        let pods: Vec<&Pod> = pods.collect();
+        let all = pods.len() >= workload.shape.size() as usize;
+        ended(pods.into_iter()).filter(|_| all && workload.kind.name() == "PodGroup")
+    }
+
+    /// The uid of the one gang that a workload is. One that is several, or none, has no placeholder to
+    /// wait for, and is waited for by what it says itself.
+    fn only_gang(&self, group: &Group, workload: &Workload) -> String {
+        let mut gangs = self.form(group).into_iter().filter(|a| !a.gang.members.is_empty());
+        match (gangs.next(), gangs.next()) {
+            (Some(only), None) if workload.shape != Shape::Singles => only.gang.uid,
+            _ => workload.uid.clone(),
+        }
     }
 
     fn form(&self, group: &Group) -> Vec<Assembled> {
@@ -353,7 +378,11 @@ impl Index {
     }
 
     fn spot(&self, uid: &str, seat: &Seat) -> Spot {
-        let Some(node) = self.nodes.get(&seat.node) else { return Spot::NoNode };
+        let Some(facts) = self.reach.node(&seat.node) else { return Spot::NoNode };
+        let node = &facts.name;
+        if let Some(why) = self.reach.shut(uid, facts) {
+            return Spot::Shut { node: node.clone(), why };
+        }
         let indexes =
             seat.indexes.iter().flat_map(|(gres, all)| all.iter().map(move |i| (gres, *i)));
         for (gres, index) in indexes {
@@ -363,7 +392,7 @@ impl Index {
                 return Spot::Taken { by: pod.path() };
             }
         }
-        Spot::Free(node.clone())
+        self.reach.unmade(uid, node).unwrap_or_else(|| Spot::Free(node.clone()))
     }
 }
 

@@ -1,9 +1,13 @@
-//! A pod as it is kept in memory: metadata and the parts of spec and status that decide.
+//! Objects as they are read: metadata and the parts of spec and status that decide, nothing else.
 
 use std::borrow::Cow;
 
+use gangway_core::eligible::nodes::Node;
+use gangway_core::eligible::taint::Taint;
+use gangway_core::eligible::volume::{Claim, ClaimSpec, Class, VolumeSpec};
 use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 
 /// A `v1` Pod with only what core reads; one tenth of the full object.
@@ -17,32 +21,113 @@ pub(crate) struct LeanPod {
     pub(crate) status: PodStatus,
 }
 
-impl kube::Resource for LeanPod {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
+/// A `v1` Node: labels, taints, cordon.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LeanNode {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    spec: NodeSpec,
+}
 
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    taints: Vec<Taint>,
+    unschedulable: bool,
+}
+
+/// A `v1` PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LeanClaim {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    spec: ClaimSpec,
+}
+
+/// A `v1` PersistentVolume.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LeanVolume {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: VolumeSpec,
+}
+
+/// A `storage.k8s.io/v1` StorageClass.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LeanClass {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(flatten)]
+    pub(crate) class: Class,
+}
+
+/// Where the API server has the objects of a type.
+macro_rules! resource {
+    ($type:ty, $scope:ty, $group:literal, $kind:literal, $plural:literal) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(LeanPod, NamespaceResourceScope, "", "Pod", "pods");
+resource!(LeanNode, ClusterResourceScope, "", "Node", "nodes");
+resource!(LeanClaim, NamespaceResourceScope, "", "PersistentVolumeClaim", "persistentvolumeclaims");
+resource!(LeanVolume, ClusterResourceScope, "", "PersistentVolume", "persistentvolumes");
+resource!(LeanClass, ClusterResourceScope, "storage.k8s.io", "StorageClass", "storageclasses");
+
+impl From<LeanNode> for Node {
+    fn from(lean: LeanNode) -> Self {
+        Self {
+            name: lean.metadata.name.unwrap_or_default(),
+            labels: lean.metadata.labels.unwrap_or_default(),
+            taints: lean.spec.taints,
+            unschedulable: lean.spec.unschedulable,
+        }
     }
+}
 
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+impl From<LeanClaim> for Claim {
+    fn from(lean: LeanClaim) -> Self {
+        let meta = lean.metadata;
+        let owners = meta.owner_references.unwrap_or_default();
+        let owner = owners.into_iter().find(|o| o.controller == Some(true)).map(|o| o.uid);
+        Self::read(
+            meta.uid.unwrap_or_default(),
+            &meta.annotations.unwrap_or_default(),
+            owner,
+            meta.deletion_timestamp.is_some(),
+            lean.spec,
+        )
     }
 }
 

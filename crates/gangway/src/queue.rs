@@ -5,6 +5,7 @@
 
 mod board;
 mod follow;
+mod reach;
 mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use board::{Board, Health};
 
 use crate::atlas::Atlas;
+use reach::Reaches;
+
 use crate::chain::explain;
 use crate::config::Settings;
 use crate::metrics::Metrics;
@@ -40,6 +43,7 @@ pub(crate) struct Queue {
     job_ids: JobIds,
     immediate: bool,
     heterogeneous: bool,
+    reaches: Reaches,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
@@ -89,6 +93,11 @@ impl Entry {
         self.gang.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Where its members must not go.
+    fn excluded(&self) -> Vec<Arc<str>> {
+        self.gang.lock().unwrap_or_else(PoisonError::into_inner).excluded_nodes.clone()
+    }
+
     fn releasing(&self) -> Option<(String, Instant)> {
         self.release.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -133,6 +142,7 @@ impl Queue {
             job_ids: settings.slurm.job_ids,
             immediate: settings.slurm.immediate,
             heterogeneous: settings.slurm.heterogeneous,
+            reaches: Reaches::new(),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
             nursery,
@@ -161,8 +171,9 @@ impl Queue {
     pub(crate) async fn place(
         self: &Arc<Self>,
         cluster: String,
-        gang: Gang,
+        mut gang: Gang,
     ) -> watch::Receiver<Option<Verdict>> {
+        self.reaches.share(&mut gang);
         let key = Key { cluster, gang: gang.uid.clone() };
         loop {
             match self.enter(&key, &gang) {
@@ -210,12 +221,25 @@ impl Queue {
         Ok(verdicts)
     }
 
-    /// Ends whatever placeholder a gang has. Returns the jobs that were told to end.
+    /// Ends whatever placeholder a gang has. Returns the jobs that were told to end. `again`: its pods
+    /// will be asked for again, so that this is no end of them, which is written down first.
     pub(crate) async fn release(
         &self,
         key: &Key,
         why: &str,
+        again: bool,
     ) -> Result<Vec<JobId>, gangway_slurm::Error> {
+        let listed = self.board.listed(&key.cluster, &key.gang);
+        let live = || listed.iter().filter(|(_, job)| job.standing() != Standing::Over);
+        if again {
+            // Slurm has just given a node that was not excluded, so it may be new.
+            self.reaches.forget().await;
+            // Written before anything can end: whoever sees the end knows what it means.
+            for (stamp, job) in live() {
+                let stamp = stamp.given_back().to_text();
+                self.slurm.set_admin_comment(job.id, &stamp).await?;
+            }
+        }
         let entry = self.entries.get(key).map(|e| e.clone());
         if let Some(entry) = entry {
             *entry.release.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -223,11 +247,9 @@ impl Queue {
             entry.changed.notify_one();
         }
         let mut ended = Vec::new();
-        for (_, job) in self.board.listed(&key.cluster, &key.gang) {
-            if job.standing() != Standing::Over {
-                self.end(&job, why).await?;
-                ended.push(job.id);
-            }
+        for (_, job) in live() {
+            self.end(job, why).await?;
+            ended.push(job.id);
         }
         Ok(ended)
     }

@@ -24,7 +24,7 @@ use waiters::Waiters;
 use crate::cluster::{Cluster, View, World};
 use crate::follow::Follower;
 use crate::http::Readiness;
-use crate::index::Group;
+use crate::index::{Group, PodReach};
 
 /// How long events are gathered before gangs are looked at: members of one gang come in bursts.
 const GATHER: Duration = Duration::from_millis(3);
@@ -39,6 +39,12 @@ pub(crate) struct Source {
     formed: HashMap<Group, BTreeSet<String>>,
     waiters: Waiters,
     synced: Synced,
+    /// Groups with a gang that may go nowhere: any change of any node may mend that.
+    stuck: HashSet<Group>,
+    /// Nodes or constraints have changed since gangs were last looked at.
+    unsettled: bool,
+    /// The watches of volumes run.
+    volumes: bool,
 }
 
 /// Which watches have been read to the end once.
@@ -73,6 +79,9 @@ impl Source {
             formed: HashMap::new(),
             waiters: Waiters::default(),
             synced: Synced::default(),
+            stuck: HashSet::new(),
+            unsettled: false,
+            volumes: false,
         }
     }
 
@@ -94,7 +103,11 @@ impl Source {
                 () = stop.cancelled() => return Ok(()),
                 Some(event) = events.recv() => {
                     self.apply(event, &mut dirty);
-                    if ready && !dirty.is_empty() && due.is_none() {
+                    if !self.volumes && self.world.index().needs_volumes() {
+                        self.volumes = true;
+                        watch::start_volumes(&self.cluster.nursery, &client, &sender, &stop);
+                    }
+                    if ready && (self.unsettled || !dirty.is_empty()) && due.is_none() {
                         due = Some(Instant::now() + GATHER);
                     } else if self.synced.all() && !ready {
                         self.readiness.synced.store(true, Ordering::Relaxed);
@@ -106,6 +119,7 @@ impl Source {
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     due = None;
+                    self.settle(&mut dirty);
                     for group in dirty.drain() {
                         self.look(&group, &gone);
                     }
@@ -154,19 +168,22 @@ impl Source {
                     freed = true;
                     index.keep_strangers(&uids);
                 }
-                Event::Node { name, labels } => {
-                    freed = true;
-                    index.put_node(&name, &labels);
-                    self.world.atlas().put(&name, &labels);
+                // A heartbeat changes nothing of what is kept, and wakes nobody.
+                Event::Node(node) => {
+                    freed = index.reach().put_node(&node);
+                    self.world.atlas().put(&node.name, &node.labels);
+                    self.unsettled |= freed;
                 }
                 Event::NodeGone(name) => {
-                    index.drop_node(&name);
+                    freed = index.reach().drop_node(&name);
                     self.world.atlas().forget(&name);
+                    self.unsettled |= freed;
                 }
                 Event::NodesListed(names) => {
                     self.synced.nodes = true;
-                    index.keep_nodes(&names);
+                    index.reach().keep_nodes(&names);
                     self.world.atlas().keep(&names);
+                    self.unsettled = true;
                 }
                 Event::Workload(workload) => {
                     dirty.extend(index.put_workload(*workload));
@@ -182,6 +199,11 @@ impl Source {
                     self.synced.discovered = true;
                     self.synced.expected.extend(kinds);
                 }
+                event => {
+                    let pods = of_volumes(index.reach(), event);
+                    freed = !pods.is_empty();
+                    dirty.extend(index.look_at_claims(pods));
+                }
             }
         }
         if freed {
@@ -190,11 +212,24 @@ impl Source {
         self.waiters.wake(dirty);
     }
 
+    /// Finds the groups whose pods may go elsewhere than before.
+    fn settle(&mut self, dirty: &mut HashSet<Group>) {
+        dirty.extend(self.world.change().settle());
+        if std::mem::take(&mut self.unsettled) {
+            dirty.extend(self.stuck.drain());
+        }
+    }
+
     /// Looks at one group and tells its gangs.
     fn look(&mut self, group: &Group, gone: &mpsc::UnboundedSender<String>) {
         let assembled = self.world.index().assemble(group);
         self.waiters.note(group, &assembled);
         let mut now = BTreeSet::new();
+        if assembled.iter().any(|gang| gang.nowhere.is_some()) {
+            self.stuck.insert(group.clone());
+        } else {
+            self.stuck.remove(group);
+        }
         for assembled in assembled {
             now.insert(assembled.gang.uid.clone());
             self.tell(View { assembled, group: group.clone() }, gone);
@@ -253,5 +288,21 @@ impl Source {
         let Some(follower) = self.followers.remove(uid) else { return };
         let group = follower.borrow().group.clone();
         self.look(&group, gone);
+    }
+}
+
+/// Takes in what was heard of claims, volumes and classes. Returns the pods to look at.
+fn of_volumes(reach: &mut PodReach, event: Event) -> Vec<String> {
+    match event {
+        Event::Claim(key, claim) => reach.put_claim(key, Some(*claim)),
+        Event::ClaimGone(key) => reach.put_claim(key, None),
+        Event::ClaimsListed(keys) => reach.keep_claims(&keys),
+        Event::Volume(name, whence) => reach.put_volume(name, Some(*whence)),
+        Event::VolumeGone(name) => reach.put_volume(name, None),
+        Event::VolumesListed(names) => reach.keep_volumes(&names),
+        Event::Class(name, class) => reach.put_class(name, Some(*class)),
+        Event::ClassGone(name) => reach.put_class(name, None),
+        Event::ClassesListed(names) => reach.keep_classes(&names),
+        _ => Vec::new(),
     }
 }

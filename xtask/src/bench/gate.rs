@@ -132,7 +132,10 @@ fn compare(kept: &Counts, now: &Counts) -> (Vec<String>, bool) {
             (Some(before), Some(after)) => (*after as f64 / *before as f64 - 1.0) * 100.0,
             _ => f64::INFINITY,
         };
-        let fits = change.abs() <= allowed;
+        let near = |(before, after): (&u64, &u64)| {
+            after.abs_diff(*before) as f64 * 100.0 <= allowed * *before as f64
+        };
+        let fits = before.zip(after).is_some_and(near);
         well &= fits;
         let end = if fits { "" } else { "  FAILED" };
         lines.push(format!(

@@ -19,6 +19,11 @@ pub struct Gang {
     pub members: ::prost::alloc::vec::Vec<Member>,
     #[prost(message, optional, tag = "7")]
     pub ask: ::core::option::Option<Ask>,
+    /// Where members must not go, as Slurm hostlists: a table that each member points into, because
+    /// many share one. Asking again with another table moves a placeholder that waits; its place in the
+    /// queue stays.
+    #[prost(string, repeated, tag = "8")]
+    pub excluded_nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Members whose pods are made only when others are ready: room is asked for them too, and a seat
     /// kept for each. They stay listed when their pods are among `members`.
     #[prost(message, repeated, tag = "9")]
@@ -72,6 +77,9 @@ pub struct Member {
     /// Where the member already is; absent when unbound.
     #[prost(message, optional, tag = "8")]
     pub bound: ::core::option::Option<Bound>,
+    /// Index into the gang's excluded_nodes; 0 where that is empty.
+    #[prost(uint32, tag = "9")]
+    pub reach: u32,
 }
 /// A binding that has been made.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -320,6 +328,9 @@ pub struct ReleaseRequest {
     /// Why, for the log and for Slurm's record.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// The same pods will be asked for again: this end is the caller's wish, not Slurm's word on them.
+    #[prost(bool, tag = "8")]
+    pub again: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {

@@ -103,7 +103,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "gres",
         alias: Some("gres"),
-        meaning: "`name[:type][:count],…` each node must give, beside what the pods' resources say; of both the larger",
+        meaning: "`name[:type][:count],…` each node must give, beside what the pods' resources say; of both the larger, and only of the roles that need that GRES where any does",
         read: |ask, value| gres(value).map(|gres| ask.gres = gres),
         show: |ask| Some(gres_text(&ask.gres)).filter(|text| !text.is_empty()),
     },

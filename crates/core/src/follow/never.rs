@@ -103,6 +103,33 @@ proptest! {
         }
     }
 
+    /// Rules 3 and 4: an allocation is given back for another one only while no member is bound, or may
+    /// just have been.
+    #[test]
+    fn an_allocation_is_given_back_only_under_nobody(scene in any_scene()) {
+        if scene.actions().iter().any(|a| matches!(a, Action::GiveBack { .. })) {
+            prop_assert_eq!(scene.actions().len(), 1);
+            let running = scene.assembled.gang.members.iter().filter(|m| !m.finished);
+            prop_assert!(running.clone().all(|m| m.bound.is_none()));
+            let first = scene.progress.first_bind.filter(|_| !scene.progress.all_bound);
+            prop_assert!(first.is_none_or(|first| scene.now >= first + ALL_BOUND_WITHIN_MS));
+            let shut = scene.spots.values().any(|s| matches!(s, Spot::Shut { .. }));
+            prop_assert!(shut, "for no reason");
+        }
+    }
+
+    /// A volume is made for a node only once the gang can have all its nodes.
+    #[test]
+    fn no_volume_is_made_for_a_seat_that_may_be_given_back(scene in any_scene()) {
+        let told = |a: &Action| matches!(a, Action::SelectNode { .. });
+        let running: Vec<&Member> =
+            scene.assembled.gang.members.iter().filter(|m| !m.finished).collect();
+        if scene.actions().iter().any(told) && running.iter().all(|m| m.bound.is_none()) {
+            let fine = |s: &Spot| matches!(s, Spot::Free(_) | Spot::Volumes { .. });
+            prop_assert!(running.iter().all(|m| scene.spots.get(&m.uid).is_some_and(fine)));
+        }
+    }
+
     /// Rule 5: a gang without pods is released, unless that is done, and dropped.
     #[test]
     fn a_gang_without_pods_is_dropped(mut scene in any_scene()) {
@@ -183,12 +210,13 @@ fn any_progress() -> impl Strategy<Value = Progress> {
             asked: asked.map(|(pods, at)| Asked {
                 pods: pods.into_iter().map(str::to_owned).collect(),
                 at,
+                reach: Reach::default(),
             }),
             first_bind,
             all_bound,
             released,
             finished_since,
-            others: BTreeMap::new(),
+            ..Progress::default()
         },
     )
 }
@@ -198,8 +226,17 @@ fn any_spot() -> impl Strategy<Value = Option<Spot>> {
         6 => Just(Some(Spot::Free("kube".to_owned()))),
         1 => Just(Some(Spot::Taken { by: "team/old".to_owned() })),
         1 => Just(Some(Spot::NoNode)),
+        1 => Just(Some(Spot::Shut { node: "kube".to_owned(), why: "is cordoned".to_owned() })),
+        1 => Just(Some(unmade(None))),
+        1 => Just(Some(unmade(Some("kube")))),
         1 => Just(None),
     ]
+}
+
+fn unmade(selected: Option<&str>) -> Spot {
+    let [claim, uid, node, message] = ["data", "data-uid", "kube", "a volume"].map(str::to_owned);
+    let claims = vec![ToSelect { claim, uid, selected: selected.map(str::to_owned) }];
+    Spot::Volumes { node, claims, message }
 }
 
 fn any_time() -> impl Strategy<Value = i64> {

@@ -6,6 +6,7 @@ use crate::gang::{Bound, Gang, Later};
 use crate::pod::Demand;
 use crate::policy::Category;
 
+mod elsewhere;
 mod never;
 
 #[test]
@@ -386,12 +387,20 @@ impl Scene {
             expected: 0,
             later: Vec::new(),
             ask: Ask::default(),
+            excluded_nodes: Vec::new(),
         };
         let expected = u32::try_from(gang.members.len()).expect("few");
         let gang = Gang { expected, ..gang };
         let (problems, leaving) = (Vec::new(), BTreeSet::new());
         Self {
-            assembled: Assembled { gang, problems, leaving, over: false, after: None },
+            assembled: Assembled {
+                gang,
+                problems,
+                leaving,
+                over: false,
+                after: None,
+                nowhere: None,
+            },
             verdict: None,
             progress: Progress::default(),
             spots: BTreeMap::new(),
@@ -447,7 +456,7 @@ impl Scene {
 
     fn asked(&mut self, pods: &[&str]) {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
-        self.progress.asked = Some(Asked { pods, at: 0 });
+        self.progress.asked = Some(Asked { pods, at: 0, reach: Reach::of(&self.assembled.gang) });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {
@@ -501,6 +510,7 @@ fn member((name, rank): (&&str, u32)) -> Member {
         bound: None,
         finished: false,
         gated: false,
+        reach: 0,
     }
 }
 

@@ -251,7 +251,7 @@ impl Placer {
             if position < least {
                 return false;
             }
-            least = position + 1;
+            least = position.saturating_add(1);
             if position >= next {
                 let ordinal = if per_node == 1 { position } else { position / per_node };
                 let Some((node, number)) = self.walk.get(ordinal as usize) else { return false };

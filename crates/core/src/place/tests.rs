@@ -183,6 +183,15 @@ fn a_replacement_gets_the_devices_of_the_one_before_it() {
 }
 
 #[test]
+fn a_rank_beyond_all_seats_gets_what_is_left() {
+    let allocation = Allocation { nodes: vec![node("n1", 0..4)] };
+    let members = [1, u32::MAX].map(|rank| At { rank, bound: None });
+    let seats = place_at(&members, 2, &gres(2), &allocation).expect("fits");
+    assert_eq!(seats[0].indexes, [("gpu".to_owned(), vec![2, 3])]);
+    assert_eq!(seats[1].indexes, [("gpu".to_owned(), vec![0, 1])]);
+}
+
+#[test]
 fn too_few_seats_are_an_error() {
     let allocation = Allocation { nodes: vec![node("n1", 0..4)] };
     let error = place_at(&seekers(3), 2, &gres(1), &allocation);

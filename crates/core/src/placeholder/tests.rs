@@ -238,6 +238,18 @@ fn stamp(generation: u32, pods: &[&str]) -> Stamp {
     Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation, pods, part: None }
 }
 
+#[test]
+fn what_was_given_back_is_no_ending_of_its_pods() {
+    let pods = ["pod-0", "pod-1"];
+    let (stamp, job) = listed(7, 3, &pods, "CANCELLED");
+    let gang = gang(&[None, None]);
+    let (step, _) = next("c", &gang, &[(stamp.clone(), job.clone())]);
+    assert!(matches!(step, Step::Over { .. }), "{step:?}");
+    let (step, _) = next("c", &gang, &[(stamp.given_back(), job)]);
+    let Step::Submit { stamp: anew } = step else { panic!("{step:?}") };
+    assert_eq!(anew, Stamp { generation: 4, ..stamp });
+}
+
 fn listed(id: u32, generation: u32, pods: &[&str], state: &str) -> (Stamp, Job) {
     (stamp(generation, pods), job(id, state))
 }
@@ -266,6 +278,7 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
         }),
         finished: false,
         gated: false,
+        reach: 0,
     };
     Gang {
         uid: "g".to_owned(),
@@ -276,5 +289,6 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
         expected: 2,
         later: Vec::new(),
         ask: Ask::default(),
+        excluded_nodes: Vec::new(),
     }
 }

@@ -89,7 +89,6 @@ proptest! {
         permute(&mut nodes.clone(), 1, &mut |nodes| fewest = fewest.min(ring(&paths, nodes).crossings));
         prop_assert_eq!(walk.crossings, fewest);
         prop_assert_eq!(walk.least, fewest);
-        prop_assert_eq!(order.ring(&nodes), walk);
     }
 
     #[test]
@@ -108,7 +107,16 @@ proptest! {
     }
 }
 
-/// What [`Order::ring`] says, told from the paths alone: node n3 is at `paths[3]`.
+/// How often a ring crosses from one part of the network into another, all levels together.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    /// How often it does.
+    pub(crate) crossings: u32,
+    /// How often any ring over these nodes has to: once out of every occupied part.
+    pub(crate) least: u32,
+}
+
+/// A ring over these nodes, told from their paths alone: node n3 is at `paths[3]`.
 pub(crate) fn ring(paths: &[Vec<u8>], nodes: &[NodeId]) -> Ring {
     let levels = paths.iter().map(Vec::len).max().unwrap_or(0);
     let mut ring = Ring::default();

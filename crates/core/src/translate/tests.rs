@@ -331,6 +331,19 @@ fn what_else_was_asked_goes_along() {
 }
 
 #[test]
+fn a_gres_asked_beside_goes_to_the_roles_that_have_it() {
+    let mut gang = gang([demand(1000, 1 << 20, 0), demand(1000, 1 << 20, 4)]);
+    gang.ask.set("gres", "gpu:h100:8,nvme:1").expect("well formed");
+    let table = ResourceTable::default();
+    let request = placeholder(&gang, &grant(), &stamp(), &table, Roles::Apart).expect("fine");
+    let tres = |c: &Component| {
+        c.gres_per_node.iter().map(GresRequest::to_tres).collect::<Vec<_>>().join(",")
+    };
+    let all: Vec<String> = request.components.iter().map(tres).collect();
+    assert_eq!(all, ["gres/nvme=1", "gres/gpu:h100=8,gres/nvme=1"]);
+}
+
+#[test]
 fn slurm_user_and_account_come_from_the_grant_alone() {
     let mut gang = gang([demand(1, 1, 0)]);
     gang.ask.account = Some("other".to_owned());
@@ -352,6 +365,7 @@ fn job_of(gang: &Gang) -> Job {
         state: state.clone(),
         nodes: String::new(),
         admin_comment: c.key.clone(),
+        excluded_nodes: c.excluded_nodes.clone(),
     };
     let parts: Vec<Part> = (100..).zip(&request.components).map(part).collect();
     let parts = if parts.len() > 1 { parts } else { Vec::new() };
@@ -408,6 +422,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
             bound: None,
             finished: false,
             gated: false,
+            reach: 0,
         })
         .collect();
     Gang {
@@ -419,6 +434,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
         members,
         later: Vec::new(),
         ask: Ask::default(),
+        excluded_nodes: Vec::new(),
     }
 }
 

@@ -1,7 +1,10 @@
+use gangway_core::eligible::nodes::Node;
 use gangway_core::pod::{Container, Controller, PodSpec, Resources, SchedulingGroup};
 use gangway_core::workload::Role;
 
 use super::*;
+
+mod elsewhere;
 
 #[test]
 fn pods_of_one_workload_are_one_group_and_others_their_own() {
@@ -84,7 +87,7 @@ fn of_two_holders_the_one_that_stays_still_holds() {
 #[test]
 fn devices_of_another_kind_or_node_do_not_matter() {
     let mut index = with_node();
-    index.put_node("kube-2", &BTreeMap::new());
+    index.reach().put_node(&node("kube-2", BTreeMap::new()));
     let mut elsewhere = bound("old", "0");
     elsewhere.spec.node_name = Some("kube-2".to_owned());
     index.put_pod(elsewhere);
@@ -103,16 +106,16 @@ fn a_node_is_found_by_slurms_name_for_it() {
     let mut index = Index::default();
     let label = |key: &str, name: &str| BTreeMap::from([(key.to_owned(), name.to_owned())]);
     assert_eq!(spot(&index, "p", &[]), Spot::NoNode);
-    index.put_node("slurm-1", &BTreeMap::new());
+    index.reach().put_node(&node("slurm-1", BTreeMap::new()));
     assert_eq!(spot(&index, "p", &[]), Spot::Free("slurm-1".to_owned()), "the same name");
-    index.put_node("slurm-1", &label(names::SLURM_NODE_LABEL, "renamed"));
+    index.reach().put_node(&node("slurm-1", label(names::SLURM_NODE_LABEL, "renamed")));
     assert_eq!(spot(&index, "p", &[]), Spot::NoNode);
-    index.put_node("kube-1", &label(names::SLURM_NODE_LABEL_ALIAS, "slurm-1"));
+    index.reach().put_node(&node("kube-1", label(names::SLURM_NODE_LABEL_ALIAS, "slurm-1")));
     assert_eq!(spot(&index, "p", &[]), Spot::Free("kube-1".to_owned()));
-    index.drop_node("kube-1");
+    index.reach().drop_node("kube-1");
     assert_eq!(spot(&index, "p", &[]), Spot::NoNode);
-    index.put_node("kube-2", &label(names::SLURM_NODE_LABEL, "slurm-1"));
-    index.keep_nodes(&HashSet::from(["other".to_owned()]));
+    index.reach().put_node(&node("kube-2", label(names::SLURM_NODE_LABEL, "slurm-1")));
+    index.reach().keep_nodes(&HashSet::from(["other".to_owned()]));
     assert_eq!(spot(&index, "p", &[]), Spot::NoNode);
 }
 
@@ -120,8 +123,8 @@ fn a_node_is_found_by_slurms_name_for_it() {
 fn a_node_that_took_over_a_slurm_name_keeps_it_when_the_old_one_goes() {
     let mut index = with_node();
     let label = BTreeMap::from([(names::SLURM_NODE_LABEL.to_owned(), "slurm-1".to_owned())]);
-    index.put_node("kube-9", &label);
-    index.drop_node("kube-1");
+    index.reach().put_node(&node("kube-9", label));
+    index.reach().drop_node("kube-1");
     assert_eq!(spot(&index, "p", &[]), Spot::Free("kube-9".to_owned()));
 }
 
@@ -414,11 +417,15 @@ fn job_group() -> Group {
     Group::Workload(Kind::Job, "team".to_owned(), "train".to_owned())
 }
 
+fn node(name: &str, labels: BTreeMap<String, String>) -> Node {
+    Node { name: name.to_owned(), labels, ..Node::default() }
+}
+
 /// Slurm's node slurm-1 is Kubernetes' kube-1.
 fn with_node() -> Index {
     let mut index = Index::default();
     let label = BTreeMap::from([(names::SLURM_NODE_LABEL.to_owned(), "slurm-1".to_owned())]);
-    index.put_node("kube-1", &label);
+    index.reach().put_node(&node("kube-1", label));
     index
 }
 

@@ -4,7 +4,7 @@ mod depend;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use gangway_core::follow::Verdict;
@@ -16,6 +16,7 @@ use gangway_core::policy::grant;
 use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
+use gangway_slurm::SlurmCode;
 use tokio::time::timeout;
 
 use super::board::Seen;
@@ -25,6 +26,8 @@ use crate::chain::explain;
 
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
+/// Slurm's number for a node name that it does not know.
+const INVALID_NODE: u32 = SlurmCode::INVALID_NODE_NAME.0.unsigned_abs();
 
 /// What ends the following of a gang.
 enum Next {
@@ -92,13 +95,12 @@ impl Queue {
     /// Whether this gang's roles may be components of their own. Slurm's release is asked for each
     /// time they would be: an older one could be ended by the attempt.
     async fn roles(&self, gang: &Gang) -> Result<Roles, gangway_slurm::Error> {
-        let Some(cost) = translate::cost_of_levelling(gang, &self.table) else {
-            return Ok(Roles::Apart);
-        };
-        if self.heterogeneous && self.slurm.ping().await?.heterogeneous_external() {
+        let several = translate::groups(gang, &self.table, Roles::Apart).is_ok_and(|g| g.len() > 1);
+        if !several || self.heterogeneous && self.slurm.ping().await?.heterogeneous_external() {
             return Ok(Roles::Apart);
         }
-        tracing::warn!(gang = gang.uid, cost, "roles are levelled");
+        let cost = translate::cost_of_levelling(gang, &self.table);
+        tracing::warn!(gang = gang.uid, ?cost, "roles are levelled");
         Ok(Roles::Levelled)
     }
 
@@ -119,6 +121,16 @@ impl Queue {
                 return Next::Done(Some(Verdict::Refused(refusal)));
             }
         };
+        let began = Instant::now();
+        match self.cut(&mut request).await {
+            Ok(None) => {}
+            Ok(Some(refusal)) => return Next::Done(Some(Verdict::Refused(refusal))),
+            Err(error) => {
+                entry.say(unreachable(&explain(&error)));
+                self.pause(entry).await;
+                return Next::Again;
+            }
+        }
         match self.settle(entry, gang).await {
             Ok(left) => request.options.dependency = left,
             Err(next) => return next,
@@ -126,6 +138,12 @@ impl Queue {
         let at_once = !entry.doubted.load(Ordering::Relaxed) && !request.options.needs_queue();
         match self.submit(stamp, &request, at_once).await {
             Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
+            // A node that was excluded is gone since its partition was read.
+            Submitted::Refused(refusal)
+                if refusal.slurm_code == INVALID_NODE && self.reaches.was_stale(began).await =>
+            {
+                Next::Again
+            }
             Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
             Submitted::Later(why) => {
                 entry.say(unreachable(&why));
@@ -153,6 +171,7 @@ impl Queue {
     /// Follows one job while it waits and runs.
     async fn follow_job(&self, entry: &Entry, id: JobId, generation: u32) -> Next {
         let mut seen = self.board.track(id);
+        let mut told = None;
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done(None);
@@ -171,7 +190,10 @@ impl Queue {
                         self.insist(entry, &job).await;
                         retry = Some(RETRY);
                     }
-                    Standing::Waiting => entry.say(queued(&job, &self.note(entry, &job))),
+                    Standing::Waiting => {
+                        entry.say(queued(&job, &self.note(entry, &job)));
+                        retry = self.keep_reach(entry, &job, &mut told).await;
+                    }
                     Standing::Unclear if job.broken() => {
                         tracing::warn!(job = %id, parts = ?job.parts, "a component has ended; ending the others");
                         if let Err(error) = self.end(&job, "a component of it has ended").await {

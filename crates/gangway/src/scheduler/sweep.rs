@@ -79,6 +79,7 @@ async fn release(cluster: &Cluster, uid: &str) {
         cluster: cluster.id.clone(),
         uid: uid.to_owned(),
         reason: "its pods are gone".to_owned(),
+        again: false,
     };
     match cluster.door.clone().release(request).await {
         Ok(answer) => {

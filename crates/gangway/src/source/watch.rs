@@ -3,26 +3,31 @@
 //! Native PodGroups move with every Kubernetes release and CRDs come and go, so what is served is
 //! asked for at the start and again every half minute; such objects are read without types.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use gangway_core::eligible::nodes::Node;
+use gangway_core::eligible::volume::{Claim, Class, Whence, whence};
 use gangway_core::names;
 use gangway_core::pod::Pod;
 use gangway_core::workload::{Kind, Workload};
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event as Watched};
 use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Client, ResourceExt, discovery};
+use kube::{Client, Resource, ResourceExt, discovery};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
 use crate::http::Readiness;
-use crate::lean::LeanPod;
+use crate::lean::{LeanClaim, LeanClass, LeanNode, LeanPod, LeanVolume};
 use crate::nursery::Nursery;
 
 /// How often the API server is asked what it serves.
@@ -39,12 +44,19 @@ pub(crate) enum Event {
     Stranger(Box<Pod>),
     StrangerGone(String),
     StrangersListed(HashSet<String>),
-    Node {
-        name: String,
-        labels: BTreeMap<String, String>,
-    },
+    Node(Box<Node>),
     NodeGone(String),
     NodesListed(HashSet<String>),
+    /// A claim, by namespace and name.
+    Claim((String, String), Box<Claim>),
+    ClaimGone((String, String)),
+    ClaimsListed(HashSet<(String, String)>),
+    Volume(String, Box<Whence>),
+    VolumeGone(String),
+    VolumesListed(HashSet<String>),
+    Class(String, Box<Class>),
+    ClassGone(String),
+    ClassesListed(HashSet<String>),
     Workload(Box<Workload>),
     WorkloadGone {
         kind: Kind,
@@ -157,31 +169,92 @@ async fn strangers(client: Client, events: Sender<Event>, others: String) -> any
     }
 }
 
-async fn nodes(client: Client, events: Sender<Event>) -> anyhow::Result<()> {
-    let all = watcher::Config::default();
-    let mut stream =
-        watch(Api::<PartialObjectMeta<Node>>::all(client), all).default_backoff().boxed();
-    let mut listed = HashSet::new();
-    let known = |node: &PartialObjectMeta<Node>| Event::Node {
-        name: node.name_any(),
-        labels: node.labels().clone(),
+/// Starts the watches that pods with volume claims need, once there is such a pod.
+pub(super) fn start_volumes(
+    nursery: &Nursery,
+    client: &Client,
+    events: &Sender<Event>,
+    stop: &CancellationToken,
+) {
+    tracing::info!("a pod has volume claims: watching claims, volumes and storage classes");
+    let claims = Told::<LeanClaim, (String, String)> {
+        what: "volume claim watch",
+        key: |claim| (claim.namespace().unwrap_or_default(), claim.name_any()),
+        apply: |key, claim| Event::Claim(key, Box::new(claim.into())),
+        gone: Event::ClaimGone,
+        listed: Event::ClaimsListed,
     };
-    loop {
-        match stream.try_next().await {
-            Ok(None) => return Ok(()),
-            Ok(Some(Watched::Init)) => listed.clear(),
-            Ok(Some(Watched::InitApply(node))) => {
-                listed.insert(node.name_any());
-                events.send(known(&node)).await?;
+    let volumes = Told::<LeanVolume, String> {
+        what: "volume watch",
+        key: LeanVolume::name_any,
+        apply: |key, volume| Event::Volume(key, Box::new(whence(&volume.spec))),
+        gone: Event::VolumeGone,
+        listed: Event::VolumesListed,
+    };
+    let classes = Told::<LeanClass, String> {
+        what: "storage class watch",
+        key: LeanClass::name_any,
+        apply: |key, class| Event::Class(key, Box::new(class.class)),
+        gone: Event::ClassGone,
+        listed: Event::ClassesListed,
+    };
+    let start = |what, task: BoxFuture<'static, anyhow::Result<()>>| {
+        nursery.start(what, until(stop.clone(), task));
+    };
+    start("volume claim watch", claims.watch(client.clone(), events.clone()).boxed());
+    start("volume watch", volumes.watch(client.clone(), events.clone()).boxed());
+    start("storage class watch", classes.watch(client.clone(), events.clone()).boxed());
+}
+
+async fn nodes(client: Client, events: Sender<Event>) -> anyhow::Result<()> {
+    let nodes = Told::<LeanNode, String> {
+        what: "node watch",
+        key: LeanNode::name_any,
+        apply: |_, node| Event::Node(Box::new(node.into())),
+        gone: Event::NodeGone,
+        listed: Event::NodesListed,
+    };
+    nodes.watch(client, events).await
+}
+
+/// How the objects of one type become events.
+struct Told<K, Key> {
+    what: &'static str,
+    key: fn(&K) -> Key,
+    apply: fn(Key, K) -> Event,
+    gone: fn(Key) -> Event,
+    listed: fn(HashSet<Key>) -> Event,
+}
+
+impl<K, Key> Told<K, Key>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    Key: Clone + Eq + Hash + Send + 'static,
+{
+    async fn watch(self, client: Client, events: Sender<Event>) -> anyhow::Result<()> {
+        let all = watcher::Config::default();
+        let mut stream = watch(Api::<K>::all(client), all).default_backoff().boxed();
+        let mut listed = HashSet::new();
+        loop {
+            match stream.try_next().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Watched::Init)) => listed.clear(),
+                Ok(Some(Watched::InitApply(object))) => {
+                    let key = (self.key)(&object);
+                    listed.insert(key.clone());
+                    events.send((self.apply)(key, object)).await?;
+                }
+                Ok(Some(Watched::InitDone)) => {
+                    events.send((self.listed)(std::mem::take(&mut listed))).await?;
+                }
+                Ok(Some(Watched::Apply(object))) => {
+                    events.send((self.apply)((self.key)(&object), object)).await?;
+                }
+                Ok(Some(Watched::Delete(object))) => {
+                    events.send((self.gone)((self.key)(&object))).await?;
+                }
+                Err(error) => tracing::warn!(error = explain(&error), "{}", self.what),
             }
-            Ok(Some(Watched::InitDone)) => {
-                events.send(Event::NodesListed(std::mem::take(&mut listed))).await?;
-            }
-            Ok(Some(Watched::Apply(node))) => events.send(known(&node)).await?,
-            Ok(Some(Watched::Delete(node))) => {
-                events.send(Event::NodeGone(node.name_any())).await?;
-            }
-            Err(error) => tracing::warn!(error = explain(&error), "node watch"),
         }
     }
 }

@@ -117,6 +117,17 @@ impl Client {
         self.order(&call).await.map_err(about_job(job))
     }
 
+    /// Says anew which nodes a job that waits must not get (a hostlist; empty for none). Its place in
+    /// the queue, its age and its id stay. A name that Slurm does not know is
+    /// [`SlurmCode::INVALID_NODE_NAME`]; where no node is left, the job waits with `BadConstraints`
+    /// until it is told otherwise.
+    pub async fn set_excluded_nodes(&self, job: JobId, nodes: &str) -> Result<(), Error> {
+        // A list of one: an empty list means "as it is", an empty name in it "none".
+        let body = json!({ "excluded_nodes": [nodes] });
+        let call = Call::post("job", format!("job/{job}"), &body)?;
+        self.order(&call).await.map_err(about_job(job))
+    }
+
     /// One job; `None` only where slurmctld says that it has no such job. Without the per-core
     /// detail, which is nine tenths of the default answer.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {

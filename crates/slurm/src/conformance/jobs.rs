@@ -13,6 +13,7 @@ pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
     report.add("components get what each asks, and end with their leader", components(stage).await);
     report.add("an immediate placeholder runs on return", immediate(stage).await);
     report.add("an immediate placeholder on a busy node is refused", busy(stage).await);
+    report.add("a waiting placeholder is let go elsewhere", let_go(stage).await);
     report.add("the job list tells unchanged from empty", unchanged(stage).await);
 }
 
@@ -173,8 +174,36 @@ async fn immediate(stage: &Stage<'_>) -> Outcome {
     over(stage, id).await.map(drop)
 }
 
+/// All GPUs of one node are taken; whoever may go nowhere else waits, until it may.
+async fn let_go(stage: &Stage<'_>) -> Outcome {
+    let client = &stage.client;
+    let (first, request) = alone_on_a_node(stage).await?;
+    let second = stage.submit(&request, None).await?.job_id;
+    let job = client.job(second).await?.ok_or("the job is gone")?;
+    hold(job.state.standing() == Standing::Waiting && !job.excluded_nodes.is_empty(), &job)?;
+    let unknown = client.set_excluded_nodes(second, "no-such-node").await;
+    answered(unknown, SlurmCode::INVALID_NODE_NAME)?;
+    client.set_excluded_nodes(second, "").await?;
+    let now = running(stage, second).await?;
+    let same = now.submit_time == job.submit_time && now.excluded_nodes.is_empty();
+    hold(same && now.nodes != first.nodes, &now)?;
+    client.cancel(second).await?;
+    client.cancel(first.id).await?;
+    over(stage, second).await.map(drop)
+}
+
 /// All GPUs of one node, twice.
 async fn busy(stage: &Stage<'_>) -> Outcome {
+    let (first, request) = alone_on_a_node(stage).await?;
+    let second = stage.allocate(&request).await;
+    stage.client.cancel(first.id).await?;
+    super::refused(second, "refused")
+}
+
+/// A placeholder with all GPUs of one node, and the request that may go to no other.
+async fn alone_on_a_node(
+    stage: &Stage<'_>,
+) -> Result<(Job, PlaceholderRequest), Box<dyn std::error::Error + Send + Sync>> {
     let everywhere = stage.client.nodes().await?;
     for node in stage.idle_nodes().await? {
         let others = everywhere.iter().filter(|other| {
@@ -192,9 +221,7 @@ async fn busy(stage: &Stage<'_>) -> Outcome {
         };
         let job = stage.client.job(id).await?.ok_or("the job is gone")?;
         hold(job.nodes == node.name, &job)?;
-        let second = stage.allocate(&request).await;
-        stage.client.cancel(id).await?;
-        return super::refused(second, "refused");
+        return Ok((job, request));
     }
     Err("no node was idle".into())
 }

@@ -64,6 +64,8 @@ pub(crate) struct WireJob {
     het_job_id: Number,
     #[serde(deserialize_with = "or_default")]
     het_job_offset: Number,
+    #[serde(deserialize_with = "or_default")]
+    excluded_nodes: String,
 }
 
 /// `step_id` of a job record, where Slurm's unique id rides.
@@ -96,6 +98,7 @@ impl WireJob {
             comment: self.comment,
             external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
             parts: Vec::new(),
+            excluded_nodes: self.excluded_nodes,
         })
     }
 }
@@ -132,6 +135,7 @@ fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
         state: job.state,
         nodes: job.nodes,
         admin_comment: job.admin_comment,
+        excluded_nodes: job.excluded_nodes,
     };
     let parts: Vec<Part> = components.map(part).collect();
     let held = parts.iter().map(|p| p.nodes.as_str()).filter(|nodes| !nodes.is_empty());

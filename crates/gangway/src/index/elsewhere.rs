@@ -1,0 +1,248 @@
+//! Where pods may go, as nodes, claims, volumes and classes come and go.
+
+use gangway_core::eligible::taint::Toleration;
+use gangway_core::eligible::volume::{
+    Claim, ClaimSource, Class, EphemeralSource, ToSelect, Topology, TopologyLabel, Volume,
+    VolumeSpec, whence,
+};
+use gangway_core::follow::Spot;
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn a_gang_is_looked_at_again_when_a_node_opens_or_shuts_to_it_and_never_for_a_heartbeat() {
+    let mut index = zones();
+    let (here, there) = (in_zone("here", "a"), in_zone("there", "b"));
+    let groups = [index.put_pod(here), index.put_pod(there)];
+    index.settle();
+    assert_eq!(excluded(&index, &groups[0]), "n3");
+    assert_eq!(excluded(&index, &groups[1]), "n[1-2]");
+    assert!(!index.reach().put_node(&zone("n1", "a")), "nothing has changed");
+    assert_eq!(index.settle(), []);
+    let mut cordoned = zone("n1", "a");
+    cordoned.unschedulable = true;
+    assert!(index.reach().put_node(&cordoned));
+    assert_eq!(index.settle(), [groups[0].clone()], "to the other it was shut before");
+    assert_eq!(excluded(&index, &groups[0]), "n[1,3]");
+    assert!(
+        matches!(spot_on(&index, "here", "n1"), Spot::Shut { why, .. } if why == "is cordoned")
+    );
+    assert_eq!(spot_on(&index, "here", "n2"), Spot::Free("n2".to_owned()));
+    cordoned.labels.insert("zone".to_owned(), "b".to_owned());
+    index.reach().put_node(&cordoned);
+    assert_eq!(index.settle(), [], "shut for another reason");
+    index.reach().drop_node("n2");
+    index.settle();
+    let told = index.assemble(&groups[0])[0].nowhere.clone().expect("it may go nowhere");
+    assert!(told.problem && told.message.starts_with("0 of 2 nodes may take pod here"), "{told:?}");
+}
+
+#[test]
+fn what_is_bound_goes_nowhere_and_a_gang_without_constraints_carries_no_table() {
+    let mut index = zones();
+    let mut bound = in_zone("bound", "a");
+    bound.spec.node_name = Some("n1".to_owned());
+    let group = index.put_pod(bound);
+    let free = index.put_pod(pod("free"));
+    let mut tolerant = pod("tolerant");
+    tolerant.spec.tolerations =
+        vec![Toleration { operator: "Exists".to_owned(), ..Toleration::default() }];
+    let tolerant = index.put_pod(tolerant);
+    assert_eq!(index.settle(), []);
+    for group in [&group, &free, &tolerant] {
+        assert!(index.assemble(group)[0].gang.excluded_nodes.is_empty());
+    }
+    let mut cordoned = zone("n1", "a");
+    cordoned.unschedulable = true;
+    index.reach().put_node(&cordoned);
+    assert_eq!(index.settle(), [free], "nobody else is touched");
+    assert_eq!(spot_on(&index, "bound", "n1"), Spot::Free("n1".to_owned()), "it is there already");
+}
+
+#[test]
+fn members_of_a_gang_have_their_own_rows() {
+    let mut index = zones();
+    index.put_workload(job());
+    let mut first = worker("a", 0);
+    first.spec.node_selector = in_zone("x", "b").spec.node_selector;
+    index.put_pod(first);
+    index.put_pod(worker("b", 1));
+    index.settle();
+    let gang = &index.assemble(&job_group())[0].gang;
+    let rows: Vec<&str> = gang.excluded_nodes.iter().map(AsRef::as_ref).collect();
+    assert_eq!(rows, ["n[1-2]", ""]);
+    assert_eq!(gang.members.iter().map(|m| m.reach).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn a_claim_that_waits_for_its_pod_keeps_it_in_its_zones_and_is_told_its_node() {
+    let mut index = zones();
+    let group = index.put_pod(with_claim("p", "data"));
+    assert!(index.needs_volumes());
+    assert!(nowhere(&index, &group).contains("has not been read yet"));
+    class(&mut index, "slow", "example.com/disk", &["b"]);
+    claim(&mut index, "data", &Claim { class: Some("slow".to_owned()), ..data() });
+    sync(&mut index);
+    index.settle();
+    assert_eq!(excluded(&index, &group), "n[1-2]");
+    let Spot::Volumes { node, claims, message } = spot_on(&index, "p", "n3") else {
+        panic!("it has no volume yet")
+    };
+    assert!(message.contains("claims data"), "{message}");
+    let [name, uid] = ["data", "data-uid"].map(str::to_owned);
+    assert_eq!(
+        (node.as_str(), claims),
+        ("n3", vec![ToSelect { claim: name, uid, selected: None }])
+    );
+    assert!(matches!(spot_on(&index, "p", "n1"), Spot::Shut { .. }));
+    // Its volume is being made for n3: nowhere else any more.
+    let class = Some("slow".to_owned());
+    let told = Claim { class: class.clone(), selected: Some("n3".to_owned()), ..data() };
+    assert_eq!(claim(&mut index, "data", &told), std::slice::from_ref(&group));
+    assert_eq!(claim(&mut index, "data", &told), [], "no news");
+    index.settle();
+    assert_eq!(excluded(&index, &group), "n[1-2]");
+    // The volume is there, and turns out to be reached from zone a only.
+    let bound = Claim { class, volume: Some("pv".to_owned()), bound: true, ..data() };
+    claim(&mut index, "data", &bound);
+    assert!(nowhere(&index, &group).contains("PersistentVolume pv, which is not there"));
+    volume(&mut index, "pv", "a");
+    index.settle();
+    assert_eq!(excluded(&index, &group), "n3");
+    assert_eq!(spot_on(&index, "p", "n1"), Spot::Free("n1".to_owned()));
+    let Spot::Shut { why, .. } = spot_on(&index, "p", "n3") else { panic!("out of reach") };
+    assert_eq!(why, "cannot reach volume claim team/data (PersistentVolume pv)");
+}
+
+#[test]
+fn a_claim_that_is_not_ready_is_told_with_what_to_do() {
+    let mut index = zones();
+    let group = index.put_pod(with_claim("p", "data"));
+    sync(&mut index);
+    class(&mut index, "local", "kubernetes.io/no-provisioner", &[]);
+    assert!(nowhere(&index, &group).contains("team/data does not exist; create it"));
+    let some = |text: &str| Some(text.to_owned());
+    for (is, words) in [
+        (Claim { deleting: true, ..data() }, "is being deleted"),
+        (Claim { volume: some("pv"), ..data() }, "still to be bound to PersistentVolume pv"),
+        (Claim { ..data() }, "is not bound yet (class none binds without waiting"),
+        (Claim { class: some("nope"), ..data() }, "is not bound yet (class nope"),
+        (Claim { class: some("local"), ..data() }, "gangway does not choose one"),
+    ] {
+        claim(&mut index, "data", &is);
+        assert!(nowhere(&index, &group).contains(words), "{}", nowhere(&index, &group));
+    }
+    // Claims made for a pod are its own.
+    let mut ephemeral = with_claim("e", "");
+    let (name, ephemeral_source) = ("tmp".to_owned(), Some(EphemeralSource {}));
+    ephemeral.spec.volumes =
+        vec![Volume { name, ephemeral: ephemeral_source, ..Volume::default() }];
+    let group = index.put_pod(ephemeral);
+    assert!(nowhere(&index, &group).contains("team/e-tmp of the pod is still to be made"));
+    claim(&mut index, "e-tmp", &data());
+    assert!(nowhere(&index, &group).contains("was not made for this pod"));
+}
+
+#[test]
+fn pods_that_share_a_claim_are_not_tied_to_the_first_ones_node() {
+    let mut index = zones();
+    class(&mut index, "shared", "example.com/files", &[]);
+    sync(&mut index);
+    let groups = [with_claim("p", "data"), with_claim("q", "data")].map(|pod| index.put_pod(pod));
+    let is = Claim { class: Some("shared".to_owned()), selected: Some("n1".to_owned()), ..data() };
+    assert_eq!(claim(&mut index, "data", &is).len(), 2);
+    index.settle();
+    assert!(groups.iter().all(|group| excluded(&index, group).is_empty()));
+    assert!(matches!(spot_on(&index, "q", "n2"), Spot::Volumes { .. }));
+    index.drop_pod("p");
+    index.drop_pod("q");
+    assert!(!index.needs_volumes(), "nothing is left behind");
+}
+
+fn zone(name: &str, zone: &str) -> Node {
+    node(name, BTreeMap::from([("zone".to_owned(), zone.to_owned())]))
+}
+
+/// n1 and n2 in zone a, n3 in zone b.
+fn zones() -> Index {
+    let mut index = Index::default();
+    for (name, at) in [("n1", "a"), ("n2", "a"), ("n3", "b")] {
+        index.reach().put_node(&zone(name, at));
+    }
+    index.settle();
+    index
+}
+
+fn in_zone(name: &str, zone: &str) -> Pod {
+    let mut pod = pod(name);
+    pod.spec.node_selector.insert("zone".to_owned(), zone.to_owned());
+    pod
+}
+
+fn with_claim(name: &str, claim: &str) -> Pod {
+    let mut pod = pod(name);
+    let source = ClaimSource { claim_name: claim.to_owned() };
+    let persistent_volume_claim = Some(source);
+    pod.spec.volumes = vec![Volume { persistent_volume_claim, ..Volume::default() }];
+    pod
+}
+
+fn data() -> Claim {
+    Claim { uid: "data-uid".to_owned(), ..Claim::default() }
+}
+
+fn claim(index: &mut Index, name: &str, claim: &Claim) -> Vec<Group> {
+    let key = ("team".to_owned(), name.to_owned());
+    let pods = index.reach().put_claim(key, Some(claim.clone()));
+    index.look_at_claims(pods)
+}
+
+fn class(index: &mut Index, name: &str, provisioner: &str, zones: &[&str]) {
+    let topology = |zone: &&str| Topology {
+        match_label_expressions: vec![TopologyLabel {
+            key: "zone".to_owned(),
+            values: vec![(*zone).to_owned()],
+        }],
+    };
+    let class = Class {
+        provisioner: provisioner.to_owned(),
+        volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+        allowed_topologies: zones.iter().map(topology).collect(),
+    };
+    let pods = index.reach().put_class(name.to_owned(), Some(class));
+    index.look_at_claims(pods);
+}
+
+fn volume(index: &mut Index, name: &str, zone: &str) {
+    let spec: VolumeSpec = serde_json::from_value(json!({"nodeAffinity": {"required": {
+        "nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "zone", "operator": "In", "values": [zone]}
+        ]}]
+    }}}))
+    .expect("a volume's spec");
+    let pods = index.reach().put_volume(name.to_owned(), Some(whence(&spec)));
+    index.look_at_claims(pods);
+}
+
+fn sync(index: &mut Index) {
+    let keys = ["data", "e-tmp"].map(|name| ("team".to_owned(), name.to_owned()));
+    let names = ["pv", "slow", "local", "shared"].map(str::to_owned);
+    let mut pods = index.reach().keep_claims(&keys.into());
+    pods.extend(index.reach().keep_volumes(&names.clone().into()));
+    pods.extend(index.reach().keep_classes(&names.into()));
+    index.look_at_claims(pods);
+}
+
+fn excluded(index: &Index, group: &Group) -> String {
+    index.assemble(group)[0].gang.excluded_nodes.join(" ")
+}
+
+fn nowhere(index: &Index, group: &Group) -> String {
+    index.assemble(group)[0].nowhere.clone().map(|told| told.message).unwrap_or_default()
+}
+
+fn spot_on(index: &Index, pod: &str, node: &str) -> Spot {
+    let seat = Seat { rank: 0, node: node.to_owned(), indexes: Vec::new() };
+    index.spots(&BTreeMap::from([(pod.to_owned(), seat)]))[pod].clone()
+}

@@ -1,0 +1,238 @@
+//! Which nodes a placeholder must not get, in names that Slurm knows, and kept true while it waits.
+//!
+//! Slurm refuses a list with one name it does not know (error 2018), and Kubernetes has nodes that are
+//! none of Slurm's, so every list is cut to the nodes of the gang's partition. Without a list nothing
+//! here asks Slurm anything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gangway_core::gang::Gang;
+use gangway_core::hostlist::Hostlist;
+use gangway_core::job::{Job, JobId, PlaceholderRequest};
+use gangway_core::policy::{Category, Refusal};
+use gangway_core::{eligible, translate};
+use gangway_slurm::{Client, Error, SlurmCode};
+use tokio::sync::Semaphore;
+
+use super::{Entry, Queue};
+use crate::chain::explain;
+
+/// How long what was read of the partitions is believed. A node that comes to one meanwhile is not
+/// excluded; a gang that gets it although its pods may not go there gives it back.
+const BELIEVED: Duration = Duration::from_secs(10);
+/// Between two changes of one placeholder: nodes often shut and open several at a time.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Changes under way at once.
+const LANES: usize = 2;
+/// Between two attempts.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Slurm's nodes by partition, as last read, and the lane for changes: few at a time, for a cordon can
+/// concern every gang that waits, and others have questions too.
+pub(super) struct Reaches {
+    known: tokio::sync::Mutex<Option<Known>>,
+    lane: Semaphore,
+    texts: Mutex<HashSet<Arc<str>>>,
+}
+
+struct Known {
+    read: Instant,
+    nodes: HashMap<String, HashSet<String>>,
+}
+
+/// A list cut to a partition.
+struct Cut {
+    excluded: String,
+    /// Nodes of the partition that are left.
+    open: usize,
+    /// Nodes of the partition.
+    all: usize,
+}
+
+/// What a waiting placeholder was told, and when.
+pub(super) struct Told {
+    table: Vec<Arc<str>>,
+    at: Option<Instant>,
+}
+
+impl Reaches {
+    pub(super) fn new() -> Self {
+        Self {
+            known: tokio::sync::Mutex::new(None),
+            lane: Semaphore::new(LANES),
+            texts: Mutex::default(),
+        }
+    }
+
+    /// Keeps one copy of each list: thousands of gangs have the same, and one can be long.
+    pub(super) fn share(&self, gang: &mut Gang) {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        for text in &mut gang.excluded_nodes {
+            match texts.get(text) {
+                Some(known) => *text = known.clone(),
+                None => {
+                    texts.retain(|text| Arc::strong_count(text) > 1);
+                    texts.insert(text.clone());
+                }
+            }
+        }
+    }
+
+    async fn cut(&self, slurm: &Client, partition: &str, excluded: &str) -> Result<Cut, Error> {
+        let mut known = self.known.lock().await;
+        let known = match &mut *known {
+            Some(known) if known.read.elapsed() < BELIEVED => known,
+            stale => {
+                let read = Instant::now();
+                let partitions = slurm.partitions().await?;
+                let names = |text: &str| Hostlist::parse(text).map(|list| list.names());
+                let nodes = partitions
+                    .into_iter()
+                    .map(|p| (p.name, names(&p.nodes).unwrap_or_default().into_iter().collect()));
+                stale.insert(Known { read, nodes: nodes.collect() })
+            }
+        };
+        // Several may be named. Of none, or of one that Slurm does not know, all nodes are taken.
+        let mut of: Vec<&HashSet<String>> =
+            partition.split(',').filter_map(|name| known.nodes.get(name)).collect();
+        if of.is_empty() {
+            of = known.nodes.values().collect();
+        }
+        let mut shut = Hostlist::parse(excluded).map(|list| list.names()).unwrap_or_default();
+        shut.retain(|name| of.iter().any(|nodes| nodes.contains(name)));
+        let all = match of.as_slice() {
+            [one] => one.len(),
+            several => several.iter().flat_map(|nodes| nodes.iter()).collect::<HashSet<_>>().len(),
+        };
+        Ok(Cut { open: all - shut.len(), excluded: eligible::hostlist(shut), all })
+    }
+
+    /// Slurm did not know a name. Whether what was believed then is older than `since`: it is read anew.
+    pub(super) async fn was_stale(&self, since: Instant) -> bool {
+        let mut known = self.known.lock().await;
+        let stale = known.as_ref().is_some_and(|known| known.read < since);
+        if stale {
+            *known = None;
+        }
+        stale
+    }
+
+    /// Reads the partitions anew before they are used again.
+    pub(super) async fn forget(&self) {
+        *self.known.lock().await = None;
+    }
+}
+
+impl Queue {
+    /// Cuts a request's lists to its partition. `Some`: too few nodes are left for it.
+    pub(super) async fn cut(
+        &self,
+        request: &mut PlaceholderRequest,
+    ) -> Result<Option<Refusal>, Error> {
+        let partition = &request.partition;
+        for component in &mut request.components {
+            if component.excluded_nodes.is_empty() {
+                continue;
+            }
+            let cut = self.reaches.cut(&self.slurm, partition, &component.excluded_nodes).await?;
+            component.excluded_nodes = cut.excluded;
+            let needed = component.nodes as usize;
+            if cut.open < needed && !component.excluded_nodes.is_empty() {
+                return Ok(Some(Refusal::new(
+                    Category::Nodes,
+                    format!(
+                        "its pods need {needed} nodes, and {} of the {} nodes of partition {partition} are open to all of them; the others do not match their nodeSelector or affinity, have taints they do not tolerate, are cordoned, or do not reach their volumes",
+                        cut.open, cut.all
+                    ),
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells a waiting placeholder what its gang's nodes are now, where that is news. Returns when to
+    /// come back.
+    pub(super) async fn keep_reach(
+        &self,
+        entry: &Entry,
+        job: &Job,
+        told: &mut Option<Told>,
+    ) -> Option<Duration> {
+        let table = entry.excluded();
+        match told {
+            Some(told) if told.table == table => return None,
+            Some(Told { at: Some(at), .. }) if at.elapsed() < PAUSE => {
+                return Some(PAUSE.saturating_sub(at.elapsed()));
+            }
+            _ => {}
+        }
+        let parts = waiting(job);
+        if table.is_empty() && parts.iter().all(|(_, excluded)| excluded.is_empty()) {
+            *told = Some(Told { table, at: None });
+            return None;
+        }
+        // Whoever finds the lane taken comes back: it must hear of its own start meanwhile.
+        let Ok(_lane) = self.reaches.lane.try_acquire() else { return Some(RETRY) };
+        let gang = entry.gang();
+        let Ok(Some(held)) = translate::held_by(&gang, &self.table, job) else { return None };
+        let mut at = None;
+        for (id, excluded) in parts {
+            let group = held.iter().find(|(_, part)| *part == id).map(|(group, _)| group);
+            let Some(wanted) = group.map(|group| group.excluded(&gang.ask)) else { continue };
+            match self.tell(id, &job.partition, excluded, &wanted).await {
+                Ok(changed) => at = at.or(changed.then(Instant::now)),
+                Err(error) => {
+                    if error.code() == Some(SlurmCode::INVALID_NODE_NAME) {
+                        self.reaches.forget().await;
+                    }
+                    // It may just have started: then there is nothing to tell any more.
+                    tracing::debug!(job = %id, error = explain(&error), "could not say which nodes are shut");
+                    return Some(RETRY);
+                }
+            }
+        }
+        *told = Some(Told { table, at });
+        // What it says next may be another reason to wait, or a start.
+        if at.is_some()
+            && let Ok(Some(seen)) = self.slurm.job(job.id).await
+        {
+            self.board.note(seen);
+        }
+        None
+    }
+
+    /// Tells a waiting job which nodes are shut, unless it knows. Returns whether it was news.
+    async fn tell(
+        &self,
+        id: JobId,
+        partition: &str,
+        excluded: &str,
+        wanted: &str,
+    ) -> Result<bool, Error> {
+        let wanted = self.reaches.cut(&self.slurm, partition, wanted).await?.excluded;
+        if same_nodes(&wanted, excluded) {
+            return Ok(false);
+        }
+        self.slurm.set_excluded_nodes(id, &wanted).await?;
+        tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
+        Ok(true)
+    }
+}
+
+/// A placeholder's components, or itself, with the nodes that each must not get.
+fn waiting(job: &Job) -> Vec<(JobId, &str)> {
+    if job.parts.is_empty() {
+        return vec![(job.id, &job.excluded_nodes)];
+    }
+    job.parts.iter().map(|part| (part.id, part.excluded_nodes.as_str())).collect()
+}
+
+/// Whether two hostlists name the same nodes.
+fn same_nodes(a: &str, b: &str) -> bool {
+    a == b || {
+        let names = |text: &str| Hostlist::parse(text).map(|list| list.names()).unwrap_or_default();
+        eligible::hostlist(names(a)) == eligible::hostlist(names(b))
+    }
+}

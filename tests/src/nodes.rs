@@ -1,0 +1,115 @@
+//! Nodes of the world that a story changes: labels, taints, cordons, taken back when it ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::kubernetes::Kubernetes;
+use crate::story::Story;
+
+/// The changes of one story. A story that breaks off takes them back too.
+pub struct Nodes {
+    kube: Kubernetes,
+    changed: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl Nodes {
+    /// Ready to change nodes of this story's world.
+    pub fn of(story: &Story) -> Self {
+        Self { kube: story.kube.clone(), changed: Arc::default() }
+    }
+
+    /// The world's p5 nodes, `from` to `to` by number, both included.
+    pub fn p5(from: u32, to: u32) -> Vec<String> {
+        (from..=to).map(|number| format!("p5-{number:04}")).collect()
+    }
+
+    async fn change(&self, name: &str, part: Value, back: Value) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), back));
+        self.kube.patch_node(name, &part).await;
+    }
+
+    /// Adds a node that Slurm does not know, as a control plane's are, and with its usual taint.
+    pub async fn add_stranger(&self, name: &str) {
+        // Taking it back is taking it away.
+        let change = (name.to_owned(), Value::Null);
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        let key = "node-role.kubernetes.io/control-plane";
+        let node = json!({
+            "metadata": {"name": name},
+            "spec": {"taints": [{"key": key, "effect": "NoSchedule"}]},
+        });
+        self.kube.create_node(&node).await;
+    }
+
+    /// Gives nodes a label.
+    pub async fn label(&self, names: &[String], key: &str, value: &str) {
+        for name in names {
+            let with = |value: Value| json!({"metadata": {"labels": {key: value}}});
+            self.change(name, with(json!(value)), with(Value::Null)).await;
+        }
+    }
+
+    /// Gives nodes a taint, and no other.
+    pub async fn taint(&self, names: &[String], key: &str, effect: &str) {
+        for name in names {
+            let taints = json!([{"key": key, "value": "yes", "effect": effect}]);
+            let back = json!({"spec": {"taints": null}});
+            self.change(name, json!({"spec": {"taints": taints}}), back).await;
+        }
+    }
+
+    /// `kubectl cordon`.
+    pub async fn cordon(&self, names: &[String]) {
+        for name in names {
+            let back = json!({"spec": {"unschedulable": null}});
+            self.change(name, json!({"spec": {"unschedulable": true}}), back).await;
+        }
+    }
+
+    /// Takes back what was done to these nodes.
+    pub async fn restore(&self, names: &[String]) {
+        let mut mine = Vec::new();
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).retain(|(name, back)| {
+            let own = names.contains(name);
+            if own {
+                mine.push((name.clone(), back.clone()));
+            }
+            !own
+        });
+        for (name, back) in mine {
+            undo(&self.kube, &name, &back).await;
+        }
+    }
+}
+
+async fn undo(kube: &Kubernetes, name: &str, back: &Value) {
+    if back.is_null() {
+        kube.delete_node(name).await;
+    } else {
+        kube.patch_node(name, back).await;
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        let changed =
+            std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        if changed.is_empty() {
+            return;
+        }
+        let (kubeconfig, namespace) = self.kube.way();
+        // The runtime of a test that panics no longer runs anything.
+        let undoing = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let kube = Kubernetes::reach(&kubeconfig, &namespace).await;
+                for (name, back) in changed {
+                    undo(&kube, &name, &back).await;
+                }
+            });
+        });
+        // What cannot be undone shows in the next story.
+        let _ = undoing.join();
+    }
+}
