@@ -160,7 +160,7 @@ async fn kube_schedulers_own_condition_carries_the_reason_and_nothing_is_preempt
     let room = story.room().await;
     // More nodes than the partition has: kube-scheduler would find a place for every single pod.
     held(&story, "huge", room + 1).await;
-    let pods = story.told("huge-", "PartitionConfig").await;
+    let pods = story.told("huge-", "in partition gangway: Partition").await;
     let why = pods[0].why();
     story.note(&why);
     assert!(why.contains("Unschedulable") && why.contains("Slurm"), "{why}");
@@ -258,6 +258,15 @@ async fn a_volume_that_waits_for_its_first_consumer_is_made_on_slurms_node() {
     story.seated(&pods).await;
     let node = |name: &str| pods.iter().find(|pod| pod.name == name).and_then(|p| p.node.clone());
     assert_eq!((node("pair-a"), node("pair-b")), (Some(first), Some(second)));
+
+    let log = std::fs::read_to_string(story.world.audit_log()).expect("the audit log can be read");
+    let ours = log.lines().filter(|line| {
+        line.contains(&story.cluster)
+            && line.contains("\"resource\":\"persistentvolumeclaims\"")
+            && line.contains("gangway-scheduler")
+            && (line.contains("\"verb\":\"patch\"") || line.contains("\"verb\":\"update\""))
+    });
+    assert_eq!(ours.count(), 0, "the claims are kube-scheduler's");
 
     let volumes: Api<PersistentVolume> = Api::all(story.kube.client.clone());
     for claim in ["data-a", "data-b"] {

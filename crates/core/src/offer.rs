@@ -3,7 +3,7 @@
 //! kube-scheduler asks for one pod at a time and may only be answered from what is known already.
 //! It never chooses: of its nodes it gets the one that Slurm gave, or none (rule 1).
 
-use crate::follow::{Action, Facts, Plan, Report, Verdict};
+use crate::follow::{Action, Facts, Plan, Report, Spot, Verdict};
 use crate::gang::Assembled;
 use crate::job::JobId;
 
@@ -45,6 +45,14 @@ pub fn choose<'a>(standing: &Standing, nodes: impl IntoIterator<Item = &'a str>)
                 "Slurm gave node {node} (job {job}), which is not among the nodes that kube-scheduler's own plugins accept"
             ))
         }
+    }
+}
+
+/// Volumes that wait for their first consumer are kube-scheduler's to bring about, on the node that
+/// it was given: to us such a seat is free.
+pub fn leave_volumes(spot: &mut Spot) {
+    if let Spot::Volumes { node, .. } = spot {
+        *spot = Spot::Free(std::mem::take(node));
     }
 }
 
@@ -221,6 +229,18 @@ mod tests {
         }
         let Answer::None(why) = choose(&seat("n9"), NODES) else { panic!("n9 is not there") };
         assert!(why.contains("n9") && why.contains("job 7") && why.contains("own plugins"));
+    }
+
+    #[test]
+    fn a_seat_whose_volumes_are_still_to_be_made_is_free_and_no_other_changes() {
+        let (claims, message) = (Vec::new(), String::new());
+        let mut spot = Spot::Volumes { node: "n1".to_owned(), claims, message };
+        leave_volumes(&mut spot);
+        assert_eq!(spot, Spot::Free("n1".to_owned()));
+        let taken = Spot::Taken { by: "t/p".to_owned() };
+        let mut spot = taken.clone();
+        leave_volumes(&mut spot);
+        assert_eq!(spot, taken);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use gangway_api::v1;
 use gangway_core::eligible::Reach;
 use gangway_core::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide};
 use gangway_core::gang::Assembled;
+use gangway_core::offer;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -101,10 +102,13 @@ impl Follower {
         if bound > 0 && bound == members.len() && assembled.gang.complete() {
             self.progress.all_bound = true;
         }
-        let spots: BTreeMap<String, Spot> = match &self.verdict {
+        let mut spots: BTreeMap<String, Spot> = match &self.verdict {
             Some(Verdict::Allocated { seats, .. }) => self.cluster.world.index().spots(seats),
             _ => BTreeMap::new(),
         };
+        if self.offering.is_some() {
+            spots.values_mut().for_each(offer::leave_volumes);
+        }
         self.waits_for_seat = spots.values().any(|s| !matches!(s, Spot::Free(_)));
         let unmade = spots.values().any(|s| matches!(s, Spot::Volumes { .. }));
         self.progress.volumes_since =
