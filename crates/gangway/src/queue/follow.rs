@@ -122,7 +122,7 @@ impl Queue {
             }
         };
         let began = Instant::now();
-        match self.cut(&mut request).await {
+        match self.cut(&mut request, gang.ask.exclude.as_deref()).await {
             Ok(None) => {}
             Ok(Some(refusal)) => return Next::Done(Some(Verdict::Refused(refusal))),
             Err(error) => {

@@ -126,10 +126,12 @@ impl Reaches {
 }
 
 impl Queue {
-    /// Cuts a request's lists to its partition. `Some`: too few nodes are left for it.
+    /// Cuts a request's lists to its partition, but not what the user wrote: of that Slurm says itself
+    /// whether it knows the names. `Some`: too few nodes are left for it.
     pub(super) async fn cut(
         &self,
         request: &mut PlaceholderRequest,
+        exclude: Option<&str>,
     ) -> Result<Option<Refusal>, Error> {
         let partition = &request.partition;
         for component in &mut request.components {
@@ -137,9 +139,11 @@ impl Queue {
                 continue;
             }
             let cut = self.reaches.cut(&self.slurm, partition, &component.excluded_nodes).await?;
-            component.excluded_nodes = cut.excluded;
             let needed = component.nodes as usize;
-            if cut.open < needed && !component.excluded_nodes.is_empty() {
+            let short = cut.open < needed && !cut.excluded.is_empty();
+            component.excluded_nodes =
+                eligible::union(&[cut.excluded.as_str(), exclude.unwrap_or("")]);
+            if short {
                 return Ok(Some(Refusal::new(
                     Category::Nodes,
                     format!(
@@ -182,7 +186,7 @@ impl Queue {
             let group = held.iter().find(|(_, part)| *part == id).map(|(group, _)| group);
             let Some(wanted) = group.map(|group| group.excluded(&gang.ask)) else { continue };
             match self.tell(id, &job.partition, excluded, &wanted).await {
-                Ok(changed) => at = at.or(changed.then(Instant::now)),
+                Ok(changed) => at = at.or_else(|| changed.then(Instant::now)),
                 Err(error) => {
                     if error.code() == Some(SlurmCode::INVALID_NODE_NAME) {
                         self.reaches.forget().await;
