@@ -40,13 +40,15 @@ pub(crate) async fn blocked(session: &Session<'_>) -> Result<Value> {
             alone.push(own);
             bridge.push(ours);
         }
-        let idle = look(session).await?;
-        Ok(json!({
-            "shape": BLOCKED.name, "gangs": BLOCKED.gangs, "nodes": session.nodes.len(),
-            "alone_ms_p50": middle(&alone), "alone_ms_max": largest(&alone),
-            "bridge_ms_p50": middle(&bridge), "bridge_ms_max": largest(&bridge),
-            "idle": idle,
-        }))
+        let mut line = look(session).await?;
+        line["shape"] = BLOCKED.name.into();
+        line["gangs"] = BLOCKED.gangs.into();
+        line["alone_ms_p50"] = middle(&alone).into();
+        line["alone_ms_max"] = largest(&alone).into();
+        line["bridge_ms_p50"] = middle(&bridge).into();
+        line["bridge_ms_max"] = largest(&bridge).into();
+        line["later_ms"] = (middle(&bridge) - middle(&alone)).into();
+        Ok(line)
     };
     let measured = measured.await;
     clear(session, &namespace, blocker).await?;
@@ -60,11 +62,13 @@ pub(crate) async fn pending(session: &Session<'_>) -> Result<Value> {
     let namespace = session.cluster.namespace().await?;
     let measured = async {
         let filled_s = fill(session, &namespace, &PENDING).await?;
-        let idle = look(session).await?;
-        Ok(json!({
-            "shape": PENDING.name, "pods": PENDING.pods(), "gangs": PENDING.gangs,
-            "nodes": session.nodes.len(), "filled_s": filled_s, "empty": empty, "idle": idle,
-        }))
+        let mut line = look(session).await?;
+        line["shape"] = PENDING.name.into();
+        line["pods"] = PENDING.pods().into();
+        line["gangs"] = PENDING.gangs.into();
+        line["filled_s"] = filled_s.into();
+        line["empty"] = empty;
+        Ok(line)
     };
     let measured = measured.await;
     clear(session, &namespace, blocker).await?;
@@ -180,7 +184,7 @@ async fn look(session: &Session<'_>) -> Result<Value> {
     let (rss, peak) = session.world.memory_mb()?;
     let two = |value: f64| (value * 100.0).round() / 100.0;
     Ok(json!({
-        "rss_mb": two(rss), "peak_rss_mb": two(peak), "cpu_percent": two(cpu),
+        "nodes": session.nodes.len(), "rss_mb": two(rss), "peak_rss_mb": two(peak), "cpu_percent": two(cpu),
         "slurm_requests_per_s": two(requests),
     }))
 }

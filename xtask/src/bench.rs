@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what it costs, in lines of JSON, and the floors below which it must not fall.
 
 pub(crate) mod gate;
+mod table;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -25,26 +26,50 @@ const LARGE_WITHIN_MS: f64 = 3000.0;
 /// Writes to the API server per pod, in every shape: its binding, and hardly anything else.
 const WRITES_PER_POD: f64 = 1.2;
 
+/// Nodes of the world in which many pods wait.
+const MANY_NODES: usize = 5000;
+
+/// Everything, as one table with the figures of the last release beside it; `accept` makes these the
+/// last release's. False when a floor is missed.
+pub(crate) fn all(accept: bool) -> Result<bool> {
+    let mut lines = core_lines()?;
+    let (shapes, well) = shapes(NODES, None)?;
+    lines.extend(shapes);
+    lines.extend(many()?);
+    table::show(&repo()?.join("benches/BASELINE.md"), &lines, accept)?;
+    Ok(well)
+}
+
 /// The core in memory; no world is needed.
 pub(crate) fn core() -> Result<bool> {
+    core_lines().map(|_| true)
+}
+
+fn core_lines() -> Result<Vec<String>> {
     let mut cargo = leashed(cargo());
     cargo.args(["bench", "--quiet", "-p", "gangway-bench-core", "--bench", "wall"]);
     cargo.current_dir(repo()?);
-    Ok(cargo.status().context("cannot start cargo")?.success())
+    lines_of(&mut cargo)
 }
 
 /// The bridge on a real stack of its own. False when a floor is missed.
 pub(crate) fn e2e(nodes: Option<usize>, repeats: Option<usize>) -> Result<bool> {
-    let dir = repo()?.join("target/bench-world");
-    build()?;
-    // One that an interrupted run has left would bring its old bridge along.
-    world::down(&dir)?;
-    let nodes = nodes.unwrap_or(NODES);
-    world::up(&Wish { nodes: Some(nodes), ..Wish::of(&dir) })?;
-    let measured = start_bridge(&dir).and_then(|()| measure(&dir, repeats));
-    let down = world::down(&dir);
-    let lines = measured?;
-    down?;
+    shapes(nodes.unwrap_or(NODES), repeats).map(|(_, well)| well)
+}
+
+/// Twenty thousand pods that wait, in a world of five thousand nodes.
+pub(crate) fn many() -> Result<Vec<String>> {
+    in_a_world(MANY_NODES, |dir| measure(dir, &["pending"]))
+}
+
+fn shapes(nodes: usize, repeats: Option<usize>) -> Result<(Vec<String>, bool)> {
+    let repeats = repeats.map(|n| vec!["--repeats".to_owned(), n.to_string()]).unwrap_or_default();
+    let repeats: Vec<&str> = repeats.iter().map(String::as_str).collect();
+    let lines = in_a_world(nodes, |dir| {
+        let mut lines = measure(dir, &repeats)?;
+        lines.extend(measure(dir, &["blocked"])?);
+        Ok(lines)
+    })?;
     let kept = target()?.join("bench-e2e.jsonl");
     fs::write(&kept, lines.join("\n") + "\n")?;
     say(&format!("the lines are kept in {}", kept.display()));
@@ -52,7 +77,24 @@ pub(crate) fn e2e(nodes: Option<usize>, repeats: Option<usize>) -> Result<bool> 
     for sentence in &missed {
         eprintln!("bench: {sentence}");
     }
-    Ok(missed.is_empty())
+    Ok((lines, missed.is_empty()))
+}
+
+/// Measures with a bridge in a world of its own.
+fn in_a_world(
+    nodes: usize,
+    measure: impl FnOnce(&Path) -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
+    let dir = repo()?.join("target/bench-world");
+    build()?;
+    // One that an interrupted run has left would bring its old bridge along.
+    world::down(&dir)?;
+    world::up(&Wish { nodes: Some(nodes), ..Wish::of(&dir) })?;
+    let measured = start_bridge(&dir).and_then(|()| measure(&dir));
+    let down = world::down(&dir);
+    let lines = measured?;
+    down?;
+    Ok(lines)
 }
 
 /// Builds the bridge and its bench the way they are measured.
@@ -84,16 +126,19 @@ fn start_bridge(dir: &Path) -> Result<()> {
     doors::add(&dir, &[("GANGWAY_PID", &process.pid.to_string())])
 }
 
-/// Runs the bench, shows its lines as they come, and gives them back.
-fn measure(dir: &Path, repeats: Option<usize>) -> Result<Vec<String>> {
+/// Runs the bench with these words, shows its lines as they come, and gives them back.
+fn measure(dir: &Path, words: &[&str]) -> Result<Vec<String>> {
     say("measuring");
     let mut bench = leashed("sh");
     bench.args(["-c", ". \"$0\"; exec \"$@\""]).arg(dir.join("env"));
-    bench.arg(target()?.join("release/e2e"));
-    if let Some(repeats) = repeats {
-        bench.args(["--repeats", &repeats.to_string()]);
-    }
-    let mut running = bench.stdout(Stdio::piped()).spawn().context("cannot start the bench")?;
+    bench.arg(target()?.join("release/e2e")).args(words);
+    lines_of(&mut bench)
+}
+
+/// The lines of a command, shown as they come.
+fn lines_of(command: &mut Command) -> Result<Vec<String>> {
+    let running = command.stdout(Stdio::piped()).spawn();
+    let mut running = running.context("cannot start the bench")?;
     let output = running.stdout.take().context("the bench has no output")?;
     let mut lines = Vec::new();
     for line in BufReader::new(output).lines() {
@@ -141,7 +186,9 @@ fn value<'a>(line: &'a str, key: &str) -> Result<&'a str> {
 }
 
 fn text<'a>(line: &'a str, key: &str) -> Result<&'a str> {
-    Ok(value(line, key)?.trim_matches('"'))
+    let found =
+        line.split_once(&format!("\"{key}\":\"")).and_then(|(_, rest)| rest.split_once('"'));
+    found.map(|(text, _)| text).with_context(|| format!("the bench says no {key}: {line}"))
 }
 
 fn number(line: &str, key: &str) -> Result<f64> {

@@ -37,9 +37,13 @@ Usage: cargo xtask COMMAND
   world status [--dir DIR]
                  What runs, with pid and address. Exits with 1 when a part is dead.
   test           Everything CI does: format, tidy, clippy, docs, all tests in a world of their own.
+  bench [--accept]
+                 Everything below but the gate, as one table with the last release's figures (benches/BASELINE.md) beside
+                 it; --accept makes these the last release's.
   bench core     How fast the core is in memory: one line of JSON per figure.
   bench gate [--accept]
                  Counts the core's instructions and compares them with benches/instructions.txt; --accept writes them.
+  bench many     What 20,000 waiting pods cost the bridge, in a world of 5,000 nodes.
   bench e2e [--nodes N] [--repeats N]
                  How fast the bridge is on a real stack of its own, N nodes (256); one line of JSON per shape. Exits
                  with 1 when a floor is missed.
@@ -94,6 +98,14 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             Options::parse(&words, &[])?;
             demo::run()?;
             Ok(true)
+        }
+        "bench " | "bench --accept" => {
+            Options::parse(&words, &[])?;
+            bench::all(name.ends_with("--accept"))
+        }
+        "bench many" => {
+            Options::parse(&words, &[])?;
+            bench::many().map(|_| true)
         }
         "bench core" => {
             Options::parse(&words, &[])?;
