@@ -457,3 +457,30 @@ fn room_is_asked_for_those_that_come_later_too() {
     let places: Vec<_> = workers.places.iter().map(|p| (p.rank, p.member)).collect();
     assert_eq!(places, [(1, None), (2, Some(1)), (3, None)], "its seat is the one of its rank");
 }
+
+#[test]
+fn roles_that_may_not_go_to_the_same_nodes_are_asked_apart() {
+    let mut gang = gang(vec![demand(1000, 1 << 30, 8); 3]);
+    for (member, role) in gang.members.iter_mut().zip(["master", "worker", "worker"]) {
+        member.role = role.to_owned();
+    }
+    gang.excluded_nodes = ["n[1-2]", "n3", "n4"].map(Into::into).to_vec();
+    let shut = |gang: &Gang| {
+        let request = ask(gang).expect("fine");
+        request.components.iter().map(|c| (c.nodes, c.excluded_nodes.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(shut(&gang), [(3, "n[1-2]".to_owned())], "all may go to the same nodes");
+    (gang.members[1].reach, gang.members[2].reach) = (1, 2);
+    assert_eq!(shut(&gang), [(1, "n[1-2]".to_owned()), (2, "n[3-4]".to_owned())]);
+
+    // Nodes shut and open while it runs; its members find their components all the same.
+    let job = job_of(&gang);
+    for reaches in [[0, 1, 2], [0, 0, 0], [2, 0, 1]] {
+        for (member, reach) in gang.members.iter_mut().zip(reaches) {
+            member.reach = reach;
+        }
+        let held = held_by(&gang, &ResourceTable::default(), &job).expect("fine").expect("held");
+        let ids: Vec<_> = held.iter().map(|(group, id)| (group.places.len(), id.0)).collect();
+        assert_eq!(ids, [(1, 100), (2, 101)], "{reaches:?}");
+    }
+}
