@@ -95,14 +95,21 @@ pub(super) fn start(
 }
 
 /// Runs a watch until `stop`; one that ends before is a failure.
+///
+/// At the stop the source goes first, and whatever a watch has in hand then has nobody to take it:
+/// that is no failure.
 async fn until(
     stop: CancellationToken,
     watch: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        ended = watch => ended.and_then(|()| anyhow::bail!("the watch has ended")),
+    let ended = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        ended = watch => ended,
+    };
+    if stop.is_cancelled() {
+        return Ok(());
     }
+    ended.and_then(|()| anyhow::bail!("the watch has ended"))
 }
 
 async fn pods(
@@ -111,62 +118,33 @@ async fn pods(
     ours: String,
     readiness: Arc<Readiness>,
 ) -> anyhow::Result<()> {
-    let ours = watcher::Config::default().fields(&ours);
-    let mut stream = watch(Api::<LeanPod>::all(client), ours).default_backoff().boxed();
-    let mut listed = HashSet::new();
-    loop {
-        match stream.try_next().await {
-            Ok(None) => return Ok(()),
-            Ok(Some(event)) => {
-                readiness.kubernetes.store(true, Ordering::Relaxed);
-                match event {
-                    Watched::Init => listed.clear(),
-                    Watched::InitApply(pod) => {
-                        listed.extend(pod.uid());
-                        events.send(Event::Pod(Box::new(pod.into()))).await?;
-                    }
-                    Watched::InitDone => {
-                        events.send(Event::PodsListed(std::mem::take(&mut listed))).await?;
-                    }
-                    Watched::Apply(pod) => events.send(Event::Pod(Box::new(pod.into()))).await?,
-                    Watched::Delete(pod) => {
-                        events.send(Event::PodGone(pod.uid().unwrap_or_default())).await?;
-                    }
-                }
-            }
-            Err(error) => {
-                readiness.kubernetes.store(false, Ordering::Relaxed);
-                tracing::warn!(error = explain(&error), "pod watch");
-            }
-        }
-    }
+    let telling = Telling::<LeanPod, String> {
+        what: "pod watch".to_owned(),
+        key: uid_of,
+        apply: Box::new(|pod| Some(Event::Pod(Box::new(pod.into())))),
+        gone: Box::new(|pod| Event::PodGone(uid_of(pod))),
+        listed: Box::new(Event::PodsListed),
+        heard: Box::new(move |well| readiness.kubernetes.store(well, Ordering::Relaxed)),
+    };
+    telling.watch(Api::all(client), watcher::Config::default().fields(&ours), events).await
 }
 
 /// Pods that another of our processes has bound: the devices they hold are not free (rule 4).
 async fn strangers(client: Client, events: Sender<Event>, others: String) -> anyhow::Result<()> {
     let theirs = watcher::Config::default().fields(&others).labels(names::JOB_LABEL);
-    let mut stream = watch(Api::<LeanPod>::all(client), theirs).default_backoff().boxed();
-    let mut listed = HashSet::new();
-    loop {
-        match stream.try_next().await {
-            Ok(None) => return Ok(()),
-            Ok(Some(Watched::Init)) => listed.clear(),
-            Ok(Some(Watched::InitApply(pod))) => {
-                listed.extend(pod.uid());
-                events.send(Event::Stranger(Box::new(pod.into()))).await?;
-            }
-            Ok(Some(Watched::InitDone)) => {
-                events.send(Event::StrangersListed(std::mem::take(&mut listed))).await?;
-            }
-            Ok(Some(Watched::Apply(pod))) => {
-                events.send(Event::Stranger(Box::new(pod.into()))).await?;
-            }
-            Ok(Some(Watched::Delete(pod))) => {
-                events.send(Event::StrangerGone(pod.uid().unwrap_or_default())).await?;
-            }
-            Err(error) => tracing::warn!(error = explain(&error), "stranger watch"),
-        }
-    }
+    let telling = Telling::<LeanPod, String> {
+        what: "stranger watch".to_owned(),
+        key: uid_of,
+        apply: Box::new(|pod| Some(Event::Stranger(Box::new(pod.into())))),
+        gone: Box::new(|pod| Event::StrangerGone(uid_of(pod))),
+        listed: Box::new(Event::StrangersListed),
+        heard: Box::new(|_| {}),
+    };
+    telling.watch(Api::all(client), theirs, events).await
+}
+
+fn uid_of<K: ResourceExt>(object: &K) -> String {
+    object.uid().unwrap_or_default()
 }
 
 /// Starts the watches that pods with volume claims need, once there is such a pod.
@@ -177,83 +155,118 @@ pub(super) fn start_volumes(
     stop: &CancellationToken,
 ) {
     tracing::info!("a pod has volume claims: watching claims, volumes and storage classes");
-    let claims = Told::<LeanClaim, (String, String)> {
-        what: "volume claim watch",
-        key: |claim| (claim.namespace().unwrap_or_default(), claim.name_any()),
-        apply: |key, claim| Event::Claim(key, Box::new(claim.into())),
-        gone: Event::ClaimGone,
-        listed: Event::ClaimsListed,
+    let claims = Telling::<LeanClaim, (String, String)> {
+        what: "volume claim watch".to_owned(),
+        key: claim_key,
+        apply: Box::new(|claim| Some(Event::Claim(claim_key(&claim), Box::new(claim.into())))),
+        gone: Box::new(|claim| Event::ClaimGone(claim_key(claim))),
+        listed: Box::new(Event::ClaimsListed),
+        heard: Box::new(|_| {}),
     };
-    let volumes = Told::<LeanVolume, String> {
-        what: "volume watch",
+    let volumes = Telling::<LeanVolume, String> {
+        what: "volume watch".to_owned(),
         key: LeanVolume::name_any,
-        apply: |key, volume| Event::Volume(key, Box::new(whence(&volume.spec))),
-        gone: Event::VolumeGone,
-        listed: Event::VolumesListed,
+        apply: Box::new(|volume| {
+            Some(Event::Volume(volume.name_any(), Box::new(whence(&volume.spec))))
+        }),
+        gone: Box::new(|volume| Event::VolumeGone(volume.name_any())),
+        listed: Box::new(Event::VolumesListed),
+        heard: Box::new(|_| {}),
     };
-    let classes = Told::<LeanClass, String> {
-        what: "storage class watch",
+    let classes = Telling::<LeanClass, String> {
+        what: "storage class watch".to_owned(),
         key: LeanClass::name_any,
-        apply: |key, class| Event::Class(key, Box::new(class.class)),
-        gone: Event::ClassGone,
-        listed: Event::ClassesListed,
+        apply: Box::new(|class| Some(Event::Class(class.name_any(), Box::new(class.class)))),
+        gone: Box::new(|class| Event::ClassGone(class.name_any())),
+        listed: Box::new(Event::ClassesListed),
+        heard: Box::new(|_| {}),
     };
     let start = |what, task: BoxFuture<'static, anyhow::Result<()>>| {
         nursery.start(what, until(stop.clone(), task));
     };
-    start("volume claim watch", claims.watch(client.clone(), events.clone()).boxed());
-    start("volume watch", volumes.watch(client.clone(), events.clone()).boxed());
-    start("storage class watch", classes.watch(client.clone(), events.clone()).boxed());
+    start("volume claim watch", claims.watch_all(client, events).boxed());
+    start("volume watch", volumes.watch_all(client, events).boxed());
+    start("storage class watch", classes.watch_all(client, events).boxed());
+}
+
+fn claim_key(claim: &LeanClaim) -> (String, String) {
+    (claim.namespace().unwrap_or_default(), claim.name_any())
 }
 
 async fn nodes(client: Client, events: Sender<Event>) -> anyhow::Result<()> {
-    let nodes = Told::<LeanNode, String> {
-        what: "node watch",
+    let telling = Telling::<LeanNode, String> {
+        what: "node watch".to_owned(),
         key: LeanNode::name_any,
-        apply: |_, node| Event::Node(Box::new(node.into())),
-        gone: Event::NodeGone,
-        listed: Event::NodesListed,
+        apply: Box::new(|node| Some(Event::Node(Box::new(node.into())))),
+        gone: Box::new(|node| Event::NodeGone(node.name_any())),
+        listed: Box::new(Event::NodesListed),
+        heard: Box::new(|_| {}),
     };
-    nodes.watch(client, events).await
+    telling.watch_all(&client, &events).await
 }
 
-/// How the objects of one type become events.
-struct Told<K, Key> {
-    what: &'static str,
+/// How the objects of one kind become events.
+struct Telling<K, Key> {
+    what: String,
     key: fn(&K) -> Key,
-    apply: fn(Key, K) -> Event,
-    gone: fn(Key) -> Event,
-    listed: fn(HashSet<Key>) -> Event,
+    /// Nothing for an object that cannot be read.
+    apply: Box<dyn Fn(K) -> Option<Event> + Send>,
+    gone: Box<dyn Fn(&K) -> Event + Send>,
+    listed: Box<dyn Fn(HashSet<Key>) -> Event + Send>,
+    /// Told with every answer whether the API server was well.
+    heard: Box<dyn Fn(bool) + Send>,
 }
 
-impl<K, Key> Told<K, Key>
+impl<K, Key> Telling<K, Key>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-    Key: Clone + Eq + Hash + Send + 'static,
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    Key: Eq + Hash + Send + 'static,
 {
-    async fn watch(self, client: Client, events: Sender<Event>) -> anyhow::Result<()> {
-        let all = watcher::Config::default();
-        let mut stream = watch(Api::<K>::all(client), all).default_backoff().boxed();
+    fn watch_all(
+        self,
+        client: &Client,
+        events: &Sender<Event>,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send + use<K, Key>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        self.watch(Api::all(client.clone()), watcher::Config::default(), events.clone())
+    }
+
+    async fn watch(
+        self,
+        api: Api<K>,
+        which: watcher::Config,
+        events: Sender<Event>,
+    ) -> anyhow::Result<()> {
+        let mut stream = watch(api, which).default_backoff().boxed();
         let mut listed = HashSet::new();
         loop {
-            match stream.try_next().await {
+            let told = match stream.try_next().await {
                 Ok(None) => return Ok(()),
-                Ok(Some(Watched::Init)) => listed.clear(),
-                Ok(Some(Watched::InitApply(object))) => {
-                    let key = (self.key)(&object);
-                    listed.insert(key.clone());
-                    events.send((self.apply)(key, object)).await?;
+                Ok(Some(told)) => told,
+                Err(error) => {
+                    (self.heard)(false);
+                    tracing::warn!(error = explain(&error), "{}", self.what);
+                    continue;
                 }
-                Ok(Some(Watched::InitDone)) => {
-                    events.send((self.listed)(std::mem::take(&mut listed))).await?;
+            };
+            (self.heard)(true);
+            let event = match told {
+                Watched::Init => {
+                    listed.clear();
+                    None
                 }
-                Ok(Some(Watched::Apply(object))) => {
-                    events.send((self.apply)((self.key)(&object), object)).await?;
+                Watched::InitApply(object) => {
+                    listed.insert((self.key)(&object));
+                    (self.apply)(object)
                 }
-                Ok(Some(Watched::Delete(object))) => {
-                    events.send((self.gone)((self.key)(&object))).await?;
-                }
-                Err(error) => tracing::warn!(error = explain(&error), "{}", self.what),
+                Watched::InitDone => Some((self.listed)(std::mem::take(&mut listed))),
+                Watched::Apply(object) => (self.apply)(object),
+                Watched::Delete(object) => Some((self.gone)(&object)),
+            };
+            if let Some(event) = event {
+                events.send(event).await?;
             }
         }
     }
@@ -328,47 +341,46 @@ async fn workloads(
     events: Sender<Event>,
     scheduler: String,
 ) -> anyhow::Result<()> {
-    let api = Api::<DynamicObject>::all_with(client, &resource);
-    let mut stream = watch(api, watcher::Config::default()).default_backoff().boxed();
-    let mut listed = HashSet::new();
-    let read = |mut object: DynamicObject| {
-        object.metadata.managed_fields = None;
-        serde_json::to_value(&object)
-            .ok()
-            .and_then(|v| Workload::read(kind, &v, &scheduler))
-            .map(Box::new)
+    let telling = Telling::<DynamicObject, String> {
+        what: format!("{} watch", kind.name()),
+        key: uid_of,
+        apply: Box::new(move |mut object| {
+            object.metadata.managed_fields = None;
+            let value = serde_json::to_value(&object).ok()?;
+            Workload::read(kind, &value, &scheduler).map(|w| Event::Workload(Box::new(w)))
+        }),
+        gone: Box::new(move |object| Event::WorkloadGone {
+            kind,
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            uid: uid_of(object),
+        }),
+        listed: Box::new(move |uids| Event::WorkloadsListed(kind, uids)),
+        heard: Box::new(|_| {}),
     };
-    loop {
-        match stream.try_next().await {
-            Ok(None) => return Ok(()),
-            Ok(Some(Watched::Init)) => listed.clear(),
-            Ok(Some(Watched::InitApply(object))) => {
-                listed.extend(object.uid());
-                if let Some(workload) = read(object) {
-                    events.send(Event::Workload(workload)).await?;
+    telling.watch(Api::all_with(client, &resource), watcher::Config::default(), events).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_loses_its_listener_fails_but_not_at_the_stop() {
+        for (at_the_stop, well) in [(false, false), (true, true)] {
+            let (events, listener) = tokio::sync::mpsc::channel(1);
+            let stop = CancellationToken::new();
+            let inner = stop.clone();
+            let watch = async move {
+                // The stop comes while the watch has an event in hand.
+                if at_the_stop {
+                    inner.cancel();
                 }
-            }
-            Ok(Some(Watched::InitDone)) => {
-                events.send(Event::WorkloadsListed(kind, std::mem::take(&mut listed))).await?;
-            }
-            Ok(Some(Watched::Apply(object))) => {
-                if let Some(workload) = read(object) {
-                    events.send(Event::Workload(workload)).await?;
-                }
-            }
-            Ok(Some(Watched::Delete(object))) => {
-                events
-                    .send(Event::WorkloadGone {
-                        kind,
-                        namespace: object.namespace().unwrap_or_default(),
-                        name: object.name_any(),
-                        uid: object.uid().unwrap_or_default(),
-                    })
-                    .await?;
-            }
-            Err(error) => {
-                tracing::warn!(kind = kind.name(), error = explain(&error), "workload watch");
-            }
+                drop(listener);
+                events.send(Event::PodGone(String::new())).await?;
+                Ok(())
+            };
+            assert_eq!(until(stop, watch).await.is_ok(), well, "at the stop: {at_the_stop}");
         }
     }
 }
