@@ -131,7 +131,24 @@ impl Client {
     /// One job; `None` only where slurmctld says that it has no such job. Without the per-core
     /// detail, which is nine tenths of the default answer.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
-        let reply = self.call(&Call::get("job", format!("job/{id}?flags=ALL"))).await?;
+        Ok(self.job_flagged(id, "flags=ALL").await?.map(|(job, _)| job))
+    }
+
+    /// One job, and what it was granted where it runs and that can be read from its record; else ask
+    /// [`Client::resources`]. One request instead of two, but 40 KB for each node of 192 cores.
+    pub async fn job_in_detail(
+        &self,
+        id: JobId,
+    ) -> Result<Option<(Job, Option<Allocation>)>, Error> {
+        self.job_flagged(id, "flags=ALL&flags=DETAIL").await
+    }
+
+    async fn job_flagged(
+        &self,
+        id: JobId,
+        flags: &str,
+    ) -> Result<Option<(Job, Option<Allocation>)>, Error> {
+        let reply = self.call(&Call::get("job", format!("job/{id}?{flags}"))).await?;
         let reply = match reply.accepted().map_err(about_job(id)) {
             Ok(reply) => reply,
             Err(Error::NoSuchJob { .. }) => return Ok(None),
@@ -139,8 +156,12 @@ impl Client {
         };
         // A leader comes with the other components of its heterogeneous job.
         let answer: WireJobs = reply.read()?;
+        let granted = answer.granted(id);
         let job = answer.into_jobs().into_iter().find(|job| job.id == id);
-        job.map(Some).ok_or_else(|| reply.malformed("the job is not in its own answer"))
+        match job {
+            Some(job) => Ok(Some((job, granted))),
+            None => Err(reply.malformed("the job is not in its own answer")),
+        }
     }
 
     /// Id and state of every job in slurmctld's memory (`GET jobs/state/`, 80 bytes each): the one

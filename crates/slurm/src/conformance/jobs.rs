@@ -46,6 +46,8 @@ async fn queued(stage: &Stage<'_>) -> Outcome {
     let sluid = job.sluid;
     let allocation = client.resources(id).await?;
     hold(grants(&allocation, &request.components[0]), &allocation)?;
+    let detailed = client.job_in_detail(id).await?.and_then(|(_, granted)| granted);
+    hold(detailed.as_ref() == Some(&allocation), &detailed)?;
 
     client.set_admin_comment(id, "another").await?;
     let jobs = client.jobs().await?;

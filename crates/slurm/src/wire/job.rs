@@ -66,6 +66,51 @@ pub(crate) struct WireJob {
     het_job_offset: Number,
     #[serde(deserialize_with = "or_default")]
     excluded_nodes: String,
+    /// One entry per node; empty without the flag DETAIL.
+    #[serde(deserialize_with = "or_default")]
+    gres_detail: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    job_resources: WireJobResources,
+}
+
+/// `job_resources` of a job record; empty without the flag DETAIL. Its map of cores is passed over.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireJobResources {
+    #[serde(deserialize_with = "or_default")]
+    nodes: WireJobNodes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireJobNodes {
+    #[serde(deserialize_with = "or_default")]
+    allocation: Vec<WireJobNode>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireJobNode {
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    cpus: WireJobCpus,
+    #[serde(deserialize_with = "or_default")]
+    memory: WireJobMemory,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireJobCpus {
+    #[serde(deserialize_with = "or_default")]
+    count: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireJobMemory {
+    #[serde(deserialize_with = "or_default")]
+    allocated: Number,
 }
 
 /// `step_id` of a job record, where Slurm's unique id rides.
@@ -101,9 +146,33 @@ impl WireJob {
             excluded_nodes: self.excluded_nodes,
         })
     }
+
+    /// What the job was granted on each of its nodes, where the record was asked for in detail and
+    /// all of it can be read.
+    fn granted(&self) -> Option<Allocation> {
+        let nodes = &self.job_resources.nodes.allocation;
+        if nodes.is_empty() || nodes.len() != self.gres_detail.len() {
+            return None;
+        }
+        let node = |(node, gres): (&WireJobNode, &String)| {
+            Some(NodeAllocation {
+                name: Some(node.name.clone()).filter(|name| !name.is_empty())?,
+                cpus: node.cpus.count.count()?,
+                memory_mib: node.memory.allocated.count()?,
+                gres: gres_detail(gres)?,
+            })
+        };
+        let nodes = nodes.iter().zip(&self.gres_detail).map(node);
+        Some(Allocation { nodes: nodes.collect::<Option<_>>()? })
+    }
 }
 
 impl WireJobs {
+    /// What one of the jobs was granted, where that can be read.
+    pub(crate) fn granted(&self, id: JobId) -> Option<Allocation> {
+        self.jobs.iter().find(|job| job.job_id.count() == Some(id.0))?.granted()
+    }
+
     /// The jobs as facts: the components of a heterogeneous job are parts of its leader. One whose
     /// leader is not in this answer stands for itself.
     pub(crate) fn into_jobs(self) -> Vec<Job> {
@@ -277,6 +346,34 @@ fn indexes(text: &str) -> Option<Vec<u32>> {
     }
     found.sort_unstable();
     found.dedup();
+    Some(found)
+}
+
+/// The generic resources of one node as in `gres_detail`: `gpu:h100:2(IDX:0,4),efa:8(IDX:0-7)`, or
+/// `(CNT:8)` where the devices are only counted. `None` for anything else.
+fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_once('(')?;
+        let (which, tail) = tail.split_once(')')?;
+        let mut words = head.split(':');
+        let (name, kind, count) = match (words.next()?, words.next()?, words.next()) {
+            (name, kind, Some(count)) => (name, kind, count),
+            (name, count, None) => (name, "", count),
+        };
+        let indexes = match which.split_once(':')? {
+            ("IDX", which) => indexes(which).filter(|all| !all.is_empty())?,
+            ("CNT", _) => Vec::new(),
+            _ => return None,
+        };
+        if name.is_empty() || words.next().is_some() {
+            return None;
+        }
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        found.push(GresAllocation { name, kind, count: count.parse().ok()?, indexes });
+        rest = tail.strip_prefix(',').unwrap_or(tail);
+    }
     Some(found)
 }
 

@@ -57,6 +57,50 @@ fn an_allocation_has_devices_by_index() {
 }
 
 #[test]
+fn a_job_in_detail_tells_what_it_was_granted() {
+    let text = |detail: &str| {
+        format!(
+            r#"{{"jobs":[{{"job_id":7,"gres_detail":[{detail}],"job_resources":{{"nodes":{{
+            "count":2,"list":"p5-[1-2]","allocation":[
+            {{"index":0,"name":"p5-1","cpus":{{"count":12,"used":0}},
+              "memory":{{"used":0,"allocated":10000}},"sockets":[{{"index":0,"cores":[]}}]}},
+            {{"name":"p5-2","cpus":{{"count":12}},"memory":{{"allocated":10000}}}}]}}}}}}]}}"#
+        )
+    };
+    let granted = |detail: &str| read::<WireJobs>(&text(detail)).granted(JobId(7));
+    let nodes = granted(
+        r#""efa:8(IDX:0-7),gpu:h100:3(IDX:0,4-5)","efa:8(IDX:24-31),gpu:h100:3(IDX:1-3),nic:1(CNT:1)""#,
+    )
+    .unwrap()
+    .nodes;
+    assert_eq!((nodes[0].name.as_str(), nodes[0].cpus, nodes[0].memory_mib), ("p5-1", 12, 10_000));
+    let gpu = &nodes[0].gres[1];
+    assert_eq!((gpu.name.as_str(), gpu.kind.as_str(), gpu.count), ("gpu", "h100", 3));
+    assert_eq!(gpu.indexes, [0, 4, 5]);
+    assert_eq!(
+        (nodes[1].gres[0].kind.as_str(), &nodes[1].gres[0].indexes[..2]),
+        ("", &[24, 25][..])
+    );
+    assert_eq!((nodes[1].gres[2].count, nodes[1].gres[2].indexes.len()), (1, 0));
+    assert!(granted(r#""","""#).unwrap().nodes.iter().all(|node| node.gres.is_empty()));
+
+    // What is not understood is asked for elsewhere, never guessed.
+    for detail in [
+        "",
+        r#""gpu:1(IDX:0)""#,
+        r#""gpu:1(IDX:)","gpu:1(IDX:0)""#,
+        r#""gpu:1","gpu:1""#,
+        r#""gpu:a:b:1(IDX:0)","gpu:1(IDX:0)""#,
+        r#""gpu:1K(CNT:1024)","gpu:1(IDX:0)""#,
+        r#""mps:100(IDX:0(100/100))","gpu:1(IDX:0)""#,
+        r#""gpu:1(MASK:0x1)","gpu:1(IDX:0)""#,
+    ] {
+        assert_eq!(granted(detail), None, "{detail}");
+    }
+    assert_eq!(read::<WireJobs>(r#"{"jobs":[{"job_id":7}]}"#).granted(JobId(7)), None);
+}
+
+#[test]
 fn an_index_that_cannot_be_read_is_an_error_not_a_guess() {
     for index in ["0-", "3-1", "a", "0-9999999", "0x3"] {
         let text = format!(
