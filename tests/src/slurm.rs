@@ -112,6 +112,16 @@ impl Slurm {
         .await
     }
 
+    /// Waits until the key of a job stands where its owner cannot change it.
+    pub async fn sealed(&self, id: u32) {
+        wait(&format!("the key of job {id} is in admin_comment"), SOON, async || {
+            let job = self.job(id).await;
+            let own = Stamp::parse(&job.admin_comment).is_some_and(|s| s.cluster == self.cluster);
+            if own { Ok(()) } else { Err(format!("{:?}", job.admin_comment)) }
+        })
+        .await;
+    }
+
     /// What a job, all of its components, holds of a GRES on each node, by node name.
     pub async fn devices(&self, id: u32, gres: &str) -> HashMap<String, Vec<u32>> {
         let job = self.job(id).await;

@@ -6,6 +6,7 @@
 mod board;
 mod follow;
 mod reach;
+mod seal;
 mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,7 @@ pub(crate) use board::{Board, Health};
 
 use crate::atlas::Atlas;
 use reach::Reaches;
+use seal::Seals;
 
 use crate::chain::explain;
 use crate::config::Settings;
@@ -44,6 +46,7 @@ pub(crate) struct Queue {
     immediate: bool,
     heterogeneous: bool,
     reaches: Reaches,
+    seals: Seals,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
@@ -143,6 +146,7 @@ impl Queue {
             immediate: settings.slurm.immediate,
             heterogeneous: settings.slurm.heterogeneous,
             reaches: Reaches::new(),
+            seals: Seals::default(),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
             nursery,
@@ -237,6 +241,7 @@ impl Queue {
             // Written before anything can end: whoever sees the end knows what it means.
             for (stamp, job) in live() {
                 let stamp = stamp.given_back().to_text();
+                let _alone = self.seals.take_over(job.id).await;
                 self.slurm.set_admin_comment(job.id, &stamp).await?;
             }
         }
@@ -264,6 +269,7 @@ impl Queue {
     /// nodes idle until its next cycle (live-slurm.md, l).
     async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
         tracing::info!(job = %job.id, why, "releasing placeholder");
+        self.seal_last(job.id).await;
         self.slurm.cancel(job.id).await?;
         match self.slurm.job(job.id).await? {
             Some(seen) => self.board.note(seen),

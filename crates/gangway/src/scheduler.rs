@@ -118,6 +118,7 @@ fn start_queue(
             }
         }
     });
+    nursery.start("keys", queue.clone().keep_sealed());
     let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
     nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();

@@ -3,6 +3,7 @@
 mod depend;
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
@@ -54,7 +55,9 @@ impl Queue {
             let outcome = match step {
                 Step::Submit { .. } if entry.releasing().is_some() => Next::Done(None),
                 Step::Submit { stamp } => self.submit_one(entry, &gang, &stamp).await,
-                Step::Follow { job, generation } => self.follow_job(entry, job, generation).await,
+                Step::Follow { job, generation } => {
+                    self.follow_job(entry, job, generation, None).await
+                }
                 Step::Over { job, generation, state } => {
                     let job = listed.iter().find(|(_, j)| j.id == job).map(|(_, j)| j);
                     debug_assert!(job.is_some(), "{state:?} came from this list");
@@ -107,11 +110,7 @@ impl Queue {
     async fn submit_one(&self, entry: &Entry, gang: &Gang, stamp: &Stamp) -> Next {
         let roles = match self.roles(gang).await {
             Ok(roles) => roles,
-            Err(error) => {
-                entry.say(unreachable(&explain(&error)));
-                self.pause(entry).await;
-                return Next::Again;
-            }
+            Err(error) => return self.later(entry, &explain(&error)).await,
         };
         let request = grant(&self.policy, &gang.namespace, &gang.ask)
             .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table, roles));
@@ -125,11 +124,7 @@ impl Queue {
         match self.cut(&mut request, gang.ask.exclude.as_deref()).await {
             Ok(None) => {}
             Ok(Some(refusal)) => return Next::Done(Some(Verdict::Refused(refusal))),
-            Err(error) => {
-                entry.say(unreachable(&explain(&error)));
-                self.pause(entry).await;
-                return Next::Again;
-            }
+            Err(error) => return self.later(entry, &explain(&error)).await,
         }
         match self.settle(entry, gang).await {
             Ok(left) => request.options.dependency = left,
@@ -137,7 +132,9 @@ impl Queue {
         }
         let at_once = !entry.doubted.load(Ordering::Relaxed) && !request.options.needs_queue();
         match self.submit(stamp, &request, at_once).await {
-            Submitted::As(job) => self.follow_job(entry, job, stamp.generation).await,
+            Submitted::As(job, granted) => {
+                self.follow_job(entry, job, stamp.generation, granted).await
+            }
             // A node that was excluded is gone since its partition was read.
             Submitted::Refused(refusal)
                 if refusal.slurm_code == INVALID_NODE && self.reaches.was_stale(began).await =>
@@ -145,11 +142,7 @@ impl Queue {
                 Next::Again
             }
             Submitted::Refused(refusal) => Next::Done(Some(Verdict::Refused(refusal))),
-            Submitted::Later(why) => {
-                entry.say(unreachable(&why));
-                self.pause(entry).await;
-                Next::Again
-            }
+            Submitted::Later(why) => self.later(entry, &why).await,
             Submitted::Doubt(why) => {
                 entry.doubted.store(true, Ordering::Relaxed);
                 tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
@@ -163,15 +156,31 @@ impl Queue {
         }
     }
 
+    /// Slurm could not be asked: says so, and the gang is looked at again in a while.
+    async fn later(&self, entry: &Entry, why: &str) -> Next {
+        entry.say(unreachable(why));
+        self.pause(entry).await;
+        Next::Again
+    }
+
     async fn pause(&self, entry: &Entry) {
         // Being woken early is the purpose.
         let _ = timeout(RETRY, entry.changed.notified()).await;
     }
 
-    /// Follows one job while it waits and runs.
-    async fn follow_job(&self, entry: &Entry, id: JobId, generation: u32) -> Next {
+    /// Follows one job while it waits and runs; `granted` is what it has just been given, where that
+    /// is known.
+    async fn follow_job(
+        &self,
+        entry: &Entry,
+        id: JobId,
+        generation: u32,
+        mut granted: Option<Allocation>,
+    ) -> Next {
         let mut seen = self.board.track(id);
         let mut told = None;
+        // The nodes on which the gang, as it was last asked for, has its seats.
+        let mut seated: Option<String> = None;
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done(None);
@@ -191,7 +200,7 @@ impl Queue {
                         retry = Some(RETRY);
                     }
                     Standing::Waiting => {
-                        entry.say(queued(&job, &self.note(entry, &job)));
+                        entry.say(queued(&job, &self.note(&entry.gang(), &job)));
                         retry = self.keep_reach(entry, &job, &mut told).await;
                     }
                     Standing::Unclear if job.broken() => {
@@ -204,23 +213,27 @@ impl Queue {
                     Standing::Unclear => {
                         tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, "unclear state; waiting");
                     }
+                    Standing::Holding if seated.as_ref() == Some(&job.nodes) => {}
                     Standing::Holding => {
-                        if !self.allocated(entry, &job, generation).await {
+                        if self.allocated(entry, &job, generation, granted.take()).await {
+                            seated = Some(job.nodes.clone());
+                        } else {
                             retry = Some(RETRY);
                         }
                     }
                 },
             }
-            let changed = async {
-                tokio::select! {
-                    _ = seen.changed() => {}
-                    () = entry.changed.notified() => {}
-                    () = self.stop.cancelled() => {}
+            let again = async {
+                match retry {
+                    Some(pause) => sleep(pause).await,
+                    None => pending().await,
                 }
             };
-            match retry {
-                Some(pause) => drop(timeout(pause, changed).await),
-                None => changed.await,
+            tokio::select! {
+                _ = seen.changed() => {}
+                () = entry.changed.notified() => seated = None,
+                () = again => {}
+                () = self.stop.cancelled() => {}
             }
         }
     }
@@ -237,7 +250,14 @@ impl Queue {
     }
 
     /// The placeholder holds its nodes: seat the gang. `false`: try again.
-    async fn allocated(&self, entry: &Entry, job: &Job, generation: u32) -> bool {
+    async fn allocated(
+        &self,
+        entry: &Entry,
+        job: &Job,
+        generation: u32,
+        granted: Option<Allocation>,
+    ) -> bool {
+        self.seal(entry, job, generation);
         let gang = entry.gang();
         let held = match translate::held_by(&gang, &self.table, job) {
             Ok(Some(held)) => held,
@@ -249,7 +269,10 @@ impl Queue {
                 return true;
             }
         };
-        let answers = join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await;
+        let answers = match granted {
+            Some(granted) if job.parts.is_empty() => vec![Ok(granted)],
+            _ => join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await,
+        };
         let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
         for ((group, part), allocation) in held.iter().zip(answers) {
             let allocation = match allocation {
@@ -273,7 +296,7 @@ impl Queue {
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
-        let note = self.note(entry, job);
+        let note = self.note(&gang, job);
         entry.say(Verdict::Allocated { job: job.id, generation, seats, note });
         true
     }
@@ -287,10 +310,26 @@ impl Queue {
         false
     }
 
+    /// A placeholder that a bridge before us took at once may have its key in the comment alone.
+    fn seal(&self, entry: &Entry, job: &Job, generation: u32) {
+        let own = |stamp: &Stamp| {
+            stamp.cluster == entry.key.cluster
+                && stamp.gang == entry.key.gang
+                && stamp.generation == generation
+        };
+        if job.admin_comment.is_empty()
+            && let Some(stamp) = Stamp::of(job).filter(own)
+        {
+            self.seals.owe(job.id, stamp.to_text());
+        }
+    }
+
     /// What the user should know of how the gang was asked for; empty for nothing.
-    fn note(&self, entry: &Entry, job: &Job) -> String {
-        let levelled = || translate::cost_of_levelling(&entry.gang(), &self.table);
-        if job.parts.is_empty() { levelled().unwrap_or_default() } else { String::new() }
+    fn note(&self, gang: &Gang, job: &Job) -> String {
+        if !job.parts.is_empty() {
+            return String::new();
+        }
+        translate::cost_of_levelling(gang, &self.table).unwrap_or_default()
     }
 
     /// slurmctld no longer knows a job it had accepted.

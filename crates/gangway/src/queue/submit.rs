@@ -3,7 +3,8 @@
 //! First the immediate path where it cannot overtake anyone, then the queue with a job id of our own
 //! choosing, so that a repeated submit is refused by Slurm instead of becoming a second job.
 
-use gangway_core::job::{Job, JobId, PlaceholderRequest};
+use futures::join;
+use gangway_core::job::{Allocation, Job, JobId, PlaceholderRequest};
 use gangway_core::placeholder::Stamp;
 use gangway_core::policy::{Category, Refusal};
 use gangway_core::reason;
@@ -14,8 +15,8 @@ use crate::chain::explain;
 
 /// What came of a submit.
 pub(super) enum Submitted {
-    /// Slurm has it under this id.
-    As(JobId),
+    /// Slurm has it under this id, and what it granted where that is known.
+    As(JobId, Option<Allocation>),
     /// Slurm will never take it as it is.
     Refused(Refusal),
     /// Slurm could not be asked; nothing happened. Try again.
@@ -26,6 +27,9 @@ pub(super) enum Submitted {
 
 /// How many ids are tried when others hold the chosen one.
 const ID_ATTEMPTS: u32 = 8;
+/// A placeholder of so many nodes is read in detail, in one request; with more nodes the record grows
+/// larger than `resources` is slow.
+const FEW_NODES: u32 = 4;
 
 impl Queue {
     /// Submits a placeholder; `at_once` says whether the immediate way may be tried.
@@ -48,11 +52,11 @@ impl Queue {
             match self.slurm.submit(request, Some(id)).await {
                 Ok(submitted) => {
                     self.count("queued", "accepted");
-                    return Submitted::As(submitted.job_id);
+                    return Submitted::As(submitted.job_id, None);
                 }
                 Err(error) if error.code() == Some(SlurmCode::DUPLICATE_JOB_ID) => {
                     match self.whose(id, stamp).await {
-                        Ok(true) => return Submitted::As(id),
+                        Ok(true) => return Submitted::As(id, None),
                         Ok(false) => {}
                         Err(submitted) => return submitted,
                     }
@@ -65,19 +69,15 @@ impl Queue {
 
     /// The immediate path. `None`: Slurm said not now, so the queue it is.
     async fn allocate(&self, request: &PlaceholderRequest) -> Option<Submitted> {
-        let key = request.components.first().map_or("", |component| &component.key);
         match self.slurm.allocate(request).await {
             Ok(job) => {
                 self.count("immediate", "accepted");
-                // The owner can write `comment`; what we trust from here on is `admin_comment`.
-                let (seen, written) =
-                    futures::join!(self.slurm.job(job), self.slurm.set_admin_comment(job, key));
-                if let Err(error) = written {
-                    // No harm: the key is in the comment as well.
-                    tracing::warn!(%job, error = explain(&error), "could not write the key");
+                // The owner can write `comment`; what we trust in the end is `admin_comment`.
+                for component in &request.components {
+                    self.seals.owe(job, component.key.clone());
                 }
-                match seen {
-                    Ok(Some(seen)) => Some(self.owned(seen, request).await),
+                match self.look_at(job, request).await {
+                    Ok(Some((seen, granted))) => Some(self.owned(seen, granted, request).await),
                     Ok(None) => None,
                     Err(error) => Some(Submitted::Doubt(explain(&error))),
                 }
@@ -103,14 +103,33 @@ impl Queue {
         }
     }
 
+    /// Reads a placeholder that has just been given its nodes.
+    async fn look_at(
+        &self,
+        job: JobId,
+        request: &PlaceholderRequest,
+    ) -> Result<Option<(Job, Option<Allocation>)>, Error> {
+        if request.components.iter().all(|component| component.nodes <= FEW_NODES) {
+            return self.slurm.job_in_detail(job).await;
+        }
+        let (seen, granted) = join!(self.slurm.job(job), self.slurm.resources(job));
+        // What cannot be read now is asked for again.
+        Ok(seen?.map(|seen| (seen, granted.ok())))
+    }
+
     /// Without an accounting database, a user that slurmctld does not know becomes "nobody" instead
     /// of a refusal (tried live): a job of another owner than policy says is none of ours.
-    async fn owned(&self, job: Job, request: &PlaceholderRequest) -> Submitted {
+    async fn owned(
+        &self,
+        job: Job,
+        granted: Option<Allocation>,
+        request: &PlaceholderRequest,
+    ) -> Submitted {
         let id = job.id;
         let numeric = request.user.chars().all(|c| c.is_ascii_digit());
         if numeric || job.user.is_empty() || job.user == request.user {
             self.board.note(job);
-            return Submitted::As(id);
+            return Submitted::As(id, granted);
         }
         if let Err(error) = self.slurm.cancel(id).await {
             tracing::error!(job = %id, error = explain(&error), "could not cancel a job of the wrong owner");

@@ -1,0 +1,102 @@
+//! Our key where only we can write it, for placeholders that were taken at once.
+//!
+//! The immediate path asks as the owner, so the key comes in `comment`, which the owner may change.
+//! It is written into `admin_comment` here, off the way of the gangs: when a burst of them is over, or
+//! after a while in any case. Decides nothing about gangs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gangway_core::job::JobId;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Queue;
+use crate::chain::explain;
+
+/// A burst is over when nothing was added to it for so long.
+const QUIET: Duration = Duration::from_millis(500);
+/// How long a burst may keep us waiting.
+const LATEST: Duration = Duration::from_secs(10);
+/// Pause after Slurm could not be asked.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The keys that are still to be written.
+#[derive(Default)]
+pub(super) struct Seals {
+    owed: Mutex<BTreeMap<JobId, String>>,
+    more: Notify,
+    /// Held while a key is being written, so that an older one is never written last.
+    writing: AsyncMutex<()>,
+}
+
+impl Seals {
+    /// Has a job's key written, soon.
+    pub(super) fn owe(&self, job: JobId, key: String) {
+        self.owed().insert(job, key);
+        self.more.notify_one();
+    }
+
+    /// Takes a job off the list for someone who writes its key: while the guard lives, nothing is
+    /// written here. The key, where it was still owed.
+    pub(super) async fn take_over(&self, job: JobId) -> (AsyncMutexGuard<'_, ()>, Option<String>) {
+        let writing = self.writing.lock().await;
+        let owed = self.owed().remove(&job);
+        (writing, owed)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, BTreeMap<JobId, String>> {
+        // A panic while the lock is held ends the process anyway (see nursery).
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// Writes what is owed, burst by burst, until the bridge stops. What is left then is owed again
+    /// by the bridge that comes after us.
+    pub(crate) async fn keep_sealed(self: Arc<Self>) -> anyhow::Result<()> {
+        let bursts = async {
+            loop {
+                self.seals.more.notified().await;
+                let began = Instant::now();
+                let more = async || timeout(QUIET, self.seals.more.notified()).await.is_ok();
+                while began.elapsed() < LATEST && more().await {}
+                while self.seal_one().await {}
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            () = bursts => Ok(()),
+        }
+    }
+
+    /// Writes the key of a job that is about to be ended, where it is still owed: accounting keeps it.
+    pub(super) async fn seal_last(&self, job: JobId) {
+        let (_alone, owed) = self.seals.take_over(job).await;
+        if let Some(key) = owed
+            && let Err(error) = self.slurm.set_admin_comment(job, &key).await
+        {
+            tracing::debug!(%job, error = explain(&error), "could not write the key of an ending job");
+        }
+    }
+
+    /// `false`: nothing is owed.
+    async fn seal_one(&self) -> bool {
+        let writing = self.seals.writing.lock().await;
+        let Some((job, key)) = self.seals.owed().pop_first() else { return false };
+        match self.slurm.set_admin_comment(job, &key).await {
+            Ok(()) => self.board.sealed(job, &key),
+            Err(error) => {
+                // A job that is over keeps its key in the comment alone.
+                tracing::debug!(%job, error = explain(&error), "could not write a key");
+                if error.is_retryable() {
+                    self.seals.owed().entry(job).or_insert(key);
+                    drop(writing);
+                    sleep(RETRY).await;
+                }
+            }
+        }
+        true
+    }
+}
