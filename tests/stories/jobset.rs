@@ -1,7 +1,7 @@
 //! JobSets with their real controller: at once, in order, in stages, and restarting.
 
 use gangway_core::job::BaseState;
-use gangway_tests::{Pod, SOON, Story, manifest, wait};
+use gangway_tests::{Nodes, Pod, SOON, Story, manifest, wait};
 use serde_json::json;
 
 /// Checks that ranks run through the Jobs in their order, and in each through its pods.
@@ -86,6 +86,28 @@ async fn in_order_asks_for_each_kind_of_job_apart() {
     assert_eq!(placeholder.parts.len(), 2, "a component for each role: {placeholder:?}");
     in_order_of_jobs(&pods);
     assert_eq!(story.slurm.live().await.len(), 1, "one placeholder");
+    story.end().await;
+}
+
+/// Where the workers may go is known from their template, before one of them is there.
+#[tokio::test]
+async fn in_order_keeps_room_where_those_to_come_may_go() {
+    let Some(story) = Story::begin("jobset-where").await else { return };
+    let nodes = Nodes::of(&story);
+    nodes.label(&Nodes::p5(9, 16), "example.com/island", "b").await;
+    let mut template = manifest::template(8, &[]);
+    let driver = manifest::replicated_job("driver", 1, 1, &template);
+    template["spec"]["nodeSelector"] = json!({"example.com/island": "b"});
+    let jobs = [driver, manifest::replicated_job("workers", 1, 3, &template)];
+    let in_order = json!({"startupPolicy": {"startupPolicyOrder": "InOrder"}});
+    story.kube.create(&manifest::jobset("set", &jobs, &in_order)).await;
+    let pods = story.bound("set-", 4).await;
+    let placeholder = story.seated(&pods).await;
+    in_order_of_jobs(&pods);
+    let shut: Vec<&str> = placeholder.parts.iter().map(|p| p.excluded_nodes.as_str()).collect();
+    assert_eq!(shut, ["", "p5-[0001-0008]"]);
+    let all = story.slurm.placeholders().await;
+    assert_eq!(all.len(), 1, "nothing was given back: {all:?}");
     story.end().await;
 }
 

@@ -87,6 +87,9 @@ impl TryFrom<v1::Gang> for Gang {
         if members.iter().any(|m| m.reach as usize >= tables) {
             return Err(bad("gang.members.reach", "must be an index into gang.excluded_nodes"));
         }
+        if later.iter().any(|l| l.reach as usize >= tables) {
+            return Err(bad("gang.later.reach", "must be an index into gang.excluded_nodes"));
+        }
         let readable = |text: &String| text.is_empty() || Hostlist::parse(text).is_ok();
         if !gang.excluded_nodes.iter().all(readable) {
             return Err(bad("gang.excluded_nodes", "must be Slurm hostlists"));
@@ -120,6 +123,7 @@ fn later(later: v1::Later) -> Result<Later, BadMessage> {
         first: later.first_rank,
         count: later.count,
         demand: Demand { milli_cpu: later.milli_cpu, memory: later.memory, other },
+        reach: later.reach,
     })
 }
 
@@ -178,6 +182,7 @@ impl v1::Later {
             milli_cpu: later.demand.milli_cpu,
             memory: later.demand.memory,
             resources: later.demand.other.clone(),
+            reach: later.reach,
         }
     }
 }
@@ -332,7 +337,11 @@ mod tests {
             ..v1::Later::default()
         };
         let with = |later: v1::Later| v1::Gang { later: vec![later], ..gang() };
-        let parsed = Gang::try_from(with(later(1, 3))).expect("fine");
+        let mut told = with(v1::Later { reach: 1, ..later(1, 3) });
+        assert!(Gang::try_from(told.clone()).is_err(), "there is no such row");
+        told.excluded_nodes = vec![String::new(), "n1".into()];
+        let parsed = Gang::try_from(told).expect("fine");
+        assert_eq!(parsed.later[0].reach, 1);
         assert_eq!((parsed.expected, parsed.absent().count()), (4, 2), "rank 1 is there");
         assert_eq!(Gang::try_from(v1::Gang::of("c", &parsed)), Ok(parsed));
         for (first, count) in [(MAX_GANG, 1), (1, u32::MAX), (2, MAX_GANG - 1)] {

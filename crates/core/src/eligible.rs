@@ -162,6 +162,8 @@ pub struct Reach {
     pub excluded: Vec<Arc<str>>,
     /// Index into them.
     pub members: Vec<u32>,
+    /// The same for those that are still to come, by role.
+    pub later: Vec<u32>,
 }
 
 impl Reach {
@@ -171,7 +173,8 @@ impl Reach {
             return Self::default();
         }
         let members = gang.members.iter().map(|m| m.reach).collect();
-        Self { excluded: gang.excluded_nodes.clone(), members }
+        let later = gang.later.iter().map(|later| later.reach).collect();
+        Self { excluded: gang.excluded_nodes.clone(), members, later }
     }
 }
 
@@ -184,33 +187,45 @@ pub struct Nowhere {
     pub problem: bool,
 }
 
-/// Writes into a gang where its members may go. `constraints` gives a waiting member's by pod uid;
-/// members that are bound or have ended go nowhere any more, so what changes then does not touch them.
+/// Writes into a gang where its members may go. `constraints` gives a waiting member's by pod uid,
+/// `templates` by role those of members that are still to come; members that are bound or have ended go
+/// nowhere any more, so what changes then does not touch them.
 pub fn settle<'a>(
     assembled: &mut Assembled,
     nodes: &Nodes,
     constraints: impl Fn(&str) -> Option<&'a Arc<Constraints>>,
+    templates: impl Fn(&str) -> Option<&'a Arc<Constraints>>,
 ) {
     let gang = &mut assembled.gang;
     let per_node = gang.ask.pods_per_node.unwrap_or(1).max(1) as usize;
     // Members of one template share their constraints, so few are looked at however many there are.
     let mut kinds: Vec<Kind<'_>> = Vec::new();
     let mut known: HashMap<*const Constraints, usize> = HashMap::new();
-    let mut kind_of = Vec::with_capacity(gang.members.len());
-    for member in &gang.members {
-        let waiting = member.bound.is_none() && !member.finished;
-        let own = constraints(&member.uid).filter(|_| waiting);
-        kind_of.push(own.map(|own| {
-            let kind = *known.entry(Arc::as_ptr(own)).or_insert_with(|| {
-                kinds.push(Kind { own, text: nodes.excluded(own), first: &member.name, count: 0 });
-                kinds.len() - 1
-            });
-            kinds[kind].count += 1;
-            kind
-        }));
+    let mut take = |own: &'a Arc<Constraints>, first: &str, count: usize| {
+        let kind = *known.entry(Arc::as_ptr(own)).or_insert_with(|| {
+            kinds.push(Kind { own, text: nodes.excluded(own), first: first.to_owned(), count: 0 });
+            kinds.len() - 1
+        });
+        kinds[kind].count += count;
+        kind
+    };
+    let mut absent: HashMap<u32, usize> = HashMap::new();
+    for (_, later) in gang.absent() {
+        *absent.entry(later.first).or_default() += 1;
     }
+    let members = gang.members.iter().map(|member| {
+        let waiting = member.bound.is_none() && !member.finished;
+        let own = constraints(&member.uid).filter(|_| waiting)?;
+        Some(take(own, &member.name, 1))
+    });
+    let kind_of: Vec<Option<usize>> = members.collect();
+    let later = gang.later.iter().map(|later| {
+        let count = *absent.get(&later.first).filter(|_| later.count > 0)?;
+        Some(take(templates(&later.role)?, &format!("of template {}", later.role), count))
+    });
+    let kind_of_later: Vec<Option<usize>> = later.collect();
     let short = kinds.iter().find_map(|kind| {
-        nodes.too_few(kind.own, kind.count.div_ceil(per_node), kind.first, kind.count)
+        nodes.too_few(kind.own, kind.count.div_ceil(per_node), &kind.first, kind.count)
     });
     if let Some(message) = short {
         assembled.nowhere.get_or_insert(Nowhere { message, problem: true });
@@ -222,12 +237,18 @@ pub fn settle<'a>(
     let nothing: Arc<str> = Arc::from("");
     let mut table: Vec<Arc<str>> = Vec::new();
     let mut row_of: HashMap<Arc<str>, u32> = HashMap::new();
-    for (member, kind) in gang.members.iter_mut().zip(kind_of) {
+    let mut row = |kind: Option<usize>| {
         let text = kind.map_or(&nothing, |kind| &texts[kind]);
-        member.reach = *row_of.entry(text.clone()).or_insert_with(|| {
+        *row_of.entry(text.clone()).or_insert_with(|| {
             table.push(text.clone());
             u32::try_from(table.len() - 1).unwrap_or(0)
-        });
+        })
+    };
+    for (member, kind) in gang.members.iter_mut().zip(kind_of) {
+        member.reach = row(kind);
+    }
+    for (later, kind) in gang.later.iter_mut().zip(kind_of_later) {
+        later.reach = row(kind);
     }
     gang.excluded_nodes = table;
 }
@@ -237,7 +258,7 @@ struct Kind<'a> {
     own: &'a Arc<Constraints>,
     text: Arc<str>,
     /// Name of one of them.
-    first: &'a str,
+    first: String,
     count: usize,
 }
 

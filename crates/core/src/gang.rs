@@ -41,8 +41,8 @@ pub struct Gang {
     pub later: Vec<Later>,
     /// What the user chose.
     pub ask: Ask,
-    /// Slurm hostlists of nodes that members must not go to, for [`Member::reach`]; empty where every
-    /// member may go anywhere.
+    /// Slurm hostlists of nodes that members must not go to, for [`Member::reach`] and
+    /// [`Later::reach`]; empty where every member may go anywhere.
     pub excluded_nodes: Vec<Arc<str>>,
 }
 
@@ -57,6 +57,9 @@ pub struct Later {
     pub count: u32,
     /// What each will need, by the workload's template.
     pub demand: Demand,
+    /// Which of [`Gang::excluded_nodes`] those that are still to come must not go to, by the
+    /// workload's template.
+    pub reach: u32,
 }
 
 impl Later {
@@ -377,7 +380,13 @@ fn later(workload: &Workload, problems: &mut Vec<String>) -> Vec<Later> {
         if let Some(spec) = later {
             let problem = match pod::demand(spec) {
                 Ok(demand) if !demand.is_empty() => {
-                    out.push(Later { role: name.clone(), first, count: *count, demand });
+                    out.push(Later {
+                        role: name.clone(),
+                        first,
+                        count: *count,
+                        demand,
+                        reach: 0,
+                    });
                     None
                 }
                 Ok(_) => Some("nothing is requested, so Slurm cannot know what its pods will need; set resources.requests or limits in it".to_owned()),

@@ -79,9 +79,7 @@ impl Group {
             excluded_nodes: self.excluded(ask),
         })
     }
-}
 
-impl Group {
     /// The nodes that its component must not get: those that are shut to one of its members, because
     /// they are asked for alike, and those that the user does not want.
     pub fn excluded(&self, ask: &Ask) -> String {
@@ -93,6 +91,12 @@ impl Group {
         self.places.extend(other.places);
         self.places.sort_unstable();
         self.shut = eligible::union(&[&self.shut, &other.shut]);
+    }
+
+    fn describe(&self) -> String {
+        let devices = self.gres.iter().map(GresRequest::to_tres);
+        let parts = [format!("cpu={}", self.cpus), format!("mem={}M", self.memory_mib)];
+        parts.into_iter().chain(devices).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -129,7 +133,7 @@ pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Gr
     };
     let Some(classes) = classes else { return Ok(vec![levelled(gang, table)?]) };
     let alike = |need: u64| {
-        let mut known = classes.iter().filter(|c| c.group.mark == need && c.is_there());
+        let mut known = classes.iter().filter(|c| c.group.mark == need);
         known.next().is_none_or(|first| known.all(|c| c.group.shut == first.group.shut))
     };
     let needs: Vec<bool> = classes.iter().map(|c| alike(c.group.mark)).collect();
@@ -154,13 +158,6 @@ pub fn groups(gang: &Gang, table: &ResourceTable, roles: Roles) -> Result<Vec<Gr
 struct Class<'a> {
     role: &'a str,
     group: Group,
-}
-
-impl Class<'_> {
-    /// Only of a member that is there it is known where it may go.
-    fn is_there(&self) -> bool {
-        self.group.places.iter().any(|place| place.member.is_some())
-    }
 }
 
 /// `None`: more than a heterogeneous job can have.
@@ -245,8 +242,13 @@ fn group(
 
 /// The nodes that are shut to one of these members.
 fn shut(gang: &Gang, places: &[Place]) -> String {
-    let members = places.iter().filter_map(|place| gang.members.get(place.member?));
-    let reaches: BTreeSet<usize> = members.map(|m| m.reach as usize).collect();
+    let later = |rank| gang.later.iter().find(|later| later.has(rank)).map(|later| later.reach);
+    let reach = |place: &Place| match place.member {
+        Some(member) => gang.members.get(member).map(|member| member.reach),
+        None => later(place.rank),
+    };
+    let reaches: BTreeSet<usize> =
+        places.iter().filter_map(reach).map(|row| row as usize).collect();
     let lists: Vec<&str> = reaches
         .into_iter()
         .filter_map(|i| gang.excluded_nodes.get(i).map(|text| &**text))
@@ -300,6 +302,9 @@ fn ask_of(group: &Group, groups: &[Group], ask: &Ask) -> Ask {
 /// What it costs that this gang's roles are levelled; `None` when its members need the same anyway.
 pub fn cost_of_levelling(gang: &Gang, table: &ResourceTable) -> Option<String> {
     let apart = groups(gang, table, Roles::Apart).ok()?;
+    if apart.len() == 1 {
+        return None;
+    }
     let all = levelled(gang, table).ok()?;
     let need = |g: &Group| mark(g.cpus, g.memory_mib, &g.gres);
     let smaller = apart.iter().filter(|g| need(g) != need(&all));
@@ -311,14 +316,6 @@ pub fn cost_of_levelling(gang: &Gang, table: &ResourceTable) -> Option<String> {
             all.describe(),
         )
     })
-}
-
-impl Group {
-    fn describe(&self) -> String {
-        let devices = self.gres.iter().map(GresRequest::to_tres);
-        let parts = [format!("cpu={}", self.cpus), format!("mem={}M", self.memory_mib)];
-        parts.into_iter().chain(devices).collect::<Vec<_>>().join(",")
-    }
 }
 
 /// The groups of a gang as they are now, each with the job that holds its nodes. `None`: a group is

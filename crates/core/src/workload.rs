@@ -161,6 +161,18 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Its roles, of all stages.
+    pub fn roles(&self) -> impl Iterator<Item = &Role> {
+        let (roles, stages) = match self {
+            Self::Roles(roles) | Self::Groups(roles) => (roles.as_slice(), &[][..]),
+            Self::Stages(stages) => (&[][..], stages.as_slice()),
+            Self::Singles | Self::AtLeast(_) => (&[][..], &[][..]),
+        };
+        roles.iter().chain(stages.iter().flatten())
+    }
+}
+
 fn size(roles: &[Role]) -> u32 {
     roles.iter().fold(0u32, |sum, role| sum.saturating_add(role.count))
 }

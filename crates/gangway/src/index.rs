@@ -170,6 +170,7 @@ impl Index {
             let key = (*kind, namespace.clone(), name.clone());
             if self.workloads.get(&key).is_some_and(no_more) {
                 self.workloads.remove(&key);
+                self.reach.drop_templates(group);
             }
         }
     }
@@ -187,6 +188,7 @@ impl Index {
                 groups.extend((!groups.contains(group)).then(|| group.clone()));
             }
         }
+        self.reach.put_templates(groups[0].clone(), &workload);
         self.workloads.insert(key, workload);
         groups
     }
@@ -208,6 +210,7 @@ impl Index {
             known.outcome = None;
             if !self.groups.contains_key(&group) {
                 self.workloads.remove(&key);
+                self.reach.drop_templates(&group);
             }
         }
         group
@@ -225,8 +228,9 @@ impl Index {
 
     /// Takes changed nodes into account. Returns the groups whose pods may go elsewhere than before.
     pub(crate) fn settle(&mut self) -> Vec<Group> {
-        let pods = self.reach.settle();
-        pods.iter().filter_map(|uid| self.group_of(uid)).cloned().collect()
+        let (pods, mut groups) = self.reach.settle();
+        groups.extend(pods.iter().filter_map(|uid| self.group_of(uid)).cloned());
+        groups
     }
 
     /// Looks at the claims of these pods anew. Returns their groups.
@@ -308,7 +312,7 @@ impl Index {
             }
         }
         for assembled in &mut formed {
-            self.reach.settle_gang(assembled);
+            self.reach.settle_gang(group, assembled);
         }
         formed
     }

@@ -48,6 +48,9 @@ pub struct Later {
         ::prost::alloc::string::String,
         u64,
     >,
+    /// Row of Gang.excluded_nodes with the nodes that those still to come must not get.
+    #[prost(uint32, tag = "7")]
+    pub reach: u32,
 }
 /// One pod of a gang.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -436,7 +436,7 @@ impl Scene {
     fn awaits(&mut self, first: u32, count: u32) {
         let gang = &mut self.assembled.gang;
         let (role, demand) = ("worker".to_owned(), Demand::default());
-        gang.later = vec![Later { role, first, count, demand }];
+        gang.later = vec![Later { role, first, count, demand, reach: 0 }];
         gang.expected += count;
     }
 

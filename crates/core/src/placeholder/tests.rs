@@ -170,7 +170,7 @@ fn an_end_under_the_same_pods_is_over_and_under_others_a_new_attempt() {
 fn members_that_come_later_do_not_make_other_pods_of_it() {
     let mut staged = gang(&[None, None]);
     let demand = Demand::default();
-    staged.later = vec![Later { role: "worker".to_owned(), first: 1, count: 2, demand }];
+    staged.later = vec![Later { role: "worker".to_owned(), first: 1, count: 2, demand, reach: 0 }];
     let mut first = staged.clone();
     first.members.truncate(1);
     let (asked, _) = next("c", &first, &[]);

@@ -229,9 +229,8 @@ fn a_group_that_was_never_asked_for_finds_nothing() {
 #[test]
 fn room_is_asked_for_members_that_are_still_to_come() {
     let mut gang = gang([demand(1000, 1 << 30, 0), demand(1000, 1 << 30, 8)]);
-    let role = "worker".to_owned();
     // Rank 1 has come already.
-    gang.later = vec![Later { role, first: 1, count: 4, demand: demand(1000, 1 << 30, 8) }];
+    gang.later = vec![later(1, 4, demand(1000, 1 << 30, 8))];
     let request = ask(&gang).expect("fine");
     let nodes: Vec<u32> = request.components.iter().map(|c| c.nodes).collect();
     assert_eq!(nodes, [1, 4]);
@@ -242,8 +241,8 @@ fn room_is_asked_for_members_that_are_still_to_come() {
 #[test]
 fn a_member_that_comes_later_belongs_to_what_its_template_asked_for() {
     let mut gang = gang([demand(1000, 1 << 30, 0)]);
-    let (role, asked) = ("worker".to_owned(), demand(1000, 1 << 30, 8));
-    gang.later = vec![Later { role, first: 1, count: 1, demand: asked.clone() }];
+    let asked = demand(1000, 1 << 30, 8);
+    gang.later = vec![later(1, 1, asked.clone())];
     let job = job_of(&gang);
     let table = ResourceTable::default();
     let come = |demand: Demand| {
@@ -442,8 +441,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
 fn room_is_asked_for_those_that_come_later_too() {
     let mut gang = gang([demand(4000, 1 << 30, 0)]);
     let worker = demand(8000, 1 << 30, 8);
-    gang.later =
-        vec![Later { role: "worker".to_owned(), first: 1, count: 3, demand: worker.clone() }];
+    gang.later = vec![later(1, 3, worker.clone())];
     let nodes = |gang: &Gang| {
         let request = ask(gang).expect("fine");
         request.components.iter().map(|c| c.nodes).collect::<Vec<_>>()
@@ -456,6 +454,33 @@ fn room_is_asked_for_those_that_come_later_too() {
     let [_, workers] = groups(&gang, &table, Roles::Apart).expect("fine").try_into().expect("two");
     let places: Vec<_> = workers.places.iter().map(|p| (p.rank, p.member)).collect();
     assert_eq!(places, [(1, None), (2, Some(1)), (3, None)], "its seat is the one of its rank");
+}
+
+fn later(first: u32, count: u32, demand: Demand) -> Later {
+    Later { role: "worker".to_owned(), first, count, demand, reach: 0 }
+}
+
+#[test]
+fn room_for_those_to_come_is_asked_where_their_template_may_go() {
+    let mut gang = gang([demand(1000, 1 << 30, 8)]);
+    gang.later = vec![Later { reach: 1, ..later(1, 3, demand(1000, 1 << 30, 8)) }];
+    gang.excluded_nodes = ["", "n[1-2]"].map(Into::into).to_vec();
+    let shut = |gang: &Gang| {
+        let request = ask(gang).expect("fine");
+        request.components.iter().map(|c| (c.nodes, c.excluded_nodes.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(shut(&gang), [(1, String::new()), (3, "n[1-2]".to_owned())]);
+    let job = job_of(&gang);
+    // They come, and by then a node has opened to them.
+    let first = gang.members[0].clone();
+    gang.members.push(Member { rank: 2, reach: 0, role: "worker".to_owned(), ..first });
+    let held = held_by(&gang, &ResourceTable::default(), &job).expect("fine").expect("held");
+    let ids: Vec<_> = held.iter().map(|(group, id)| (group.places.len(), id.0)).collect();
+    assert_eq!(ids, [(1, 100), (3, 101)]);
+    gang.excluded_nodes.clear();
+    gang.members.truncate(1);
+    gang.later[0].reach = 0;
+    assert_eq!(shut(&gang), [(4, String::new())], "all may go anywhere");
 }
 
 #[test]

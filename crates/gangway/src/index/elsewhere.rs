@@ -6,7 +6,7 @@ use gangway_core::eligible::volume::{
     VolumeSpec, whence,
 };
 use gangway_core::follow::Spot;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -158,6 +158,62 @@ fn pods_that_share_a_claim_are_not_tied_to_the_first_ones_node() {
     index.drop_pod("p");
     index.drop_pod("q");
     assert!(!index.needs_volumes(), "nothing is left behind");
+}
+
+#[test]
+fn those_to_come_are_kept_from_nodes_by_their_template() {
+    let mut index = zones();
+    let workers = |zone: &str| {
+        json!({"nodeSelector": {"zone": zone}, "schedulerName": names::SCHEDULER,
+        "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]})
+    };
+    let part = |name: &str, spec: Value| {
+        json!({"name": name, "replicas": 1, "template": {"spec":
+        {"parallelism": 1, "completions": 1, "completionMode": "Indexed", "template": {"spec": spec}}}})
+    };
+    let set = |zone: &str| {
+        let object = json!({"metadata": {"name": "set", "namespace": "team", "uid": "set-uid"},
+            "spec": {"startupPolicy": {"startupPolicyOrder": "InOrder"},
+                "replicatedJobs": [part("driver", workers("a")), part("workers", workers(zone))]}});
+        Workload::read(Kind::JobSet, &object, names::SCHEDULER).expect("a JobSet")
+    };
+    let group = index.put_workload(set("b"))[0].clone();
+    let mut driver = in_zone("driver", "a");
+    let labels = [
+        ("replicatedjob-name", "driver"),
+        ("jobset-name", "set"),
+        ("restart-attempt", "0"),
+        ("jobset-uid", "set-uid"),
+        ("job-index", "0"),
+        ("replicatedjob-replicas", "1"),
+    ];
+    driver.labels = labels.map(|(k, v)| (format!("jobset.sigs.k8s.io/{k}"), v.to_owned())).into();
+    driver.labels.insert("batch.kubernetes.io/job-completion-index".to_owned(), "0".to_owned());
+    driver.controller = Some(controller("job-uid"));
+    let over = json!([{"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "set",
+        "uid": "set-uid", "controller": true}]);
+    let job = json!({"metadata": {"name": "train", "namespace": "team", "uid": "job-uid",
+        "ownerReferences": over}});
+    index.put_workload(Workload::read(Kind::Job, &job, names::SCHEDULER).expect("a Job"));
+    assert_eq!(index.put_pod(driver), group);
+    index.settle();
+    let rows = |index: &Index| {
+        let gang = index.assemble(&group)[0].gang.clone();
+        let row = |reach: u32| gang.excluded_nodes[reach as usize].to_string();
+        (row(gang.members[0].reach), gang.later.iter().map(|l| row(l.reach)).collect::<Vec<_>>())
+    };
+    assert_eq!(rows(&index), ("n3".to_owned(), vec!["n[1-2]".to_owned()]));
+    // A node opens to those to come, and nobody else may go to it.
+    index.reach().put_node(&zone("n4", "b"));
+    index.reach().put_node(&zone("n1", "b"));
+    assert!(index.settle().contains(&group));
+    assert_eq!(rows(&index).1, ["n2"]);
+    // A template that no node can take is told at once.
+    index.put_workload(set("c"));
+    index.settle();
+    let told = index.assemble(&group)[0].nowhere.clone().expect("it may go nowhere");
+    assert!(told.message.contains("pod of template workers"), "{told:?}");
+    assert_eq!(index.drop_workload(Kind::JobSet, "team", "set", "set-uid"), group);
 }
 
 fn zone(name: &str, zone: &str) -> Node {

@@ -13,6 +13,9 @@ use gangway_core::eligible::{self, Constraints};
 use gangway_core::follow::Spot;
 use gangway_core::gang::Assembled;
 use gangway_core::pod::Pod;
+use gangway_core::workload::Workload;
+
+use super::Group;
 
 type ClaimKey = (String, String);
 
@@ -22,6 +25,8 @@ pub(crate) struct PodReach {
     nodes: Nodes,
     volumes: Volumes,
     pods: HashMap<String, Own>,
+    /// By workload and role: where pods may go that are still to come.
+    templates: HashMap<Group, Vec<(String, Arc<Constraints>)>>,
     /// Which waiting pods use a claim.
     users: HashMap<ClaimKey, BTreeSet<String>>,
     /// Which of the three lists of volumes have been read once.
@@ -72,6 +77,25 @@ impl PodReach {
                 }
             }
         }
+    }
+
+    /// Reads where the pods of a workload may go that come later.
+    pub(super) fn put_templates(&mut self, group: Group, workload: &Workload) {
+        let roles = workload.shape.roles().filter_map(|role| {
+            let spec = role.later.as_ref()?;
+            Some((role.name.clone(), self.nodes.intern(Constraints::of(spec))))
+        });
+        let roles: Vec<_> = roles.collect();
+        if roles.is_empty() {
+            self.templates.remove(&group);
+        } else {
+            self.templates.insert(group, roles);
+        }
+    }
+
+    /// Forgets them with their workload.
+    pub(super) fn drop_templates(&mut self, group: &Group) {
+        self.templates.remove(group);
     }
 
     /// Whether any pod waits that has claims.
@@ -145,24 +169,33 @@ impl PodReach {
         pods.into_iter().cloned().collect()
     }
 
-    /// Takes changed nodes into account. Returns the pods that may go elsewhere than before.
-    pub(super) fn settle(&mut self) -> Vec<String> {
+    /// Takes changed nodes into account. Returns the pods that may go elsewhere than before, and the
+    /// workloads with pods still to come of which that is true.
+    pub(super) fn settle(&mut self) -> (Vec<String>, Vec<Group>) {
         let news = self.nodes.settle();
         if news.is_empty() {
-            return Vec::new();
+            return Default::default();
         }
         let news: HashSet<*const Constraints> = news.iter().map(Arc::as_ptr).collect();
-        let changed = |own: &Own| news.contains(&Arc::as_ptr(&own.constraints));
-        self.pods.iter().filter(|(_, own)| changed(own)).map(|(uid, _)| uid.clone()).collect()
+        let changed = |own: &Arc<Constraints>| news.contains(&Arc::as_ptr(own));
+        let pods = self.pods.iter().filter(|(_, own)| changed(&own.constraints));
+        let templates =
+            self.templates.iter().filter(|(_, roles)| roles.iter().any(|(_, own)| changed(own)));
+        (
+            pods.map(|(uid, _)| uid.clone()).collect(),
+            templates.map(|(group, _)| group.clone()).collect(),
+        )
     }
 
-    /// Writes into a gang where its members may go, or why nowhere.
-    pub(super) fn settle_gang(&self, assembled: &mut Assembled) {
+    /// Writes into a gang of this group where its members may go, or why nowhere.
+    pub(super) fn settle_gang(&self, group: &Group, assembled: &mut Assembled) {
         let waiting = assembled.gang.members.iter().filter_map(|m| self.pods.get(&m.uid));
         let told = waiting.filter_map(|own| own.standing.nowhere.as_ref());
         assembled.nowhere = told.max_by_key(|nowhere| nowhere.problem).cloned();
         let own = |uid: &str| self.pods.get(uid).map(|own| &own.constraints);
-        eligible::settle(assembled, &self.nodes, own);
+        let templates = self.templates.get(group).map_or(&[][..], Vec::as_slice);
+        let later = |role: &str| templates.iter().find(|(r, _)| r == role).map(|(_, own)| own);
+        eligible::settle(assembled, &self.nodes, own, later);
     }
 
     /// The node that Slurm knows by this name.
