@@ -277,18 +277,9 @@ impl Hostlist {
         self.push(prefix, "", range)
     }
 
-    /// Adds names, merging them into the last run when they carry on from it. All limits are here.
+    /// Adds names, merging them into the last run when they carry on from it.
     fn push(&mut self, prefix: &str, suffix: &str, range: Option<Range>) -> Result<(), Problem> {
-        let (count, number) = range.map_or((1, 0), |range| {
-            (range.count, usize::from(range.width.max(digit_count(range.hi()))))
-        });
-        if prefix.len() + number + suffix.len() > MAX_NAME_LEN {
-            return Err(Problem::NameTooLong);
-        }
-        if self.len + count as usize > MAX_NAMES {
-            return Err(Problem::TooManyNames);
-        }
-        self.len += count as usize;
+        self.len += parse::room_for(self.len, prefix, suffix, range)?;
         let before = self.runs.last().copied();
         let same_prefix = before.map(|run| run.prefix).filter(|&span| self.slice(span) == prefix);
         let same_suffix = before.map(|run| run.suffix).filter(|&span| self.slice(span) == suffix);
@@ -310,13 +301,7 @@ impl Hostlist {
     /// Adds names with prefix and suffix of the last run, which leave `room` bytes for the number: what
     /// [`Hostlist::push`] does, in short.
     fn push_again(&mut self, room: usize, range: Range) -> Result<(), Problem> {
-        let wide = usize::from(range.width).max(U64_DIGITS) > room;
-        if wide && usize::from(range.width.max(digit_count(range.hi()))) > room {
-            return Err(Problem::NameTooLong);
-        }
-        if self.len + range.count as usize > MAX_NAMES {
-            return Err(Problem::TooManyNames);
-        }
+        parse::room_again(self.len, room, range)?;
         self.len += range.count as usize;
         let Some(last) = self.runs.last_mut() else { return Ok(()) };
         match &mut last.range {
@@ -327,13 +312,6 @@ impl Hostlist {
             }
         }
         Ok(())
-    }
-
-    /// Empties the list and keeps its memory.
-    fn clear(&mut self) {
-        self.text.clear();
-        self.runs.clear();
-        self.len = 0;
     }
 
     /// Keeps `part` (checked to be at most [`MAX_NAME_LEN`] bytes) in `text`. With at most

@@ -3,8 +3,10 @@
 //! The next name of a run is the last one with its number counted up, so it is copied and only the
 //! digits that change are touched. After the first list of its size hardly anything is allocated.
 
-use super::parse::{Scratch, parse};
-use super::{Hostlist, HostlistError, MAX_NAME_LEN, Range, Span, digit_count};
+#[cfg(doc)]
+use super::Hostlist;
+use super::parse::{Scratch, Sink, parse, room_again, room_for};
+use super::{HostlistError, MAX_NAME_LEN, PAIRS, Problem, Range, digit_count};
 
 /// Names one after another, read from a list and kept until the next.
 ///
@@ -22,7 +24,6 @@ pub struct Arena {
     text: String,
     /// Where each name ends. With at most `MAX_NAMES` names of `MAX_NAME_LEN` bytes it fits.
     ends: Vec<u32>,
-    list: Hostlist,
     scratch: Scratch,
 }
 
@@ -30,13 +31,19 @@ impl Arena {
     /// Reads Slurm's notation ([`Hostlist::parse`]) and writes out all its names, in place of what was
     /// there. After an error there are none.
     pub fn read(&mut self, text: &str) -> Result<(), HostlistError> {
-        self.text.clear();
-        self.ends.clear();
-        parse(text, &mut self.list, &mut self.scratch)?;
-        let mut list = std::mem::take(&mut self.list);
-        list.expand_into(self);
-        std::mem::swap(&mut self.list, &mut list);
-        Ok(())
+        let mut names = Expansion {
+            text: std::mem::take(&mut self.text).into_bytes(),
+            ends: std::mem::take(&mut self.ends),
+        };
+        names.clear();
+        let read = parse(text, &mut names, &mut self.scratch);
+        if read.is_err() {
+            names.clear();
+        }
+        // Every piece was text, and so are they in a row; only that is checked again here.
+        self.text = String::from_utf8(names.text).unwrap_or_default();
+        self.ends = names.ends;
+        read
     }
 
     /// How many names there are.
@@ -63,73 +70,98 @@ impl Arena {
     }
 }
 
-impl Hostlist {
-    /// Puts all names, in order, into `arena` in place of what was there.
-    pub fn expand_into(&self, arena: &mut Arena) {
-        let mut text = std::mem::take(&mut arena.text).into_bytes();
-        let ends = &mut arena.ends;
-        text.clear();
-        ends.clear();
-        ends.reserve(self.len);
-        let mut stem = Stem::default();
-        for run in &self.runs {
-            match run.range {
-                Some(range) if range.count > 1 => {
-                    let (prefix, suffix) = (self.slice(run.prefix), self.slice(run.suffix));
-                    count_up(range, prefix.as_bytes(), suffix.as_bytes(), &mut text, ends);
-                }
-                Some(range) if run.suffix == Span::default() => {
-                    stem.keep(run.prefix, self.slice(run.prefix).as_bytes());
-                    text.extend_from_slice(stem.with(range));
-                    ends.push(text.len() as u32);
-                }
-                one => {
-                    text.extend_from_slice(self.slice(run.prefix).as_bytes());
-                    if let Some(range) = one {
-                        range.digits(range.lo, |digits| text.extend_from_slice(digits));
-                    }
-                    text.extend_from_slice(self.slice(run.suffix).as_bytes());
-                    ends.push(text.len() as u32);
-                }
-            }
-        }
-        // Every piece was text, and so are they in a row; only that is checked again here.
-        arena.text = String::from_utf8(text).unwrap_or_default();
+/// The names while they are being written.
+struct Expansion {
+    text: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Expansion {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
     }
 }
+
+impl Sink for Expansion {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn push(&mut self, prefix: &str, suffix: &str, range: Option<Range>) -> Result<(), Problem> {
+        room_for(self.len(), prefix, suffix, range)?;
+        match range {
+            Some(range) => {
+                let Self { text, ends } = self;
+                count_up(range, prefix.as_bytes(), suffix.as_bytes(), text, ends);
+            }
+            None => {
+                self.text.extend_from_slice(prefix.as_bytes());
+                self.ends.push(self.text.len() as u32);
+            }
+        }
+        Ok(())
+    }
+
+    fn push_all(&mut self, prefix: &str, suffix: &str, ranges: &[Range]) -> Result<(), Problem> {
+        let room = MAX_NAME_LEN.saturating_sub(prefix.len() + suffix.len());
+        let mut stem = Stem::new(prefix);
+        let Self { text, ends } = self;
+        for range in ranges {
+            room_again(ends.len(), room, *range)?;
+            if range.count == 1 && suffix.is_empty() {
+                stem.write(*range, text);
+                ends.push(text.len() as u32);
+            } else {
+                count_up(*range, prefix.as_bytes(), suffix.as_bytes(), text, ends);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most names are no longer, and are copied at this length.
+const SHORT: usize = 32;
 
 /// The prefix that single names in a row share, ready for the number.
 struct Stem {
     name: [u8; MAX_NAME_LEN],
-    prefix: Option<Span>,
     length: usize,
 }
 
-impl Default for Stem {
-    fn default() -> Self {
-        Self { name: [0; MAX_NAME_LEN], prefix: None, length: 0 }
-    }
-}
-
 impl Stem {
-    fn keep(&mut self, span: Span, prefix: &[u8]) {
-        if self.prefix != Some(span) {
-            self.prefix = Some(span);
-            self.length = prefix.len();
-            self.name[..prefix.len()].copy_from_slice(prefix);
-        }
+    /// A prefix that is too long is cut: no number fits behind it, and nothing is written.
+    fn new(prefix: &str) -> Self {
+        let length = prefix.len().min(MAX_NAME_LEN);
+        let mut name = [0; MAX_NAME_LEN];
+        name[..length].copy_from_slice(&prefix.as_bytes()[..length]);
+        Self { name, length }
     }
 
-    /// The name with the range's first number; checked to be no longer than a name may be.
-    fn with(&mut self, range: Range) -> &[u8] {
-        let count = range.width.max(digit_count(range.lo));
-        let end = self.length + usize::from(count);
+    /// Appends the name with the range's first number; checked to be no longer than a name may be.
+    fn write(&mut self, range: Range, text: &mut Vec<u8>) {
+        // A single number is as wide as it was written.
+        debug_assert!(range.width >= digit_count(range.lo), "{range:?}");
+        let end = self.length + usize::from(range.width);
         let mut rest = range.lo;
-        for digit in self.name[self.length..end].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
+        let mut pairs = self.name[self.length..end].rchunks_exact_mut(2);
+        for pair in &mut pairs {
+            let digits = (rest % 100) as usize * 2;
+            pair.copy_from_slice(&PAIRS[digits..digits + 2]);
+            rest /= 100;
         }
-        &self.name[..end]
+        if let [digit] = pairs.into_remainder() {
+            *digit = b'0' + (rest % 10) as u8;
+        }
+        if end > SHORT {
+            text.extend_from_slice(&self.name[..end]);
+            return;
+        }
+        // As many bytes for every short name, so that no copy depends on its length.
+        let start = text.len();
+        let short: [u8; SHORT] = *self.name.first_chunk().unwrap_or(&[0; SHORT]);
+        text.extend_from_slice(&short);
+        text.truncate(start + end);
     }
 }
 

@@ -4,16 +4,55 @@
 //! for too many names is refused before it costs memory.
 
 use super::{
-    Hostlist, HostlistError, MAX_NAME_LEN, MAX_NAMES, Problem, Range, U64_DIGITS, split_number,
+    Hostlist, HostlistError, MAX_NAME_LEN, MAX_NAMES, Problem, Range, U64_DIGITS, digit_count,
+    split_number,
 };
 
-/// Reads a whole hostlist into `list`, in place of what was there.
+/// What takes the names of a list as they are read.
+pub(super) trait Sink {
+    /// How many names it has.
+    fn len(&self) -> usize;
+    /// Adds a run of names that fits ([`room_for`]), or the one name without a number.
+    fn push(&mut self, prefix: &str, suffix: &str, range: Option<Range>) -> Result<(), Problem>;
+    /// Adds runs with the same prefix and suffix: what [`Sink::push`] does for each, in short.
+    fn push_all(&mut self, prefix: &str, suffix: &str, ranges: &[Range]) -> Result<(), Problem>;
+}
+
+/// All limits are here: how many names these are, in a list of `len`, if all may be in it.
+pub(super) fn room_for(
+    len: usize,
+    prefix: &str,
+    suffix: &str,
+    range: Option<Range>,
+) -> Result<usize, Problem> {
+    let (count, number) = range.map_or((1, 0), |range| {
+        (range.count as usize, usize::from(range.width.max(digit_count(range.hi()))))
+    });
+    if prefix.len() + number + suffix.len() > MAX_NAME_LEN {
+        return Err(Problem::NameTooLong);
+    }
+    if len + count > MAX_NAMES {
+        return Err(Problem::TooManyNames);
+    }
+    Ok(count)
+}
+
+/// The same where prefix and suffix leave `room` bytes for the number.
+#[inline]
+pub(super) fn room_again(len: usize, room: usize, range: Range) -> Result<(), Problem> {
+    let wide = usize::from(range.width).max(U64_DIGITS) > room;
+    if wide && usize::from(range.width.max(digit_count(range.hi()))) > room {
+        return Err(Problem::NameTooLong);
+    }
+    if len + range.count as usize > MAX_NAMES { Err(Problem::TooManyNames) } else { Ok(()) }
+}
+
+/// Reads a whole hostlist into `list`, which is empty.
 pub(super) fn parse(
     text: &str,
-    list: &mut Hostlist,
+    list: &mut impl Sink,
     scratch: &mut Scratch,
 ) -> Result<(), HostlistError> {
-    list.clear();
     let mut parser = Parser { text, list, scratch };
     let mut at = 0;
     while let Some(byte) = parser.byte(at) {
@@ -52,9 +91,9 @@ fn is_bad(byte: u8) -> bool {
     byte.is_ascii_control() || matches!(byte, b'{' | b'}')
 }
 
-struct Parser<'a> {
+struct Parser<'a, S> {
     text: &'a str,
-    list: &'a mut Hostlist,
+    list: &'a mut S,
     scratch: &'a mut Scratch,
 }
 
@@ -67,7 +106,7 @@ struct Bracket {
     ranges: std::ops::Range<usize>,
 }
 
-impl<'a> Parser<'a> {
+impl<S: Sink> Parser<'_, S> {
     fn byte(&self, at: usize) -> Option<u8> {
         self.text.as_bytes().get(at).copied()
     }
@@ -104,7 +143,7 @@ impl<'a> Parser<'a> {
     /// Reads the bracket that opens at `open`, in an entry that so far stands for `names` names.
     /// Returns where it ends and how many names the entry stands for now.
     fn bracket(&mut self, open: usize, names: usize) -> Result<(usize, usize), HostlistError> {
-        let room = (MAX_NAMES - self.list.len) / names;
+        let room = (MAX_NAMES - self.list.len()) / names;
         let (mut at, mut count) = (open + 1, 0);
         loop {
             let range;
@@ -140,6 +179,9 @@ impl<'a> Parser<'a> {
     /// Reads the digits at `at`, and returns where they end.
     fn number(&self, open: usize, at: usize) -> Result<(u64, usize), HostlistError> {
         let digits = self.text.as_bytes().get(at..).unwrap_or_default();
+        if let Some((value, count)) = digits.first_chunk().and_then(short_number) {
+            return Ok((value, at + count));
+        }
         let (mut value, mut end) = (0_u64, at);
         for byte in digits {
             let digit = byte.wrapping_sub(b'0');
@@ -169,7 +211,7 @@ impl<'a> Parser<'a> {
         let ranges = &all[last.ranges.clone()];
         let before = &self.text[last.before.clone()];
         if outer.is_empty() {
-            return push_all(self.list, before, tail, ranges);
+            return self.list.push_all(before, tail, ranges);
         }
         let mut wheels: Vec<_> =
             outer.iter().map(|bracket| Wheel::new(&all[bracket.ranges.clone()])).collect();
@@ -185,7 +227,7 @@ impl<'a> Parser<'a> {
                 }
             }
             prefix.push_str(before);
-            push_all(self.list, &prefix, tail, ranges)?;
+            self.list.push_all(&prefix, tail, ranges)?;
             if wheels.iter_mut().all(Wheel::turn) {
                 return Ok(());
             }
@@ -193,17 +235,46 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn push_all(
-    list: &mut Hostlist,
-    prefix: &str,
-    suffix: &str,
-    ranges: &[Range],
-) -> Result<(), Problem> {
-    list.runs.reserve(ranges.len());
-    let Some((first, rest)) = ranges.split_first() else { return Ok(()) };
-    list.push(prefix, suffix, Some(*first))?;
-    let room = MAX_NAME_LEN.saturating_sub(prefix.len() + suffix.len());
-    rest.iter().try_for_each(|range| list.push_again(room, *range))
+/// The number at the start of eight bytes and how many digits it has, one to seven: all at once, as
+/// Daniel Lemire describes it. `None` where there are none or more.
+fn short_number(bytes: &[u8; 8]) -> Option<(u64, usize)> {
+    /// The same byte eight times.
+    const fn all(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    // A digit becomes 0 to 9; anything else gets its highest bit set, which may carry into bytes behind
+    // it and never into one before it.
+    let digits = u64::from_le_bytes(*bytes) ^ all(b'0');
+    let others = (digits.wrapping_add(all(0x76)) | digits) & all(0x80);
+    let count = (others.trailing_zeros() / 8) as usize;
+    if !(1..8).contains(&count) {
+        return None;
+    }
+    // To the right, behind zeros; then two, four and eight digits become one number.
+    let digits = digits << (64 - 8 * count);
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let of = |pairs: u64| pairs & 0x0000_00ff_0000_00ff;
+    let high = of(pairs).wrapping_mul(100 + (1_000_000 << 32));
+    let low = of(pairs >> 16).wrapping_mul(1 + (10_000 << 32));
+    Some((high.wrapping_add(low) >> 32, count))
+}
+
+impl Sink for Hostlist {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn push(&mut self, prefix: &str, suffix: &str, range: Option<Range>) -> Result<(), Problem> {
+        Self::push(self, prefix, suffix, range)
+    }
+
+    fn push_all(&mut self, prefix: &str, suffix: &str, ranges: &[Range]) -> Result<(), Problem> {
+        self.runs.reserve(ranges.len());
+        let Some((first, rest)) = ranges.split_first() else { return Ok(()) };
+        self.push(prefix, suffix, Some(*first))?;
+        let room = MAX_NAME_LEN.saturating_sub(prefix.len() + suffix.len());
+        rest.iter().try_for_each(|range| self.push_again(room, *range))
+    }
 }
 
 /// A bracket other than the last, standing at one of its numbers.

@@ -283,3 +283,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_number_is_read_alike_however_many_digits_and_whatever_is_behind_it() {
+    for digits in
+        ["0", "7", "42", "007", "1999", "65535", "196605", "9999999", "12345678", "00000001"]
+    {
+        for behind in
+            ["]", "],abcdefgh", "-99999999]", ",1]", ",1],9", "],\u{e9}\u{e9}\u{e9}\u{e9}"]
+        {
+            let text = format!("n[{digits}{behind}");
+            let Ok(list) = Hostlist::parse(&text) else { continue };
+            assert_eq!(list.iter().next(), Some(format!("n{digits}")), "{text}");
+        }
+        for behind in ["/", ":", "a", "\u{b9}", " "] {
+            let text = format!("n[{digits}{behind}1234567]");
+            let error = Hostlist::parse(&text).expect_err("not a number");
+            assert_eq!(
+                (error.problem, error.at),
+                (Problem::NotANumber, 2 + digits.len()),
+                "{text}"
+            );
+        }
+    }
+}
