@@ -24,8 +24,9 @@ fn run(story: &Story, name: &str, words: &[&str]) {
 }
 
 /// Binds a gang of two in `spare` and tells the node of each rank.
-async fn nodes_by_rank(story: &Story, gang: &str) -> Vec<String> {
-    let template = manifest::template(8, &[("gangway.dev/partition", "spare")]);
+async fn nodes_by_rank(story: &Story, gang: &str, more: &[(&str, &str)]) -> Vec<String> {
+    let annotations = [&[("gangway.dev/partition", "spare")], more].concat();
+    let template = manifest::template(8, &annotations);
     story.kube.create(&manifest::pod_group(gang, 2)).await;
     for i in 0..2 {
         let pod = manifest::pod_of_group(&format!("{gang}-{i}"), gang, &template);
@@ -49,10 +50,34 @@ async fn ranks_follow_slurms_topology() {
     move_to(&first, "topo-tree:root:s2");
     move_to(&second, "topo-tree:root:s1");
     let told = story.slurm.client.node(&second).await.expect("Slurm answers").expect("it is there");
-    let seated = nodes_by_rank(&story, "tree").await;
+    let seated = nodes_by_rank(&story, "tree", &[]).await;
     move_to(&first, "");
     move_to(&second, "");
     story.note(&format!("Slurm says {:?} of {second}; ranks sit on {seated:?}", told.topology));
+    assert_eq!(seated, [second, first]);
+    story.end().await;
+}
+
+/// Blocks, in a partition that Slurm places by them: a segment for each.
+#[tokio::test]
+async fn ranks_follow_slurms_blocks() {
+    let Some(story) = Story::begin("network-blocks").await else { return };
+    let [first, second] = spare(&story).await;
+    let move_to = |node: &str, place: &str| {
+        let (node, place) = (format!("NodeName={node}"), format!("topology={place}"));
+        run(&story, "scontrol", &["update", &node, &place]);
+    };
+    let place_by = |topology: &str| {
+        let topology = format!("Topology={topology}");
+        run(&story, "scontrol", &["update", "PartitionName=spare", &topology]);
+    };
+    move_to(&first, "topo-block:b2");
+    move_to(&second, "topo-block:b1");
+    place_by("topo-block");
+    let seated = nodes_by_rank(&story, "blocks", &[("gangway.dev/segment", "1")]).await;
+    place_by("topo-flat");
+    move_to(&first, "");
+    move_to(&second, "");
     assert_eq!(seated, [second, first]);
     story.end().await;
 }
@@ -67,7 +92,7 @@ async fn ranks_follow_the_labels_of_the_nodes() {
     kubectl(&["label", "node", &second, &format!("{layer}=nn-a")]);
     // A bridge is ready when it has read every node.
     story.bridge.start().await;
-    let seated = nodes_by_rank(&story, "labelled").await;
+    let seated = nodes_by_rank(&story, "labelled", &[]).await;
     for node in [&first, &second] {
         run(&story, "kubectl", &["label", "node", node, &format!("{layer}-")]);
     }
