@@ -12,11 +12,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 use gangway_core::ask::TABLE;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
+use tracing_subscriber::EnvFilter;
 
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 use section::Section;
@@ -34,6 +36,13 @@ pub(crate) struct Flags {
     /// File with a JWT of SlurmUser; read again when it changes
     #[arg(long, value_name = "FILE", env = "SLURM_TOKEN_FILE")]
     pub(crate) slurm_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
+}
+
+/// Flags of every process that lives.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ProcessFlags {
     /// Kubeconfig; without it $KUBECONFIG, ~/.kube/config or the pod's own service account
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -43,6 +52,17 @@ pub(crate) struct Flags {
     /// Log one JSON object per line
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+impl ProcessFlags {
+    /// Logs to standard error from now on.
+    pub(crate) fn start_log(&self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_new(&self.log).context("--log is not a filter")?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // Fails only when a log is there already, which is fine.
+        let _ = if self.log_json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+        Ok(())
+    }
 }
 
 /// Everything the scheduler needs to know, checked.
@@ -121,7 +141,7 @@ impl Settings {
         resources.0.extend(overrides);
         let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
-            flags.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
+            flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
         root.finish();
         problems.into_result()?;
         Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })

@@ -37,7 +37,7 @@ use crate::door;
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
-use crate::scheduler::{DRAIN, WRITES, start_log, sweep, termination};
+use crate::scheduler::{WRITES, sweep};
 use crate::source::Source;
 
 /// How often the door is asked whether it is well, and how long it may take.
@@ -45,7 +45,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT, or until a part of it fails.
 pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
-    start_log(&flags.log, flags.log_json)?;
+    flags.process.start_log()?;
     let settings = ExtenderSettings::load(flags)?;
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
@@ -78,15 +78,7 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
     let stopped = stop.clone();
     nursery.start("source", async move { source.run(client, stopped).await });
 
-    let asked_to_stop = termination()?;
-    let result = parent.run(asked_to_stop).await;
-    tracing::info!("stopping");
-    stop.cancel();
-    drop(nursery);
-    match timeout(DRAIN, parent.drain()).await {
-        Ok(drained) => result.and(drained),
-        Err(_) => result.and_then(|()| anyhow::bail!("some work did not end within {DRAIN:?}")),
-    }
+    parent.live(&stop).await
 }
 
 /// Opens the ports.

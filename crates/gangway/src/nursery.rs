@@ -5,9 +5,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// How long running work may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
 
 type Task = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
@@ -42,8 +49,20 @@ impl Nursery {
 }
 
 impl Parent {
+    /// Runs all tasks until SIGTERM or SIGINT, or until one of them fails; then cancels `stop` and
+    /// waits for what is under way.
+    pub(crate) async fn live(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let lived = self.run(termination()?).await;
+        tracing::info!("stopping");
+        stop.cancel();
+        match timeout(DRAIN, self.drain()).await {
+            Ok(drained) => lived.and(drained),
+            Err(_) => lived.and_then(|()| anyhow::bail!("some work did not end within {DRAIN:?}")),
+        }
+    }
+
     /// Runs all tasks until `stop`, or until one of them fails.
-    pub(crate) async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -57,7 +76,7 @@ impl Parent {
     }
 
     /// Waits until all tasks have ended.
-    pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
+    async fn drain(&mut self) -> anyhow::Result<()> {
         self.tasks.close();
         while let Some(ended) = self.running.join_next().await {
             Self::check(ended)?;
@@ -71,4 +90,15 @@ impl Parent {
         let (name, result) = ended.map_err(|e| anyhow::Error::new(e).context("a task panicked"))?;
         result.map_err(|e| e.context(format!("{name} failed")))
     }
+}
+
+fn termination() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use gangway_core::names;
@@ -10,9 +9,8 @@ use gangway_slurm::{
     Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
 };
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apiserver;
@@ -30,12 +28,10 @@ pub(crate) mod sweep;
 /// Writes to the API server under way at once: enough to keep it busy, few enough to leave it to
 /// others.
 pub(crate) const WRITES: usize = 48;
-/// How long running work may take after SIGTERM.
-pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT, or until a part of it fails.
 pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
-    start_log(&flags.log, flags.log_json)?;
+    flags.process.start_log()?;
     let settings = Settings::load(flags)?;
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
@@ -48,24 +44,7 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     listen(&nursery, &settings, &queue, &metrics, &readiness, &stop).await?;
     start_source(&nursery, &settings, &queue, &metrics, readiness, &stop).await?;
 
-    let asked_to_stop = termination()?;
-    let result = parent.run(asked_to_stop).await;
-    tracing::info!("stopping");
-    stop.cancel();
-    drop(nursery);
-    drop(queue);
-    match timeout(DRAIN, parent.drain()).await {
-        Ok(drained) => result.and(drained),
-        Err(_) => result.and_then(|()| anyhow::bail!("some work did not end within {DRAIN:?}")),
-    }
-}
-
-pub(crate) fn start_log(filter: &str, json: bool) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is not a filter")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Fails only when a log is there already, which is fine.
-    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
-    Ok(())
+    parent.live(&stop).await
 }
 
 fn slurm_client(settings: &Settings, metrics: &Metrics) -> anyhow::Result<SlurmClient> {
@@ -181,15 +160,4 @@ async fn start_source(
     let stop = stop.clone();
     nursery.start("source", async move { source.run(client, stop).await });
     Ok(())
-}
-
-pub(crate) fn termination() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -8,7 +8,7 @@ use gangway_core::names;
 use gangway_core::placeholder::is_word;
 
 use super::section::{Problems, Section};
-use super::{ConfigError, Tls, read_file, read_tls};
+use super::{ConfigError, ProcessFlags, Tls, read_file, read_tls};
 
 /// Flags of `gangway extender`.
 #[derive(Clone, Debug, Default, Args)]
@@ -19,15 +19,8 @@ pub(crate) struct ExtenderFlags {
     /// The gRPC door of a running `gangway scheduler`, such as https://gangway:50051
     #[arg(long, value_name = "URL", env = "GANGWAY_DOOR_URL")]
     pub(crate) door_url: Option<String>,
-    /// Kubeconfig; without it $KUBECONFIG, ~/.kube/config or the pod's own service account
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// What to log, such as info or gangway=debug,warn
-    #[arg(long, value_name = "FILTER", env = "GANGWAY_LOG_FILTER", default_value = "info")]
-    pub(crate) log: String,
-    /// Log one JSON object per line
-    #[arg(long)]
-    pub(crate) log_json: bool,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
 }
 
 /// Everything the extender needs to know, checked.
@@ -103,7 +96,7 @@ impl ExtenderSettings {
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
         let kubeconfig =
-            flags.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
+            flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
         root.finish();
         problems.into_result()?;
         Ok(Self { cluster, scheduler_name, door, listen, tls, take_up_seconds, kubeconfig })
