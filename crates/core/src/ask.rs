@@ -14,10 +14,8 @@ use std::collections::BTreeMap;
 pub use dependency::{Dependency, Other, Outcome, Settled};
 pub use table::{Row, TABLE};
 
-use crate::hostlist::{Hostlist, HostlistError};
 use crate::job::{GresRequest, Options};
 use crate::names::{ALIAS_PREFIX, PREFIX};
-use crate::order::natural;
 
 /// The user's choices; `None` means policy or Slurm decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,17 +132,6 @@ impl Ask {
     }
 }
 
-/// The nodes of two hostlists, each once, in natural order; either may be empty.
-pub fn both_hostlists(one: &str, other: &str) -> Result<String, HostlistError> {
-    let mut names = Vec::new();
-    for list in [one, other].into_iter().filter(|list| !list.is_empty()) {
-        names.extend(Hostlist::parse(list)?.names());
-    }
-    names.sort_by(|a, b| natural(a, b));
-    names.dedup();
-    Ok(Hostlist::from_names(names)?.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,12 +198,5 @@ mod tests {
         assert_eq!(with("gpu:4", "gpu:h100:8"), "gres/gpu:h100=8");
         assert_eq!(with("gpu:h100:8", "gpu:2"), "gres/gpu:h100=8");
         assert_eq!(with("gpu:h100:8", "gpu:a100:1"), "gres/gpu:h100=8,gres/gpu:a100=1");
-    }
-
-    #[test]
-    fn excluded_nodes_of_two_sources_are_one_list() {
-        assert_eq!(both_hostlists("", "").as_deref(), Ok(""));
-        assert_eq!(both_hostlists("n[2-3],a", "n[1-2],n10").as_deref(), Ok("a,n[1-3,10]"));
-        assert!(both_hostlists("n[", "").is_err());
     }
 }

@@ -81,6 +81,20 @@ impl Desk {
         self.seconds.with_label_values(&[verb]).observe(since.elapsed().as_secs_f64());
     }
 
+    /// What a question asks, or an answer that says why it cannot be read.
+    fn read<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        body: &Bytes,
+        since: Instant,
+    ) -> Result<T, Box<Response>> {
+        serde_json::from_slice(body).map_err(|error| {
+            self.count(verb, "bad", since);
+            let problem = format!("this is not what kube-scheduler sends: {error}\n");
+            Box::new((StatusCode::BAD_REQUEST, problem).into_response())
+        })
+    }
+
     /// The node of this pod among these, or why there is none. `None`: it is not ours.
     async fn answer(&self, args: &Args) -> Option<Answer> {
         if args.pod.spec.scheduler_name != *self.scheduler_name {
@@ -121,14 +135,6 @@ where
     }
 }
 
-/// A body, or an answer that says what is wrong with it.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
-    serde_json::from_slice(body).map_err(|error| {
-        let problem = format!("this is not what kube-scheduler sends: {error}\n");
-        Box::new((StatusCode::BAD_REQUEST, problem).into_response())
-    })
-}
-
 fn write(answer: &impl Serialize) -> Response {
     match serde_json::to_vec(answer) {
         Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
@@ -141,12 +147,9 @@ async fn filter(State(desk): State<Desk>, body: Bytes) -> Response {
     let Ok(_permit) = desk.questions.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let args: Args = match read(&body) {
+    let args: Args = match desk.read("filter", &body, began) {
         Ok(args) => args,
-        Err(answer) => {
-            desk.count("filter", "bad", began);
-            return *answer;
-        }
+        Err(answer) => return *answer,
     };
     drop(body);
     let (kind, result): (_, FilterResult) = match desk.answer(&args).await {
@@ -163,12 +166,9 @@ async fn prioritize(State(desk): State<Desk>, body: Bytes) -> Response {
     let Ok(_permit) = desk.questions.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let args: Args = match read(&body) {
+    let args: Args = match desk.read("prioritize", &body, began) {
         Ok(args) => args,
-        Err(answer) => {
-            desk.count("prioritize", "bad", began);
-            return *answer;
-        }
+        Err(answer) => return *answer,
     };
     let (kind, ours) = match desk.answer(&args).await {
         None => ("stranger", None),
@@ -187,12 +187,9 @@ async fn prioritize(State(desk): State<Desk>, body: Bytes) -> Response {
 
 async fn bind(State(desk): State<Desk>, body: Bytes) -> Response {
     let began = Instant::now();
-    let args: BindingArgs = match read(&body) {
+    let args: BindingArgs = match desk.read("bind", &body, began) {
         Ok(args) => args,
-        Err(answer) => {
-            desk.count("bind", "bad", began);
-            return *answer;
-        }
+        Err(answer) => return *answer,
     };
     let outcome = match desk.is_bound(&args) {
         true => Ok(()),
