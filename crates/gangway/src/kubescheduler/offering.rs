@@ -118,7 +118,7 @@ impl Offering {
             self.terms.offers.forget(gone);
         }
         self.pods = now;
-        let (wakes, later) = self.terms.offers.to_wake(&self.pods);
+        let (wakes, later) = self.terms.offers.to_wake(Instant::now(), &self.pods);
         let job = self.since.map(|(job, _)| job);
         join_all(wakes.iter().map(|wake| self.wake(cluster, wake, job))).await;
         later

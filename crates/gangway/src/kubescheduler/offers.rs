@@ -153,10 +153,11 @@ impl Offers {
         }
     }
 
-    /// Of these pods, those that kube-scheduler must be woken for now, and when to look again for
-    /// the others. Each is named once per seat.
+    /// Of these pods, those that kube-scheduler must be woken for at this time, and when to look again
+    /// for the others. Each is named once per seat.
     pub(super) fn to_wake<'a>(
         &self,
+        at: Instant,
         of: impl IntoIterator<Item = &'a String>,
     ) -> (Vec<Wake>, Option<Instant>) {
         let unnoticed = self.0.times.unnoticed;
@@ -171,12 +172,12 @@ impl Offers {
             }
             let quiet = asked.map_or(entry.offered, |asked| asked.max(entry.offered)) + unnoticed;
             let due = quiet.min(entry.offered + unnoticed * 10);
-            if entry.refused || due <= Instant::now() {
+            if entry.refused || due <= at {
                 now.push(Wake { pod: pod.clone(), node: node.clone() });
                 entry.woken = true;
                 entry.refused = false;
             } else {
-                later = Some(later.map_or(due, |at: Instant| at.min(due)));
+                later = Some(later.map_or(due, |other: Instant| other.min(due)));
             }
         }
         (now, later)
