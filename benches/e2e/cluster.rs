@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::trial::Shape;
 
 /// Connections that create at once.
-const CREATORS: usize = 32;
+pub(crate) const CREATORS: usize = 32;
 /// For what ends by itself, such as pods being deleted.
 const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(50);
@@ -145,6 +145,11 @@ impl Cluster {
             .await
     }
 
+    /// Creates one pod that no scheduler looks at.
+    pub(crate) async fn create_one(&self, namespace: &str, name: &str, gpus: u32) -> Result<()> {
+        self.create_pods(namespace, [pod(name, "none", gpus)].into_iter()).await.map(drop)
+    }
+
     async fn create_pods(
         &self,
         namespace: &str,
@@ -268,16 +273,21 @@ impl Cluster {
     }
 }
 
-/// Looks at a condition until it holds; an error if it never does.
+/// Looks at a condition until it holds; an error if it never does. A server that is too busy to answer
+/// is asked again.
 pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
-    while !condition().await? {
+    loop {
+        let holds = condition().await;
+        if let Ok(true) = holds {
+            return Ok(());
+        }
         if Instant::now() > end {
+            holds.with_context(|| format!("waiting for {what}"))?;
             bail!("waited {} s in vain for {what}", PATIENCE.as_secs());
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(())
 }
 
 /// A kind of the core group.

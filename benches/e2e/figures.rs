@@ -10,8 +10,14 @@ use crate::trial::{Session, Shape, Trial};
 /// Requests by which the bridge looks at all jobs, whether or not there is anything new.
 const POLLING: [&str; 2] = ["jobs", "jobs/state"];
 
-/// For a number of pods the milliseconds of the loop that only binds.
-pub(crate) type Ideal = BTreeMap<u32, f64>;
+/// What the machine allows without a bridge, milliseconds for a number of pods.
+#[derive(Default)]
+pub(crate) struct Ideal {
+    /// The loop that only binds.
+    pub(crate) binds: BTreeMap<u32, f64>,
+    /// The loop that creates, asks Slurm and binds.
+    pub(crate) whole: BTreeMap<u32, f64>,
+}
 
 /// The line of the loop that only binds, and its median in milliseconds.
 pub(crate) fn ideal(
@@ -26,6 +32,17 @@ pub(crate) fn ideal(
         "concurrency": at_once,
         "binds_ms_p50": round(typical), "binds_ms_max": round(rank(runs, 1.0)),
         "binds_per_s": round(f64::from(pods) / typical * 1e3),
+    });
+    (line, typical)
+}
+
+/// The line of a shape that was done by hand, and its median in milliseconds.
+pub(crate) fn by_hand(session: &Session<'_>, shape: &Shape, runs: &[f64]) -> (Value, f64) {
+    let typical = rank(runs, 0.5);
+    let line = json!({
+        "shape": "by hand", "pods": shape.pods(), "nodes": session.nodes.len(), "trials": runs.len(),
+        "last_bound_ms_p50": round(typical), "last_bound_ms_max": round(rank(runs, 1.0)),
+        "pods_per_s": round(f64::from(shape.pods()) / typical * 1e3),
     });
     (line, typical)
 }
@@ -81,7 +98,10 @@ pub(crate) fn shape(
         },
         "calls": { "api": merged(trials), "slurm": slurm(trials) },
     });
-    if let Some(ideal) = ideal.get(&shape.pods()) {
+    if let Some(whole) = ideal.whole.get(&shape.pods()) {
+        line["of_by_hand"] = round(whole / rank(&last, 0.5)).into();
+    }
+    if let Some(ideal) = ideal.binds.get(&shape.pods()) {
         // A gang cannot be bound before its last pod is there; single pods are bound as they come.
         let own = if shape.grouped() { &after } else { &last };
         line["of_ideal"] = round(ideal / rank(own, 0.5)).into();

@@ -5,6 +5,7 @@
 //! are for whoever reads the lines.
 
 mod audit;
+mod by_hand;
 mod cluster;
 mod figures;
 mod scale;
@@ -44,7 +45,8 @@ Usage: e2e [--repeats N] [--shape NAME]... [--at-once N]
 
 Shapes: 1, 1x8, 1x128, 16x8 (whole nodes), 1000x1 (1000 pods of one GPU), and ideal (bindings alone, without a bridge). All unless named.
 blocked: a thousand gangs that cannot start stand in front of a small one. pending: twenty thousand pods wait.
---at-once N is for ideal: bindings under way at once (48, as many as the bridge's own).
+1000x1 is also done by hand, without a bridge, to see what the machine allows.
+--at-once N is for ideal and by hand: bindings under way at once (48, as many as the bridge's own).
 Needs the env file of a world with the bridge up (`cargo xtask world up --bridge`), sourced.
 ";
 
@@ -115,7 +117,7 @@ fn number(word: Option<String>) -> Result<usize> {
 async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> {
     note("one pod that does not count");
     session.run(&SHAPES[0]).await.context("the bridge bound nothing")?;
-    let mut ideal = Ideal::new();
+    let mut ideal = Ideal::default();
     for pods in trial::IDEAL_PODS.into_iter().filter(|_| options.wants("ideal")) {
         let mut runs = Vec::new();
         for i in 0..options.repeats(pods) {
@@ -125,7 +127,21 @@ async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> 
         }
         let (line, typical) = figures::ideal(session, pods, options.at_once, &runs);
         emit(&line)?;
-        ideal.insert(pods, typical);
+        ideal.binds.insert(pods, typical);
+    }
+    for shape in SHAPES.iter().filter(|s| s.pods() > FEW_PODS && !s.grouped()) {
+        if !options.wants(shape.name) {
+            continue;
+        }
+        let mut runs = Vec::new();
+        for i in 0..options.repeats(shape.pods()) {
+            note(&format!("{} by hand, run {}", shape.name, i + 1));
+            runs.push(by_hand::run(session, shape, options.at_once).await?);
+            tokio::time::sleep(REST).await;
+        }
+        let (line, typical) = figures::by_hand(session, shape, &runs);
+        emit(&line)?;
+        ideal.whole.insert(shape.pods(), typical);
     }
     for shape in SHAPES.iter().filter(|shape| options.wants(shape.name)) {
         let mut trials: Vec<Trial> = Vec::new();

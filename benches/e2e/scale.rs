@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use gangway_core::job::{Component, GresRequest, JobId, Options, PlaceholderRequest, Standing};
+use gangway_core::job::{JobId, Standing};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
+use crate::by_hand::ask;
 use crate::cluster::until;
 use crate::note;
 use crate::trial::{Session, Shape, gather, millis};
@@ -143,25 +144,7 @@ async fn submit(
     gpus: u32,
     minutes: u32,
 ) -> Result<JobId> {
-    let request = PlaceholderRequest {
-        name: format!("bench-{name}"),
-        user: "alice".to_owned(),
-        group: "alice".to_owned(),
-        account: Some("team1".to_owned()),
-        partition: "gangway".to_owned(),
-        qos: None,
-        time_limit_minutes: Some(minutes),
-        components: vec![Component {
-            key: format!("bench {name}"),
-            nodes,
-            tasks_per_node: 1,
-            cpus_per_task: 12 * gpus,
-            memory_per_node_mib: u64::from(gpus) * (64 << 10),
-            gres_per_node: vec![GresRequest { name: "gpu".to_owned(), kind: None, count: gpus }],
-            excluded_nodes: String::new(),
-        }],
-        options: Options::default(),
-    };
+    let request = ask(name, nodes, gpus, minutes);
     Ok(session.world.slurm.submit(&request, None).await?.job_id)
 }
 

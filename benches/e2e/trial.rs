@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Created, until};
 use crate::world::{Requests, World};
 
 /// How long a gang may take before the trial is given up.
-const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 /// After the last bind, until the bridge has written whatever it still wants to.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How many pods the loop binds that does nothing else.

@@ -26,6 +26,7 @@ const FIGURES: &[Figure] = &[
     ("1 x 128, share of a loop that only binds", "1x128", "of_ideal", ""),
     ("1000 x 1, pods per s", "1000x1", "pods_per_s", "200, or the next"),
     ("1000 x 1, share of a loop that only binds", "1000x1", "of_ideal", "0.8"),
+    ("1000 x 1, share of a loop that creates, asks Slurm and binds", "1000x1", "of_by_hand", "0.8"),
     ("1000 x 1, creating them, ms", "1000x1", "create_ms", ""),
     ("API writes per pod, 1 x 128", "1x128", "api_writes_per_pod", "1.0"),
     ("API reads per pod, 1 x 128", "1x128", "api_reads_per_pod", "0.1"),
