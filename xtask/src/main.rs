@@ -156,8 +156,8 @@ impl Options {
             match word.as_str() {
                 "--dir" => options.dir = Some(PathBuf::from(value()?)),
                 "--nodes" => {
-                    let count = value()?.parse().ok().filter(|count| (2..=4000).contains(count));
-                    options.nodes = Some(count.context("--nodes takes a number from 2 to 4000")?);
+                    let count = value()?.parse().ok().filter(|count| (2..=8000).contains(count));
+                    options.nodes = Some(count.context("--nodes takes a number from 2 to 8000")?);
                 }
                 "--repeats" => {
                     let count = value()?.parse().ok().filter(|count| (1..=1000).contains(count));
