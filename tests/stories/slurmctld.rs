@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gangway_core::hostlist::Hostlist;
+use gangway_core::job::states::known_names;
 use gangway_core::job::{BaseState, Component, GresRequest, JobId, PlaceholderRequest};
 use gangway_core::names;
 use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
@@ -149,5 +150,33 @@ async fn nodes_given_away_after_a_crash_are_left() {
     story.bridge.freeze(false);
     story.bridge.wait_ready().await;
     heals(&story, &before).await;
+    story.end().await;
+}
+
+const STATES: &str = "
+import json, sys, urllib.request
+url, token, schema = sys.argv[1:]
+ask = urllib.request.Request(url + '/openapi/v3')
+ask.add_header('X-SLURM-USER-NAME', 'slurm')
+ask.add_header('X-SLURM-USER-TOKEN', token)
+schemas = json.load(urllib.request.urlopen(ask, timeout=30))['components']['schemas']
+print(*schemas[schema]['properties']['job_state']['items']['enum'])
+";
+
+/// docs/reference/states.md says what becomes of the pods in each of them.
+#[tokio::test]
+async fn every_state_that_slurmrestd_can_tell_has_its_row() {
+    let Some(story) = Story::prepare("states", |_| {}).await else { return };
+    let version = story.slurm.client.version().await.expect("slurmrestd answers");
+    let token = std::fs::read_to_string(story.world.token_file()).expect("the token can be read");
+    let schema = format!("{}_job_info", version.as_str());
+    let words = ["-c", STATES, story.world.slurm_url(), token.trim(), &schema];
+    let told = story.world.command("root-python3").args(words).output().expect("python runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let told = String::from_utf8(told.stdout).expect("text");
+    let without: Vec<&str> =
+        told.split_whitespace().filter(|name| !known_names().any(|own| own == *name)).collect();
+    assert!(told.contains("PENDING") && told.contains("EXPEDITING"), "{told}");
+    assert_eq!(without, [""; 0], "states without a row");
     story.end().await;
 }

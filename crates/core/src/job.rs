@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 mod options;
+pub mod states;
 
 pub use options::{Exclusive, Moment, Options, Switches};
 
@@ -135,26 +136,15 @@ impl JobState {
 
     /// What this state means for the gang's pods (rule 5: every state has a written answer).
     pub fn standing(&self) -> Standing {
-        match self.base {
-            BaseState::Pending => Standing::Waiting,
-            // A PrologSlurmctld still runs: the nodes are ours but not ready.
-            BaseState::Running if self.has("CONFIGURING") => Standing::Waiting,
-            // COMPLETING beside RUNNING: on its way out, its terminal state comes next.
-            BaseState::Running if self.has("COMPLETING") => Standing::Unclear,
-            BaseState::Running => Standing::Holding,
-            // Suspended jobs keep their record of nodes but not the right to use them; evicting
-            // pods for it would lose work, starting new ones would double-book. Wait.
-            BaseState::Suspended | BaseState::Unknown(_) => Standing::Unclear,
-            BaseState::Completed
-            | BaseState::Cancelled
-            | BaseState::Failed
-            | BaseState::Timeout
-            | BaseState::NodeFail
-            | BaseState::Preempted
-            | BaseState::BootFail
-            | BaseState::Deadline
-            | BaseState::OutOfMemory => Standing::Over,
-        }
+        let row = states::BASES.iter().find(|row| row.name == self.base.name());
+        let base = row.map_or(Standing::Unclear, |row| row.standing);
+        let row = |name: &String| states::FLAGS.iter().find(|row| row.name == name);
+        self.flags.iter().filter_map(row).fold(base, |standing, row| row.effect.on(standing))
+    }
+
+    /// What it says and what becomes of the pods, for people.
+    pub fn explain(&self) -> String {
+        states::explain(self)
     }
 
     /// Whether Slurm set this flag.

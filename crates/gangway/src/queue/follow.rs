@@ -211,7 +211,7 @@ impl Queue {
                         retry = Some(RETRY);
                     }
                     Standing::Unclear => {
-                        tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, "unclear state; waiting");
+                        tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, says = job.state.explain(), "unclear state; waiting");
                     }
                     Standing::Holding if seated.as_ref() == Some(&job.nodes) => {}
                     Standing::Holding => {
