@@ -14,6 +14,9 @@ use tokio::time::timeout;
 use crate::cluster::{CREATORS, Created, until};
 use crate::trial::{LIMIT, Session, Shape, gather, millis};
 
+/// Placeholders being asked for at once; more would make each answer wait for all the questions.
+const TURNS: usize = 7;
+
 /// From the first create sent to the last binding seen, milliseconds. For single pods.
 pub(crate) async fn run(session: &Session<'_>, shape: &Shape, at_once: usize) -> Result<f64> {
     ensure!(!shape.grouped(), "by hand there are only single pods");
@@ -40,6 +43,7 @@ async fn measure(
     let (sender, mut bound) = unbounded_channel();
     let watching = session.cluster.watch_bound(namespace, sender).await?;
     let (creators, binders) = (Semaphore::new(CREATORS), Semaphore::new(at_once));
+    let turns = Semaphore::new(TURNS);
     let slurm = &session.world.slurm;
     let one = async |number: u32| -> Result<((String, Instant), JobId)> {
         let name = format!("g00-{number:03}");
@@ -47,8 +51,10 @@ async fn measure(
         let sent = Instant::now();
         session.cluster.create_one(namespace, &name, shape.gpus).await?;
         drop(turn);
+        let turn = turns.acquire().await?;
         let job = slurm.allocate(&ask(&name, 1, shape.gpus, 60)).await?;
         let (_, granted) = slurm.job_in_detail(job).await?.context("a job that was accepted")?;
+        drop(turn);
         let node = granted.and_then(|granted| granted.nodes.into_iter().next());
         let node = node.context("an allocation without a node")?.name;
         let _turn = binders.acquire().await?;

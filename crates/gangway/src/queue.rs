@@ -21,7 +21,7 @@ use gangway_core::placeholder::{JobIds, Stamp};
 use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_slurm::Client;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use board::{Board, Health};
@@ -35,6 +35,10 @@ use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 
+/// Gangs that may be on the immediate path at once: one less than the client has connections, so that
+/// somebody else's question is not kept waiting.
+const TURNS: usize = 7;
+
 /// Asks Slurm for gangs. Shared by every caller of the door.
 pub(crate) struct Queue {
     slurm: Client,
@@ -47,6 +51,8 @@ pub(crate) struct Queue {
     heterogeneous: bool,
     reaches: Reaches,
     seals: Seals,
+    /// For the immediate path.
+    turns: Semaphore,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
@@ -147,6 +153,7 @@ impl Queue {
             heterogeneous: settings.slurm.heterogeneous,
             reaches: Reaches::new(),
             seals: Seals::default(),
+            turns: Semaphore::new(TURNS),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
             nursery,

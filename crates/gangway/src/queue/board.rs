@@ -314,6 +314,7 @@ impl Board {
     /// Reads all states and fetches the tracked jobs that changed. Returns the tracked jobs that
     /// wait.
     async fn states(&self) -> Result<Vec<JobId>, gangway_slurm::Error> {
+        let asked = Instant::now();
         let states: HashMap<JobId, JobState> = self.slurm.job_states().await?.into_iter().collect();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.metrics.last_poll.set(now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)));
@@ -332,8 +333,10 @@ impl Board {
                 if state.is_some_and(|s| s.standing() == Standing::Waiting) {
                     waiting.push(*id);
                 }
+                // Read by itself since: the list is older news.
+                let newer = inner.noted.get(id).is_some_and(|at| *at >= asked);
                 let known = match &*sender.borrow() {
-                    Seen::Job(job) => is_as_seen(job, &states),
+                    Seen::Job(job) => newer || is_as_seen(job, &states),
                     Seen::NoSuchJob => state.is_none(),
                     Seen::Nothing => false,
                 };

@@ -41,10 +41,7 @@ impl Queue {
     ) -> Submitted {
         // Only backfill starts a heterogeneous job: asked at once, it is refused (2078).
         let at_once = at_once && request.components.len() == 1;
-        if at_once
-            && self.immediate_is_fair(&request.partition)
-            && let Some(submitted) = self.allocate(request).await
-        {
+        if at_once && let Some(submitted) = self.at_once(request).await {
             return submitted;
         }
         for attempt in 0..ID_ATTEMPTS {
@@ -67,7 +64,19 @@ impl Queue {
         Submitted::Later("the job ids chosen for it are held by other jobs".to_owned())
     }
 
-    /// The immediate path. `None`: Slurm said not now, so the queue it is.
+    /// The immediate path, a few at a time: with a thousand that want it, an answer would otherwise
+    /// wait behind all the questions before it can be looked at. `None`: the queue it is.
+    async fn at_once(&self, request: &PlaceholderRequest) -> Option<Submitted> {
+        // It is never closed.
+        let _turn = self.turns.acquire().await.ok()?;
+        if self.stop.is_cancelled() {
+            return Some(Submitted::Later("the bridge is stopping".to_owned()));
+        }
+        // What was fair before may not be so any more.
+        if self.immediate_is_fair(&request.partition) { self.allocate(request).await } else { None }
+    }
+
+    /// `None`: Slurm said not now.
     async fn allocate(&self, request: &PlaceholderRequest) -> Option<Submitted> {
         match self.slurm.allocate(request).await {
             Ok(job) => {
