@@ -22,16 +22,18 @@ use crate::metrics::Metrics;
 
 /// Poll interval while something of ours waits.
 const FAST: Duration = Duration::from_millis(100);
+/// The same where a poll takes long, as with many jobs in slurmctld's memory: so many times as long.
+const SLOWLY: u32 = 4;
 /// Poll interval otherwise.
 const SLOW: Duration = Duration::from_secs(1);
 /// How often reasons of waiting placeholders are read.
 const REASONS: Duration = Duration::from_secs(1);
-/// How often every job is listed, to find what should not be there.
+/// How often every job is listed, to find what should not be there; less often where that takes long.
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
 const ONE_BY_ONE: usize = 16;
-/// A list of all jobs (9 KB each) is not asked for again until so many times its own duration have
-/// passed: a thousand that wait must not keep slurmctld and us busy with telling why.
+/// A list of all jobs (9 KB each, those that ended lately too) is not asked for again by itself until
+/// so many times its own duration have passed: it must not keep slurmctld and us busy.
 const BREATHERS: u32 = 60;
 
 /// What was last seen of one tracked job.
@@ -227,28 +229,30 @@ impl Board {
 
     /// Polls until `stop`.
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut listed: Option<Instant> = None;
+        let mut next_full: Option<Instant> = None;
         let mut reasons = Instant::now();
         let mut next_list = Instant::now();
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
-            let due = asked_again || listed.is_none_or(|at| at.elapsed() >= FULL);
+            let due = asked_again || next_full.is_none_or(|at| Instant::now() >= at);
             let result = async {
                 if due {
+                    let began = Instant::now();
                     self.list().await?;
-                    listed = Some(Instant::now());
+                    next_full = Some(Instant::now() + FULL.max(began.elapsed() * BREATHERS));
                 }
-                let waiting = self.states().await?;
+                let (waiting, took) = self.states().await?;
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
                     self.reasons(&waiting, &mut next_list).await?;
                 }
-                Ok::<bool, gangway_slurm::Error>(!waiting.is_empty())
+                let pause = if waiting.is_empty() { SLOW } else { FAST.max(took * SLOWLY) };
+                Ok::<Duration, gangway_slurm::Error>(pause)
             };
             let pause = match result.await {
-                Ok(waiting) => {
+                Ok(pause) => {
                     self.set_health(Health::Up);
-                    if waiting { FAST } else { SLOW }
+                    pause
                 }
                 Err(error) => {
                     self.set_health(Health::Down(explain(&error)));
@@ -311,11 +315,12 @@ impl Board {
         Ok(())
     }
 
-    /// Reads all states and fetches the tracked jobs that changed. Returns the tracked jobs that
-    /// wait.
-    async fn states(&self) -> Result<Vec<JobId>, gangway_slurm::Error> {
+    /// Reads all states and fetches the tracked jobs that changed. Returns the tracked jobs that wait,
+    /// and how long reading the states took.
+    async fn states(&self) -> Result<(Vec<JobId>, Duration), gangway_slurm::Error> {
         let asked = Instant::now();
         let states: HashMap<JobId, JobState> = self.slurm.job_states().await?.into_iter().collect();
+        let took = asked.elapsed();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.metrics.last_poll.set(now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)));
         let mut changed = Vec::new();
@@ -354,7 +359,7 @@ impl Board {
             inner.states = states;
         }
         self.fetch(&changed).await?;
-        Ok(waiting)
+        Ok((waiting, took))
     }
 
     async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {
