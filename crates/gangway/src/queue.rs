@@ -248,8 +248,7 @@ impl Queue {
             // Written before anything can end: whoever sees the end knows what it means.
             for (stamp, job) in live() {
                 let stamp = stamp.given_back().to_text();
-                let _alone = self.seals.take_over(job.id).await;
-                self.slurm.set_admin_comment(job.id, &stamp).await?;
+                self.seal_as(job.id, &stamp).await?;
             }
         }
         let entry = self.entries.get(key).map(|e| e.clone());

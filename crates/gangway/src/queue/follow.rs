@@ -179,13 +179,18 @@ impl Queue {
     ) -> Next {
         let mut seen = self.board.track(id);
         let mut told = None;
-        // The nodes on which the gang, as it was last asked for, has its seats.
-        let mut seated: Option<String> = None;
+        // The start in which the gang, as it was last asked for, has its seats.
+        let start = |job: &Job| (job.nodes.clone(), job.start_time);
+        let mut seated: Option<(String, i64)> = None;
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done(None);
             }
             let now = seen.borrow_and_update().clone();
+            // Whoever has waited in between has been told so, and is told of its seats again.
+            if !matches!(&now, Seen::Job(job) if job.standing() == Standing::Holding) {
+                seated = None;
+            }
             let mut retry = None;
             match now {
                 Seen::Nothing => {}
@@ -213,10 +218,10 @@ impl Queue {
                     Standing::Unclear => {
                         tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, says = job.state.explain(), "unclear state; waiting");
                     }
-                    Standing::Holding if seated.as_ref() == Some(&job.nodes) => {}
+                    Standing::Holding if seated == Some(start(&job)) => {}
                     Standing::Holding => {
                         if self.allocated(entry, &job, generation, granted.take()).await {
-                            seated = Some(job.nodes.clone());
+                            seated = Some(start(&job));
                         } else {
                             retry = Some(RETRY);
                         }

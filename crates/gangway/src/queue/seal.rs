@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gangway_core::job::JobId;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
+use gangway_slurm::Error;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Queue;
@@ -38,14 +39,6 @@ impl Seals {
         self.more.notify_one();
     }
 
-    /// Takes a job off the list for someone who writes its key: while the guard lives, nothing is
-    /// written here. The key, where it was still owed.
-    pub(super) async fn take_over(&self, job: JobId) -> (AsyncMutexGuard<'_, ()>, Option<String>) {
-        let writing = self.writing.lock().await;
-        let owed = self.owed().remove(&job);
-        (writing, owed)
-    }
-
     fn owed(&self) -> MutexGuard<'_, BTreeMap<JobId, String>> {
         // A panic while the lock is held ends the process anyway (see nursery).
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,9 +64,20 @@ impl Queue {
         }
     }
 
+    /// Writes another key than the one that may be owed, which is forgotten.
+    pub(super) async fn seal_as(&self, job: JobId, key: &str) -> Result<(), Error> {
+        let _alone = self.seals.writing.lock().await;
+        self.slurm.set_admin_comment(job, key).await?;
+        self.board.sealed(job, key);
+        // Whoever owed it one meanwhile had not seen this.
+        self.seals.owed().remove(&job);
+        Ok(())
+    }
+
     /// Writes the key of a job that is about to be ended, where it is still owed: accounting keeps it.
     pub(super) async fn seal_last(&self, job: JobId) {
-        let (_alone, owed) = self.seals.take_over(job).await;
+        let _alone = self.seals.writing.lock().await;
+        let owed = self.seals.owed().remove(&job);
         if let Some(key) = owed
             && let Err(error) = self.slurm.set_admin_comment(job, &key).await
         {
