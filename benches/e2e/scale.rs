@@ -68,7 +68,8 @@ pub(crate) async fn pending(session: &Session<'_>) -> Result<Value> {
         line["pods"] = PENDING.pods().into();
         line["gangs"] = PENDING.gangs.into();
         line["filled_s"] = filled_s.into();
-        line["empty"] = empty;
+        line["rss_mb_before"] = empty["rss_mb"].clone();
+        line["cpu_percent_before"] = empty["cpu_percent"].clone();
         Ok(line)
     };
     let measured = measured.await;
