@@ -4,6 +4,8 @@
 //! for jobs that changed. Nothing here is per pod. An empty or missing answer is never taken for
 //! "gone": a tracked job that is not listed is asked for by its id.
 
+mod stamped;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
 use crate::metrics::Metrics;
+use stamped::Stamped;
 
 /// Poll interval while something of ours waits.
 const FAST: Duration = Duration::from_millis(100);
@@ -76,7 +79,7 @@ pub(crate) struct Board {
 #[derive(Default)]
 struct Inner {
     states: HashMap<JobId, JobState>,
-    stamped: HashMap<JobId, (Stamp, Arc<Job>)>,
+    stamped: Stamped,
     tracked: HashMap<JobId, watch::Sender<Seen>>,
     /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
     /// for something else than nodes.
@@ -132,13 +135,13 @@ impl Board {
 
     /// Every stamped job that is known.
     pub(crate) fn stamped(&self) -> Vec<(Stamp, Arc<Job>)> {
-        self.inner().stamped.values().cloned().collect()
+        self.inner().stamped.iter().cloned().collect()
     }
 
     /// What is known of one gang's placeholders.
     pub(crate) fn listed(&self, cluster: &str, gang: &str) -> Vec<(Stamp, Job)> {
         let inner = self.inner();
-        let mine = inner.stamped.values().filter(|(s, _)| s.cluster == cluster && s.gang == gang);
+        let mine = inner.stamped.of(cluster, gang);
         mine.map(|(s, j)| (s.clone(), Job::clone(j))).collect()
     }
 
@@ -170,7 +173,7 @@ impl Board {
     /// Follows one job from now on, beginning with what is known of it.
     pub(crate) fn track(&self, job: JobId) -> watch::Receiver<Seen> {
         let mut inner = self.inner();
-        let known = inner.stamped.get(&job).map(|(_, job)| Seen::Job(job.clone()));
+        let known = inner.stamped.get(job).map(|job| Seen::Job(job.clone()));
         if known.is_none() {
             self.nudge.notify_one();
         }
@@ -190,7 +193,7 @@ impl Board {
     /// Takes in that a job's key stands where only we can write it.
     pub(crate) fn sealed(&self, job: JobId, key: &str) {
         let mut inner = self.inner();
-        let Some(known) = inner.stamped.get(&job).map(|(_, job)| Job::clone(job)) else { return };
+        let Some(known) = inner.stamped.get(job).map(|job| Job::clone(job)) else { return };
         self.take(&mut inner, &Arc::new(Job { admin_comment: key.to_owned(), ..known }));
     }
 
@@ -200,9 +203,9 @@ impl Board {
             inner.partitions.insert(id, (job.partition.clone(), aside));
         }
         if let Some(stamp) = Stamp::of(job) {
-            let changed = inner.stamped.get(&job.id).is_none_or(|(_, old)| old != job);
+            let changed = inner.stamped.get(job.id).is_none_or(|old| old != job);
             if changed {
-                inner.stamped.insert(job.id, (stamp.clone(), job.clone()));
+                inner.stamped.put(stamp.clone(), job.clone());
                 // Nobody listening is fine.
                 let _ = self.changes.send((stamp, job.clone()));
             }
@@ -213,7 +216,7 @@ impl Board {
     /// Drops a job that slurmctld does not know.
     pub(crate) fn forget(&self, job: JobId) {
         let mut inner = self.inner();
-        inner.stamped.remove(&job);
+        inner.stamped.remove(job);
         inner.tracked.remove(&job);
     }
 
@@ -299,11 +302,11 @@ impl Board {
             let mut inner = self.inner();
             inner.partitions.clear();
             let present: std::collections::HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
-            inner.stamped.retain(|id, (_, job)| {
-                // An ended job that Slurm has purged is forgotten; a live one that is missing is
-                // asked for by its id (rule 6).
-                present.contains(id) || job.standing() != Standing::Over
-            });
+            // An ended job that Slurm has purged is forgotten; a live one that is missing is asked for
+            // by its id (rule 6).
+            inner
+                .stamped
+                .retain(|job| present.contains(&job.id) || job.standing() != Standing::Over);
             inner.noted.retain(|_, at| *at >= asked);
             for job in jobs {
                 if !inner.noted.contains_key(&job.id) {
@@ -350,12 +353,12 @@ impl Board {
                 }
             }
             // A live stamped job that nobody follows yet still has to be seen changing.
-            let untracked = inner.stamped.iter().filter(|(id, (_, job))| {
-                !inner.tracked.contains_key(id)
-                    && states.contains_key(id)
+            let untracked = inner.stamped.iter().map(|(_, job)| job).filter(|job| {
+                !inner.tracked.contains_key(&job.id)
+                    && states.contains_key(&job.id)
                     && !is_as_seen(job, &states)
             });
-            changed.extend(untracked.map(|(id, _)| *id));
+            changed.extend(untracked.map(|job| job.id));
             inner.states = states;
         }
         self.fetch(&changed).await?;

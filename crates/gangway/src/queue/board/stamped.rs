@@ -1,0 +1,114 @@
+//! The jobs that carry a stamp, by id and by gang: with thousands of them nobody looks for a gang's
+//! own one by one.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use gangway_core::job::{Job, JobId};
+use gangway_core::placeholder::Stamp;
+
+/// Jobs with their stamps.
+#[derive(Default)]
+pub(super) struct Stamped {
+    jobs: HashMap<JobId, (Stamp, Arc<Job>)>,
+    of_gang: HashMap<String, BTreeSet<JobId>>,
+}
+
+impl Stamped {
+    pub(super) fn get(&self, job: JobId) -> Option<&Arc<Job>> {
+        self.jobs.get(&job).map(|(_, job)| job)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(Stamp, Arc<Job>)> {
+        self.jobs.values()
+    }
+
+    /// The jobs of one gang, lowest id first.
+    pub(super) fn of(&self, cluster: &str, gang: &str) -> impl Iterator<Item = &(Stamp, Arc<Job>)> {
+        let ids = self.of_gang.get(gang).into_iter().flatten();
+        let found = ids.filter_map(|id| self.jobs.get(id));
+        found.filter(move |(stamp, _)| stamp.cluster == cluster)
+    }
+
+    pub(super) fn put(&mut self, stamp: Stamp, job: Arc<Job>) {
+        let id = job.id;
+        // An id that has come back may be another gang's.
+        self.remove(id);
+        self.of_gang.entry(stamp.gang.clone()).or_default().insert(id);
+        self.jobs.insert(id, (stamp, job));
+    }
+
+    pub(super) fn remove(&mut self, job: JobId) {
+        let Some((stamp, _)) = self.jobs.remove(&job) else { return };
+        if let Some(ids) = self.of_gang.get_mut(&stamp.gang) {
+            ids.remove(&job);
+            if ids.is_empty() {
+                self.of_gang.remove(&stamp.gang);
+            }
+        }
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Job) -> bool) {
+        let gone = self.jobs.values().filter(|(_, job)| !keep(job)).map(|(_, job)| job.id);
+        for id in gone.collect::<Vec<_>>() {
+            self.remove(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_core::job::JobState;
+
+    use super::*;
+
+    fn stamp(gang: &str) -> Stamp {
+        let text = format!("gangway/1 world {gang} 1 0000000000000001");
+        Stamp::parse(&text).expect("a stamp")
+    }
+
+    fn job(id: u32) -> Arc<Job> {
+        Arc::new(Job {
+            id: JobId(id),
+            sluid: String::new(),
+            name: String::new(),
+            state: JobState::parse(&["RUNNING"]),
+            reason: String::new(),
+            description: String::new(),
+            nodes: String::new(),
+            partition: String::new(),
+            user: String::new(),
+            account: String::new(),
+            submit_time: 0,
+            start_time: 0,
+            end_time: 0,
+            priority: None,
+            admin_comment: String::new(),
+            comment: String::new(),
+            external: true,
+            excluded_nodes: String::new(),
+            parts: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_gang_finds_its_own_jobs_whatever_came_and_went() {
+        let mut stamped = Stamped::default();
+        let of = |stamped: &Stamped, cluster: &str, gang: &str| {
+            stamped.of(cluster, gang).map(|(_, job)| job.id.0).collect::<Vec<_>>()
+        };
+        for (id, gang) in [(7, "a"), (3, "a"), (5, "b")] {
+            stamped.put(stamp(gang), job(id));
+        }
+        assert_eq!(of(&stamped, "world", "a"), [3, 7]);
+        assert_eq!(of(&stamped, "other", "a"), [0; 0], "another cluster's gang of the same uid");
+        // Slurm gives the id to another gang.
+        stamped.put(stamp("b"), job(7));
+        assert_eq!((of(&stamped, "world", "a"), of(&stamped, "world", "b")), (vec![3], vec![5, 7]));
+        stamped.remove(JobId(3));
+        stamped.retain(|job| job.id.0 != 5);
+        assert_eq!((of(&stamped, "world", "a"), of(&stamped, "world", "b")), (vec![], vec![7]));
+        assert!(stamped.get(JobId(5)).is_none() && stamped.iter().count() == 1);
+        assert_eq!(stamped.of_gang.len(), 1, "nothing is left behind");
+    }
+}
