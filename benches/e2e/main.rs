@@ -129,10 +129,8 @@ async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> 
         emit(&line)?;
         ideal.binds.insert(pods, typical);
     }
-    for shape in SHAPES.iter().filter(|s| s.pods() > FEW_PODS && !s.grouped()) {
-        if !options.wants(shape.name) {
-            continue;
-        }
+    let singles = SHAPES.iter().filter(|shape| shape.pods() > FEW_PODS && !shape.grouped());
+    for shape in singles.filter(|shape| options.wants(shape.name)) {
         let mut runs = Vec::new();
         for i in 0..options.repeats(shape.pods()) {
             note(&format!("{} by hand, run {}", shape.name, i + 1));

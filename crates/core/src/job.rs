@@ -13,7 +13,9 @@ pub mod states;
 pub use options::{Exclusive, Moment, Options, Switches};
 
 /// A Slurm job id. Slurm re-uses ids after state loss, so an id alone never proves identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct JobId(pub u32);
 
@@ -153,6 +155,13 @@ impl JobState {
     }
 }
 
+/// No state at all, which is unknown, and waits.
+impl Default for JobState {
+    fn default() -> Self {
+        Self::parse::<&str>(&[])
+    }
+}
+
 impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.base.name())
@@ -160,7 +169,7 @@ impl fmt::Display for JobState {
 }
 
 /// One job as slurmctld describes it; every field it may leave out is empty or `None`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Job {
     /// Its id.
     pub id: JobId,
@@ -342,24 +351,10 @@ impl Job {
     pub(crate) fn sample(id: u32, state: &str) -> Self {
         Self {
             id: JobId(id),
-            sluid: String::new(),
-            name: String::new(),
             state: JobState::parse(&[state]),
-            reason: String::new(),
-            description: String::new(),
             nodes: "n1".to_owned(),
-            partition: String::new(),
-            user: String::new(),
-            account: String::new(),
-            submit_time: 0,
-            start_time: 0,
-            end_time: 0,
-            priority: None,
-            admin_comment: String::new(),
-            comment: String::new(),
             external: true,
-            excluded_nodes: String::new(),
-            parts: Vec::new(),
+            ..Self::default()
         }
     }
 }

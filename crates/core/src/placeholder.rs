@@ -35,6 +35,11 @@ impl Stamp {
         Self { pods: 0, ..self.clone() }
     }
 
+    /// Whether it is that of one attempt of one gang, for whichever pods.
+    pub fn is_of(&self, cluster: &str, gang: &str, generation: u32) -> bool {
+        self.cluster == cluster && self.gang == gang && self.generation == generation
+    }
+
     /// As text without spaces inside its words.
     pub fn to_text(&self) -> String {
         let Self { cluster, gang, generation, pods, part } = self;

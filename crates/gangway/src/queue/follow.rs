@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Queue};
+use super::{Entry, Health, Key, Queue};
 use crate::chain::explain;
 
 /// Pause before Slurm is asked again after it could not be.
@@ -317,13 +317,9 @@ impl Queue {
 
     /// A placeholder that a bridge before us took at once may have its key in the comment alone.
     fn seal(&self, entry: &Entry, job: &Job, generation: u32) {
-        let own = |stamp: &Stamp| {
-            stamp.cluster == entry.key.cluster
-                && stamp.gang == entry.key.gang
-                && stamp.generation == generation
-        };
+        let Key { cluster, gang } = &entry.key;
         if job.admin_comment.is_empty()
-            && let Some(stamp) = Stamp::of(job).filter(own)
+            && let Some(stamp) = Stamp::of(job).filter(|s| s.is_of(cluster, gang, generation))
         {
             self.seals.owe(job.id, stamp.to_text());
         }
@@ -355,12 +351,9 @@ impl Queue {
         match self.slurm.finished_job(id).await {
             Ok(records) => {
                 // Ids come back, so only a record with this very key is evidence.
+                let Key { cluster, gang } = &entry.key;
                 let own = |text: &str| {
-                    Stamp::parse(text).is_some_and(|s| {
-                        s.cluster == entry.key.cluster
-                            && s.gang == entry.key.gang
-                            && s.generation == generation
-                    })
+                    Stamp::parse(text).is_some_and(|s| s.is_of(cluster, gang, generation))
                 };
                 let record = records
                     .into_iter()

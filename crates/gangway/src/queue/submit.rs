@@ -82,7 +82,7 @@ impl Queue {
             Ok(job) => {
                 self.count("immediate", "accepted");
                 // The owner can write `comment`; what we trust in the end is `admin_comment`.
-                for component in &request.components {
+                if let [component] = request.components.as_slice() {
                     self.seals.owe(job, component.key.clone());
                 }
                 match self.look_at(job, request).await {
@@ -156,11 +156,8 @@ impl Queue {
     async fn whose(&self, id: JobId, stamp: &Stamp) -> Result<bool, Submitted> {
         match self.slurm.job(id).await {
             Ok(Some(job)) => {
-                let own = Stamp::of(&job).is_some_and(|s| {
-                    s.cluster == stamp.cluster
-                        && s.gang == stamp.gang
-                        && s.generation == stamp.generation
-                });
+                let own = Stamp::of(&job)
+                    .is_some_and(|s| s.is_of(&stamp.cluster, &stamp.gang, stamp.generation));
                 if own {
                     self.board.note(job);
                 }

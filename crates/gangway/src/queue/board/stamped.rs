@@ -58,8 +58,6 @@ impl Stamped {
 
 #[cfg(test)]
 mod tests {
-    use gangway_core::job::JobState;
-
     use super::*;
 
     fn stamp(gang: &str) -> Stamp {
@@ -68,27 +66,7 @@ mod tests {
     }
 
     fn job(id: u32) -> Arc<Job> {
-        Arc::new(Job {
-            id: JobId(id),
-            sluid: String::new(),
-            name: String::new(),
-            state: JobState::parse(&["RUNNING"]),
-            reason: String::new(),
-            description: String::new(),
-            nodes: String::new(),
-            partition: String::new(),
-            user: String::new(),
-            account: String::new(),
-            submit_time: 0,
-            start_time: 0,
-            end_time: 0,
-            priority: None,
-            admin_comment: String::new(),
-            comment: String::new(),
-            external: true,
-            excluded_nodes: String::new(),
-            parts: Vec::new(),
-        })
+        Arc::new(Job { id: JobId(id), ..Job::default() })
     }
 
     #[test]
