@@ -78,7 +78,7 @@ pub enum Verdict {
     },
 }
 
-/// What has been done so far; kept by the shell, lost with it, and rebuilt from what is seen.
+/// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The pods for which room was asked, and when (ms).
@@ -233,6 +233,11 @@ pub struct Plan {
 impl Plan {
     fn act(action: Action) -> Self {
         Self { actions: vec![action], ..Self::default() }
+    }
+
+    /// Look again at this time at the latest.
+    pub fn wake_by(&mut self, at: i64) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
     fn say(reason: &'static str, message: String, problem: bool) -> Self {

@@ -47,9 +47,9 @@ impl Metrics {
         let gangs = IntGaugeVec::new(
             Opts::new(
                 "gangway_gangs",
-                "Gangs by state: waiting, refused, queued, allocated, ended",
+                "Gangs by the phase of their life: assembling, asked, queued, running …",
             ),
-            &["state"],
+            &["phase"],
         )?;
         registry.register(Box::new(gangs.clone()))?;
         let slurm_seconds = HistogramVec::new(
