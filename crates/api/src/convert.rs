@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gangway_core::follow::Verdict;
+use gangway_core::follow::{Ends, Verdict};
 use gangway_core::gang::{Bound, Gang, Later, Member};
 use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{BaseState, JobId, JobState};
@@ -152,6 +152,7 @@ fn member(member: v1::Member, last: &mut Arc<Demand>) -> Result<Member, BadMessa
         }),
         finished: false,
         gated: false,
+        notice: gangway_core::gang::Notice::None,
         reach: member.reach,
     })
 }
@@ -224,12 +225,17 @@ impl v1::Verdict {
                 message: message.clone(),
                 expected_start: *expected_start,
             }),
-            Verdict::Allocated { job, generation, seats, note } => Wire::Allocated(v1::Allocated {
-                job_id: job.0,
-                generation: *generation,
-                seats: seats_of(seats),
-                note: note.clone(),
-            }),
+            Verdict::Allocated { job, generation, seats, note, ends, renewed } => {
+                Wire::Allocated(v1::Allocated {
+                    job_id: job.0,
+                    generation: *generation,
+                    seats: seats_of(seats),
+                    note: note.clone(),
+                    ends: ends
+                        .map(|Ends { in_ms, by_time_limit }| v1::Ends { in_ms, by_time_limit }),
+                    renewed: *renewed,
+                })
+            }
             Verdict::Ended { job, generation, state, message } => Wire::Ended(v1::Ended {
                 job_id: job.0,
                 generation: *generation,
@@ -284,6 +290,8 @@ impl TryFrom<v1::Verdict> for Verdict {
                 job: JobId(a.job_id),
                 generation: a.generation,
                 note: a.note,
+                ends: a.ends.map(|e| Ends { in_ms: e.in_ms, by_time_limit: e.by_time_limit }),
+                renewed: a.renewed,
                 seats: a
                     .seats
                     .into_iter()
@@ -422,6 +430,8 @@ mod tests {
                 generation: 2,
                 seats: BTreeMap::from([("a".to_owned(), seat)]),
                 note: "n".into(),
+                ends: Some(Ends { in_ms: 5, by_time_limit: true }),
+                renewed: true,
             },
             Verdict::Ended {
                 job: JobId(7),

@@ -10,6 +10,7 @@ mod table;
 mod words;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 pub use dependency::{Dependency, Other, Outcome, Settled};
 pub use table::{Row, TABLE};
@@ -43,12 +44,63 @@ pub struct Ask {
     /// What Kubernetes shows of the workloads that `dependency` names, by `kind/name`; one that is
     /// not there does not exist. Seen, not asked.
     pub others: BTreeMap<String, Other>,
+    /// `gangway.dev/checkpoint-grace`, seconds
+    pub grace_seconds: Option<u32>,
+    /// `gangway.dev/checkpoint-hook`
+    pub hook: Option<Hook>,
+    /// `gangway.dev/on-member-failure`; `None` leaves it to the kind of the workload
+    pub on_loss: Option<OnLoss>,
     /// Everything else; its `dependency` is left empty here.
     pub options: Options,
 }
 
+/// Where a pod takes warnings: an address on its own IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Port.
+    pub port: u16,
+    /// Path and query, with its slash.
+    pub path: String,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://:{}{}", self.port, self.path)
+    }
+}
+
+/// What becomes of the others when a member is lost while the gang runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLoss {
+    /// They leave, and all start anew together.
+    Restart,
+    /// They stay; its successor takes its rank.
+    Replace,
+}
+
+impl OnLoss {
+    /// As the annotation has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Replace => "replace",
+        }
+    }
+}
+
 /// Annotations that are written by others than the user and mean nothing here.
-const NOT_ASKS: &[&str] = &["user", "gang", "generation", "job-id", "node", "rank", "note"];
+const NOT_ASKS: &[&str] = &[
+    "user",
+    "gang",
+    "generation",
+    "job-id",
+    "node",
+    "rank",
+    "note",
+    "leave-by",
+    "leave-why",
+    "checkpointed",
+];
 
 impl Ask {
     /// Reads annotations, the pod's own over the workload's. All problems come back, not the first.

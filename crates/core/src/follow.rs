@@ -5,6 +5,7 @@
 //! Every ending has one owner here: pods gone → release, placeholder over → evict.
 //! What can be bound now, and what must come first, is in `seating`.
 
+mod leave;
 mod seating;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +65,10 @@ pub enum Verdict {
         seats: BTreeMap<String, Seat>,
         /// For the user: what the way it was asked for costs; empty for nothing.
         note: String,
+        /// When it will end, where Slurm has said so and the gang asked for a warning.
+        ends: Option<Ends>,
+        /// Its pods are not the ones it was submitted for: some have successors.
+        renewed: bool,
     },
     /// It is over, on Slurm's own word.
     Ended {
@@ -76,6 +81,15 @@ pub enum Verdict {
         /// For the user.
         message: String,
     },
+}
+
+/// When an allocation will end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Milliseconds from when it was said.
+    pub in_ms: i64,
+    /// By its time limit, rather than because another job takes its nodes.
+    pub by_time_limit: bool,
 }
 
 /// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
@@ -97,6 +111,12 @@ pub struct Progress {
     pub volumes_since: Option<i64>,
     /// Claims that were told their node, by uid: how often, and when last (ms).
     pub claims: BTreeMap<String, (u32, i64)>,
+    /// When its allocation will end (ms), and whether by its time limit.
+    pub ends: Option<(i64, bool)>,
+    /// When its members were warned that they have to leave (ms).
+    pub warned: Option<i64>,
+    /// Who was seen bound at each rank.
+    pub held: BTreeMap<u32, String>,
 }
 
 /// An open question to Slurm.
@@ -178,6 +198,13 @@ pub enum Action {
         /// For its owner.
         why: String,
     },
+    /// Tell a pod that it has to leave, or that it need not after all.
+    Warn {
+        /// Pod uid.
+        pod: String,
+        /// Until when it may stay, in milliseconds from now, and why; `None`: it may stay.
+        leave: Option<(i64, String)>,
+    },
     /// Give the placeholder back to Slurm.
     Release {
         /// Why.
@@ -252,11 +279,12 @@ pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
         return plan;
     }
     match facts.verdict {
-        Some(Verdict::Ended { job, generation, message, .. }) => {
-            placeholder_over(facts, *job, *generation, message)
+        Some(Verdict::Ended { job, generation, state, message }) => {
+            placeholder_over(facts, (*job, *generation), state, message, now)
         }
-        Some(Verdict::Allocated { job, generation, seats, .. }) => {
-            seat_members(facts, *job, *generation, seats, now)
+        Some(Verdict::Allocated { job, generation, seats, renewed, .. }) => {
+            let start = Start { job: *job, generation: *generation, seats };
+            allocated(facts, &start, *renewed, now)
         }
         Some(Verdict::Refused(refusal)) => refused(facts, refusal, now),
         Some(Verdict::Queued { job: None, reason, .. })
@@ -309,20 +337,23 @@ fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
 }
 
 /// The placeholder is over: its pods leave, and what its controller makes anew is a new round.
-fn placeholder_over(facts: &Facts<'_>, job: JobId, generation: u32, message: &str) -> Plan {
+fn placeholder_over(
+    facts: &Facts<'_>,
+    (job, generation): (JobId, u32),
+    state: &BaseState,
+    message: &str,
+    now: i64,
+) -> Plan {
     let asked = facts.progress.asked.as_ref();
     let of_this_round = |m: &&Member| match &m.bound {
         Some(bound) => bound.generation <= generation || bound.job == job,
         None => asked.is_some_and(|a| a.pods.contains(&m.uid)),
     };
-    let actions: Vec<Action> = unfinished(facts)
-        .filter(of_this_round)
-        .map(|m| Action::Evict { pod: m.uid.clone(), why: message.to_owned() })
-        .collect();
-    if actions.is_empty() {
+    let leaving: Vec<&Member> = unfinished(facts).filter(of_this_round).collect();
+    if leaving.is_empty() {
         return Plan::act(Action::NewRound);
     }
-    Plan { actions, ..Plan::default() }
+    leave::after_its_end(facts, &leaving, state, message, now)
 }
 
 /// Asks for room once the gang is there and sound; members that are bound already (this is a
@@ -421,14 +452,9 @@ fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64)
     Plan { report: Some(report), ..Plan::default() }
 }
 
-/// The gang has its nodes: bind all, or none.
-fn seat_members(
-    facts: &Facts<'_>,
-    job: JobId,
-    generation: u32,
-    seats: &BTreeMap<String, Seat>,
-    now: i64,
-) -> Plan {
+/// The gang has its nodes: whoever must not stay leaves, and the others are seated.
+fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> Plan {
+    let Start { job, seats, .. } = *start;
     // A pod from an earlier placeholder holds a node that is no longer ours.
     // The same id may also have started elsewhere, once slurmctld has lost its memory (rule 2).
     let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| s.node != b.node);
@@ -438,6 +464,23 @@ fn seat_members(
             format!("it is bound for an earlier start than the present one of Slurm job {job}");
         return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
     }
+    if let Some(plan) = leave::before_its_end(facts, job, now) {
+        return plan;
+    }
+    if let Some(plan) = leave::for_a_successor(facts, renewed) {
+        return plan;
+    }
+    let mut plan = seat_members(facts, start, now);
+    plan.actions.extend(leave::withdrawn(facts));
+    if let Some(due) = leave::warning_due(facts) {
+        plan.wake_by(due);
+    }
+    plan
+}
+
+/// Binds all, or none.
+fn seat_members(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Plan {
+    let Start { job, generation, seats } = *start;
     let mut unbound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_none()).collect();
     let some_bound = unfinished(facts).any(|m| m.bound.is_some());
     // Whoever has no seat is no part of what was asked for: a replacement until it is asked for, or

@@ -10,7 +10,7 @@ mod parts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ask::Ask;
+use crate::ask::{Ask, OnLoss};
 use crate::eligible::Nowhere;
 use crate::job::JobId;
 use crate::names;
@@ -90,6 +90,20 @@ pub struct Member {
     pub gated: bool,
     /// Which of [`Gang::excluded_nodes`] it must not go to.
     pub reach: u32,
+    /// Whether it knows that it has to leave.
+    pub notice: Notice,
+}
+
+/// What a pod knows of its leaving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Notice {
+    /// Nothing.
+    #[default]
+    None,
+    /// It was warned.
+    Warned,
+    /// It was warned, and has checkpointed.
+    Checkpointed,
 }
 
 /// A binding that has been made, as the pod carries it.
@@ -143,6 +157,11 @@ impl Gang {
             largest.raise_to(demand);
         }
         largest
+    }
+
+    /// What becomes of the others when one of its members is lost.
+    pub fn on_loss(&self) -> OnLoss {
+        self.ask.on_loss.unwrap_or(OnLoss::Restart)
     }
 
     /// `namespace/name`, for people.
@@ -292,6 +311,7 @@ type Strangers<'a> = Vec<(&'a Pod, Option<String>)>;
 /// with their problem, because a gang without members tells nobody.
 fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>) {
     let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
+    builder.on_loss = workload.replaces.then_some(OnLoss::Replace);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
     let mut unranked = Vec::new();
@@ -415,6 +435,8 @@ struct Builder<'a> {
     last: Arc<Demand>,
     /// How long the workload may run.
     deadline: Option<u64>,
+    /// What the workload itself says of a member that is lost.
+    on_loss: Option<OnLoss>,
     /// How long the pod that may run longest may; `None` before the first pod.
     longest: Option<u64>,
 }
@@ -428,6 +450,7 @@ impl<'a> Builder<'a> {
             asks: Vec::new(),
             last: Arc::default(),
             deadline,
+            on_loss: None,
             longest: None,
         }
     }
@@ -474,6 +497,7 @@ impl<'a> Builder<'a> {
             finished: pod.finished(),
             gated: !pod.spec.scheduling_gates.is_empty(),
             reach: 0,
+            notice: notice(pod),
         }
     }
 
@@ -487,6 +511,7 @@ impl<'a> Builder<'a> {
                 ));
             }
         }
+        gang.ask.on_loss = gang.ask.on_loss.or(self.on_loss);
         gang.ask.time_limit_minutes = gang.ask.time_limit_minutes.or_else(|| self.time_limit());
         // Ten members with the same fault are one fault.
         for (what, pods) in self.faults {
@@ -501,6 +526,15 @@ impl<'a> Builder<'a> {
         self.problems.sort();
         self.problems.dedup();
         Assembled { gang, problems: self.problems, leaving, over, after: None, nowhere: None }
+    }
+}
+
+/// What a pod knows of its leaving, as it carries it.
+fn notice(pod: &Pod) -> Notice {
+    match (pod.annotations.get(names::LEAVE_BY), pod.annotations.get(names::CHECKPOINTED)) {
+        (None, _) => Notice::None,
+        (Some(_), Some(done)) if done == "true" => Notice::Checkpointed,
+        (Some(_), _) => Notice::Warned,
     }
 }
 

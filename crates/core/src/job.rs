@@ -197,6 +197,8 @@ pub struct Job {
     pub start_time: i64,
     /// End time (expected while running), seconds since the epoch; 0 where unknown.
     pub end_time: i64,
+    /// When Slurm has said that another job will take its nodes, seconds since the epoch; 0 for not.
+    pub preempt_time: i64,
     /// Priority, where Slurm has computed one.
     pub priority: Option<u32>,
     /// Only SlurmUser and operators may write it: where our key is trusted.

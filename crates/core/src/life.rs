@@ -40,6 +40,8 @@ pub enum Write {
     Bind,
     /// Its eviction.
     Evict,
+    /// The word that it has to leave, or that it may stay.
+    Warn,
 }
 
 /// Something that has happened, as far as this bridge knows.
@@ -108,7 +110,7 @@ pub fn step(mut life: Life, event: Event<'_>, now: i64) -> (Life, Plan) {
             let plan = life.look(assembled, spots, now);
             return (life, plan);
         }
-        Event::Heard(verdict) => life.verdict = Some(verdict),
+        Event::Heard(verdict) => life.heard(verdict, now),
         Event::Closed { broken } => life.closed(broken),
         Event::Asked { assembled, ok } => life.asked(assembled, ok, now),
         Event::Binding { some_bound } => life.binding(some_bound, now),
@@ -183,6 +185,15 @@ impl Life {
             plan.actions.extend(more.actions);
             plan = Plan { actions: plan.actions, ..more };
         }
+        for action in &plan.actions {
+            match action {
+                Action::Warn { leave: Some(_), .. } => {
+                    self.progress.warned.get_or_insert(now);
+                }
+                Action::Warn { leave: None, .. } => self.progress.warned = None,
+                _ => {}
+            }
+        }
         self.hold_back(&mut plan, now);
         plan
     }
@@ -193,10 +204,15 @@ impl Life {
         let since = |holds: bool, before: Option<i64>| holds.then(|| before.unwrap_or(now));
         let finished = !members.is_empty() && members.iter().all(|m| m.finished);
         self.progress.finished_since = since(finished, self.progress.finished_since);
-        let bound = members.iter().filter(|m| m.bound.is_some()).count();
-        if bound > 0 && bound == members.len() && assembled.gang.complete() {
+        let bound = || members.iter().filter(|m| m.bound.is_some());
+        if bound().next().is_none() {
+            // Whatever was tried before is over: the next bind is a first one.
+            self.progress.all_bound = false;
+            self.progress.held.clear();
+        } else if bound().count() == members.len() && assembled.gang.complete() {
             self.progress.all_bound = true;
         }
+        self.progress.held.extend(bound().map(|m| (m.rank, m.uid.clone())));
         let unmade = spots.values().any(|s| matches!(s, Spot::Volumes { .. }));
         self.progress.volumes_since = since(unmade, self.progress.volumes_since);
     }
@@ -209,12 +225,20 @@ impl Life {
         plan.actions.retain(|action| match action {
             Action::Bind { pod, .. } => !self.sent.contains_key(&(Write::Bind, pod.clone())),
             Action::Evict { pod, .. } => !self.sent.contains_key(&(Write::Evict, pod.clone())),
+            Action::Warn { pod, .. } => !self.sent.contains_key(&(Write::Warn, pod.clone())),
             Action::GiveBack { .. } => self.gave_back.is_none_or(|at| now - at >= RETRY_MS),
             _ => true,
         });
         if plan.actions.len() < all {
             plan.wake_by(now + RETRY_MS);
         }
+    }
+
+    fn heard(&mut self, verdict: Verdict, now: i64) {
+        if let Verdict::Allocated { ends, .. } = &verdict {
+            self.progress.ends = ends.map(|ends| (now + ends.in_ms, ends.by_time_limit));
+        }
+        self.verdict = Some(verdict);
     }
 
     fn closed(&mut self, broken: bool) {

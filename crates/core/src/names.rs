@@ -22,6 +22,12 @@ pub const RANK: &str = "gangway.dev/rank";
 /// Written by us on the Binding where there is something to tell: what the way the gang was asked for
 /// costs.
 pub const NOTE: &str = "gangway.dev/note";
+/// Written by us on a pod that asked to be warned: until when it may stay, RFC 3339.
+pub const LEAVE_BY: &str = "gangway.dev/leave-by";
+/// Written by us beside it: why it has to leave.
+pub const LEAVE_WHY: &str = "gangway.dev/leave-why";
+/// Written by the pod, or for it when its hook has said so: it has checkpointed and may leave.
+pub const CHECKPOINTED: &str = "gangway.dev/checkpointed";
 /// Prefix of the index annotations written by us on the Binding: `gangway.dev/index.gpu: "0-3"`.
 pub const INDEX_PREFIX: &str = "gangway.dev/index.";
 /// Condition written by us on a pod that a stock kube-scheduler binds: where it stands in Slurm.

@@ -193,6 +193,7 @@ mod tests {
             bound: None,
             finished: false,
             gated: false,
+            notice: crate::gang::Notice::None,
         };
         let gang = Gang {
             uid: "g".to_owned(),
@@ -258,6 +259,8 @@ mod tests {
             generation: 1,
             seats: BTreeMap::default(),
             note: String::new(),
+            ends: None,
+            renewed: false,
         };
         let plan = Plan { actions: vec![bind("a", "n1")], ..Plan::default() };
         let all: Vec<_> =
@@ -280,7 +283,14 @@ mod tests {
     #[test]
     fn an_offer_counts_from_its_beginning_until_the_gang_was_whole_once() {
         let (seats, note) = (BTreeMap::default(), String::new());
-        let verdict = Verdict::Allocated { job: JobId(7), generation: 1, seats, note };
+        let verdict = Verdict::Allocated {
+            job: JobId(7),
+            generation: 1,
+            seats,
+            note,
+            ends: None,
+            renewed: false,
+        };
         let mut assembled = gang(&["a", "b"]);
         let mut progress = Progress::default();
         let plan = Plan { actions: vec![bind("a", "n1"), bind("b", "n2")], ..Plan::default() };

@@ -18,6 +18,8 @@ pub struct Policy {
     /// Annotations (by their names in [`TABLE`]) that nobody may use unless its identity allows it.
     /// [`CLOSED`] is closed beside them.
     pub closed: Vec<String>,
+    /// The longest warning a gang may ask for, in seconds; `None` is [`MAX_GRACE_SECONDS`].
+    pub max_grace_seconds: Option<u32>,
     /// Who each namespace is to Slurm; the first match counts.
     pub identities: Vec<Identity>,
 }
@@ -25,6 +27,9 @@ pub struct Policy {
 /// What is closed without a word of the platform team: it would put one user before all others, and a
 /// placeholder is submitted by SlurmUser, whom Slurm would believe.
 pub const CLOSED: &str = "priority";
+
+/// The longest warning where the platform team has said nothing: whoever comes next waits for so long.
+pub const MAX_GRACE_SECONDS: u32 = 600;
 
 /// Who a namespace is to Slurm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,6 +183,15 @@ fn open(policy: &Policy, identity: &Identity, namespace: &str, ask: &Ask) -> Res
             return Err(refuse(row.name, row.name));
         }
     }
+    let most = policy.max_grace_seconds.unwrap_or(MAX_GRACE_SECONDS);
+    if let Some(grace) = ask.grace_seconds.filter(|grace| *grace > most) {
+        return Err(Refusal::new(
+            Category::Policy,
+            format!(
+                "{PREFIX}checkpoint-grace asks for {grace} s, and at most {most} s are open; ask for less, or ask the platform team for more (policy.maxCheckpointGrace)"
+            ),
+        ));
+    }
     // To Slurm it is the same as a higher priority.
     if ask.options.nice.is_some_and(|nice| nice < 0) && closed(CLOSED) {
         return Err(refuse("nice below 0", CLOSED));
@@ -205,6 +219,7 @@ mod tests {
             default_partition: Some("gangway".into()),
             partitions: vec![],
             closed: vec![],
+            max_grace_seconds: None,
             identities: vec![
                 Identity {
                     namespace: "team-a".into(),

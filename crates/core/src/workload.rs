@@ -117,6 +117,8 @@ pub struct Workload {
     pub outcome: Option<Outcome>,
     /// How long it may run, from its `activeDeadlineSeconds`.
     pub deadline_seconds: Option<u64>,
+    /// It says itself that its pods go on when one of them is lost.
+    pub replaces: bool,
 }
 
 /// How the pods of a workload belong together.
@@ -226,6 +228,7 @@ impl Workload {
             over: meta.get("deletionTimestamp").is_some_and(|t| !t.is_null()) || finished(object),
             outcome: outcome(object),
             deadline_seconds: deadline(spec),
+            replaces: replaces(kind, spec),
         })
     }
 }
@@ -272,6 +275,22 @@ fn outcome(object: &Value) -> Option<Outcome> {
 fn deadline(spec: &Value) -> Option<u64> {
     let paths = ["/activeDeadlineSeconds", "/runPolicy/activeDeadlineSeconds"];
     paths.iter().find_map(|path| spec.pointer(path)?.as_u64()).filter(|seconds| *seconds > 0)
+}
+
+/// Whether a workload says itself that the others go on when one of its pods is lost: elastic training,
+/// indexes that fail each for itself, groups that are not made anew, and Ray, whose workers come and go.
+fn replaces(kind: Kind, spec: &Value) -> bool {
+    let says = |path: &str| spec.pointer(path).is_some_and(|value| !value.is_null());
+    match kind {
+        Kind::PyTorchJob => says("/elasticPolicy"),
+        Kind::Job => says("/backoffLimitPerIndex"),
+        Kind::LeaderWorkerSet => {
+            spec.pointer("/leaderWorkerTemplate/restartPolicy").and_then(Value::as_str)
+                == Some("None")
+        }
+        Kind::RayCluster => true,
+        _ => false,
+    }
 }
 
 /// A gang policy moves between releases; what stays is a `minCount` somewhere below `spec`
@@ -323,6 +342,19 @@ mod tests {
     fn a_pytorchjob_counts_its_replicas_master_first() {
         let spec = json!({"pytorchReplicaSpecs": {"Worker": {"replicas": 3}, "Master": {}}});
         assert_eq!(shape(Kind::PyTorchJob, &spec), roles(&[("master", 1), ("worker", 3)]));
+    }
+
+    #[test]
+    fn a_workload_may_say_that_its_pods_go_on_without_one_another() {
+        let of = |kind, spec: Value| replaces(kind, &spec);
+        assert!(of(Kind::PyTorchJob, json!({"elasticPolicy": {"minReplicas": 1}})));
+        assert!(!of(Kind::PyTorchJob, json!({})));
+        assert!(of(Kind::Job, json!({"backoffLimitPerIndex": 0})));
+        assert!(!of(Kind::Job, json!({"backoffLimitPerIndex": null})));
+        let group = |policy: &str| json!({"leaderWorkerTemplate": {"restartPolicy": policy}});
+        assert!(of(Kind::LeaderWorkerSet, group("None")));
+        assert!(!of(Kind::LeaderWorkerSet, group("RecreateGroupOnPodRestart")));
+        assert!(of(Kind::RayCluster, json!({})));
     }
 
     #[test]

@@ -250,6 +250,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
     let default_partition = policy.text("defaultPartition");
     let partitions = policy.texts("partitions");
     let closed = annotations(&mut policy, "closed");
+    let max_grace_seconds = policy.number("maxCheckpointGrace");
     let mut identities: Vec<Identity> = Vec::new();
     let listed = policy.sections("identities");
     let any = !listed.is_empty();
@@ -278,7 +279,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
             ..Identity::default()
         });
     }
-    Policy { default_partition, partitions, closed, identities }
+    Policy { default_partition, partitions, closed, max_grace_seconds, identities }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::cluster::{Cluster, View};
 use crate::evict;
 use crate::kubescheduler::offering::Offering;
 use crate::report::Reporter;
+use crate::warn;
 
 type Verdicts = Pin<Box<dyn Stream<Item = Result<v1::Verdict, tonic::Status>> + Send>>;
 
@@ -170,6 +171,7 @@ impl Follower {
         let mut binds = Vec::new();
         let mut claims = Vec::new();
         let mut evictions = Vec::new();
+        let mut warnings = Vec::new();
         let mut rest = Vec::new();
         for action in actions {
             match action {
@@ -178,6 +180,7 @@ impl Follower {
                     binds.push(Binding { pod, seat, node, job, generation, note });
                 }
                 Action::Evict { pod, why } => evictions.push((pod, why)),
+                Action::Warn { pod, leave } => warnings.push((pod, leave)),
                 Action::SelectNode { claim, uid, node, .. } => {
                     claims.push(Told { claim, uid, node });
                 }
@@ -190,6 +193,7 @@ impl Follower {
         }
         self.tell_claims(view, &claims).await;
         self.bind(view, &binds).await;
+        self.warn(view, &warnings).await;
         self.evict(view, &evictions).await;
         let mut done = Done::All;
         for action in rest {
@@ -211,6 +215,7 @@ impl Follower {
                 Action::Forget => return Done::Forgotten,
                 Action::Bind { .. }
                 | Action::Evict { .. }
+                | Action::Warn { .. }
                 | Action::SelectNode { .. }
                 | Action::NewRound => {}
             }
@@ -311,6 +316,20 @@ impl Follower {
         let answers = pods.iter().map(|(uid, why)| evict::evict(&self.cluster, uid, why));
         let answers = join_all(answers).await;
         self.wrote(Write::Evict, &answers);
+    }
+
+    /// Tells members that they have to leave, or that they may stay.
+    async fn warn(&mut self, view: &View, pods: &[(String, Option<warn::Leave>)]) {
+        let reasons: BTreeSet<&str> =
+            pods.iter().filter_map(|(_, leave)| Some(leave.as_ref()?.1.as_str())).collect();
+        for why in reasons {
+            warn::tell_owner(&self.cluster, &view.group, why).await;
+        }
+        let hook = view.assembled.gang.ask.hook.as_ref();
+        let answers =
+            pods.iter().map(|(uid, leave)| warn::warn(&self.cluster, uid, leave.as_ref(), hook));
+        let answers = join_all(answers).await;
+        self.wrote(Write::Warn, &answers);
     }
 
     fn wrote(&mut self, write: Write, answers: &[(String, bool)]) {

@@ -455,6 +455,7 @@ fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod], why: &str) ->
         over,
         outcome: None,
         deadline_seconds: None,
+        replaces: false,
     };
     for (gang, pods) in bound {
         let shape = Shape::AtLeast(u32::try_from(pods.len()).unwrap_or(1));

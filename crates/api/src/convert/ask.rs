@@ -41,6 +41,9 @@ pub(super) fn read(ask: v1::Ask) -> Result<Ask, BadMessage> {
         ("contiguous", flag(ask.contiguous)),
         ("spread", flag(ask.spread)),
         ("exclusive", ask.exclusive),
+        ("checkpoint-grace", ask.checkpoint_grace),
+        ("checkpoint-hook", ask.checkpoint_hook),
+        ("on-member-failure", ask.on_member_failure),
     ];
     let mut out = Ask { others: others(ask.others)?, ..Ask::default() };
     for (name, value) in choices.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -98,6 +101,9 @@ impl v1::Ask {
             contiguous: options.contiguous,
             spread: options.spread,
             exclusive: text("exclusive"),
+            checkpoint_grace: text("checkpoint-grace"),
+            checkpoint_hook: text("checkpoint-hook"),
+            on_member_failure: text("on-member-failure"),
         }
     }
 }
@@ -159,6 +165,9 @@ mod tests {
             ("contiguous", "true"),
             ("spread", "true"),
             ("exclusive", "user"),
+            ("checkpoint-grace", "2:30"),
+            ("checkpoint-hook", "http://:8080/"),
+            ("on-member-failure", "restart"),
         ];
         assert_eq!(samples.len(), TABLE.len(), "a sample for each annotation");
         let mut all = Gang::try_from(gang()).expect("fine");

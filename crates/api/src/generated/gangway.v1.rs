@@ -162,6 +162,12 @@ pub struct Ask {
     pub spread: bool,
     #[prost(string, tag = "27")]
     pub exclusive: ::prost::alloc::string::String,
+    #[prost(string, tag = "28")]
+    pub checkpoint_grace: ::prost::alloc::string::String,
+    #[prost(string, tag = "29")]
+    pub checkpoint_hook: ::prost::alloc::string::String,
+    #[prost(string, tag = "30")]
+    pub on_member_failure: ::prost::alloc::string::String,
 }
 /// A workload that a dependency names. One that is not sent is not there.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -285,6 +291,22 @@ pub struct Allocated {
     /// For the user: what the way it was asked for costs. Empty for nothing.
     #[prost(string, tag = "4")]
     pub note: ::prost::alloc::string::String,
+    /// Set where Slurm has said when it will end, and the gang asked for a warning.
+    #[prost(message, optional, tag = "5")]
+    pub ends: ::core::option::Option<Ends>,
+    /// Its pods are not the ones it was submitted for: some have successors.
+    #[prost(bool, tag = "6")]
+    pub renewed: bool,
+}
+/// When an allocation will end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ends {
+    /// From now.
+    #[prost(int64, tag = "1")]
+    pub in_ms: i64,
+    /// By its time limit, rather than because another job takes its nodes.
+    #[prost(bool, tag = "2")]
+    pub by_time_limit: bool,
 }
 /// Member -> node, rank, device indexes.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -4,8 +4,8 @@
 //! a test compares the document.
 
 use super::words::{
-    exclusive, features, flag, gres, licenses, minutes, moment, nodes, number, switches, text,
-    word, words,
+    exclusive, features, flag, grace, gres, hook, licenses, loss, minutes, moment, nodes, number,
+    switches, text, word, words,
 };
 use super::{Ask, Dependency};
 use crate::job::GresRequest;
@@ -233,6 +233,27 @@ pub const TABLE: &[Row] = &[
         read: |ask, value| exclusive(value).map(|found| ask.options.exclusive = found),
         show: |ask| ask.options.exclusive.map(|e| e.word().to_owned()),
     },
+    Row {
+        name: "checkpoint-grace",
+        alias: None,
+        meaning: "warned so long before its pods have to leave: minutes, `MM:SS` or `HH:MM:SS`, inside what policy allows",
+        read: set!(grace_seconds = grace),
+        show: |ask| ask.grace_seconds.map(|s| format!("{}:{:02}", s / 60, s % 60)),
+    },
+    Row {
+        name: "checkpoint-hook",
+        alias: None,
+        meaning: "`http://:PORT/PATH`, posted to on every pod when it is warned; 200 means that it has checkpointed, any other 2xx that it will say so itself",
+        read: set!(hook = hook),
+        show: show!(hook),
+    },
+    Row {
+        name: "on-member-failure",
+        alias: None,
+        meaning: "`restart`: when a member is lost, all others leave and start anew together; `replace`: only its successor starts, at its rank; the default is in [kinds](kinds.md)",
+        read: set!(on_loss = loss),
+        show: |ask| ask.on_loss.map(|l| l.word().to_owned()),
+    },
 ];
 
 fn gres_text(gres: &[GresRequest]) -> String {
@@ -278,6 +299,9 @@ mod tests {
         ("contiguous", "true"),
         ("spread", "true"),
         ("exclusive", "user"),
+        ("checkpoint-grace", "5:00"),
+        ("checkpoint-hook", "http://:8080/checkpoint"),
+        ("on-member-failure", "replace"),
     ];
 
     #[test]
@@ -310,6 +334,7 @@ mod tests {
                 "[0-9a-zA-Z,:|&*@+?/.()_\\[\\]T -]{0,30}",
                 "(now\\+)?[0-9]{1,12}(s|minutes|hours|-|:)?[0-9:]{0,6}",
                 "(after(any|ok|notok)?:[0-9a-z/]{1,6}[,?:]?){1,3}",
+                "http://:[0-9]{1,6}/[a-z/?=&%]{0,10}",
                 "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})",
             ],
         ) {

@@ -2,6 +2,7 @@
 //!
 //! Pure text in, typed value or one sentence for the user out. A message never repeats a long value.
 
+use super::{Hook, OnLoss};
 use crate::hostlist::Hostlist;
 use crate::job::{Exclusive, GresRequest, Moment, Switches};
 
@@ -73,6 +74,34 @@ pub(super) fn minutes(value: &str) -> Result<u32, String> {
         .ok_or_else(|| {
             format!("{} is not a time limit (minutes, HH:MM:SS or D-HH:MM:SS)", shown(value))
         })
+}
+
+/// A time of up to a day, in seconds.
+pub(super) fn grace(value: &str) -> Result<u32, String> {
+    parse_seconds(value)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| (1..=86_400).contains(seconds))
+        .ok_or_else(|| {
+            format!("{} is not a time up to a day (minutes, MM:SS or HH:MM:SS)", shown(value))
+        })
+}
+
+/// `http://:PORT/PATH`
+pub(super) fn hook(value: &str) -> Result<Hook, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "/._-~?=&%+".contains(c);
+    let read = || {
+        let (port, path) = value.strip_prefix("http://:")?.split_once('/')?;
+        let port = digits(port).and_then(|port| u16::try_from(port).ok()).filter(|p| *p > 0)?;
+        let short = path.len() <= 200 && path.chars().all(fine);
+        short.then(|| Hook { port, path: format!("/{path}") })
+    };
+    read().ok_or_else(|| format!("{} is not http://:PORT/PATH", shown(value)))
+}
+
+/// `restart` or `replace`
+pub(super) fn loss(value: &str) -> Result<OnLoss, String> {
+    let known = [OnLoss::Restart, OnLoss::Replace].into_iter().find(|l| l.word() == value);
+    known.ok_or_else(|| format!("{} is neither restart nor replace", shown(value)))
 }
 
 fn parse_seconds(value: &str) -> Option<u64> {

@@ -189,7 +189,14 @@ fn any_verdict() -> impl Strategy<Value = Option<Verdict>> {
     let seats = prop_oneof![2 => Just(vec!["a", "b", "c", "d"]), 1 => seats];
     let allocated = (seats, 6u32..9, 0u32..3).prop_map(|(pods, job, generation)| {
         let seats = pods.into_iter().map(str::to_owned).zip((0..).map(seat)).collect();
-        Some(Verdict::Allocated { job: JobId(job), generation, seats, note: String::new() })
+        Some(Verdict::Allocated {
+            job: JobId(job),
+            generation,
+            seats,
+            note: String::new(),
+            ends: None,
+            renewed: false,
+        })
     });
     let refusal = || Refusal::new(Category::Shape, "no");
     prop_oneof![

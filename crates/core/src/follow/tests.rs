@@ -325,7 +325,14 @@ fn members_that_are_there_are_bound_and_those_to_come_are_waited_for() {
         [("a", 0), ("b", 1)].map(|(n, r)| (n.to_owned(), seat(r))).into();
     seats.insert("d".to_owned(), seat(3));
     let note = String::new();
-    scene.verdict = Some(Verdict::Allocated { job: JobId(7), generation: 1, seats, note });
+    scene.verdict = Some(Verdict::Allocated {
+        job: JobId(7),
+        generation: 1,
+        seats,
+        note,
+        ends: None,
+        renewed: false,
+    });
     scene.spots.insert("d".to_owned(), Spot::Free("kube-3".to_owned()));
     scene.asked(&["a", "b", "d"]);
     assert_eq!(scene.actions(), [bind("d", 3)]);
@@ -462,8 +469,14 @@ impl Scene {
     fn seats_for(&mut self, pods: &[&str]) {
         let uids = || pods.iter().map(|p| (*p).to_owned());
         let seats = uids().zip((0..).map(seat)).collect();
-        self.verdict =
-            Some(Verdict::Allocated { job: JobId(7), generation: 1, seats, note: String::new() });
+        self.verdict = Some(Verdict::Allocated {
+            job: JobId(7),
+            generation: 1,
+            seats,
+            note: String::new(),
+            ends: None,
+            renewed: false,
+        });
         self.spots = uids().zip((0..).map(|rank| Spot::Free(format!("kube-{rank}")))).collect();
     }
 
@@ -510,6 +523,7 @@ fn member((name, rank): (&&str, u32)) -> Member {
         bound: None,
         finished: false,
         gated: false,
+        notice: crate::gang::Notice::None,
         reach: 0,
     }
 }

@@ -250,9 +250,9 @@ fn a_fault_of_many_pods_is_told_once_and_says_what_to_do() {
         pod.annotations.insert("gangway.dev/partiton".to_owned(), "gpu".to_owned());
     }
     let refs: Vec<&Pod> = pods.iter().collect();
-    expect![[r"
-        annotation gangway.dev/partiton: unknown; known are partition, account, qos, job-name, time-limit, time-min, gpu-type, gres, pods-per-node, constraints, prefer, exclude, licenses, reservation, dependency, begin, deadline, nice, priority, wckey, comment, switches, segment, contiguous, spread, exclusive
-        pod train-master-0 (and 3 others): nothing is requested, so Slurm cannot know what is needed; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on the containers"]]
+    expect![[r#"
+        annotation gangway.dev/partiton: unknown; known are partition, account, qos, job-name, time-limit, time-min, gpu-type, gres, pods-per-node, constraints, prefer, exclude, licenses, reservation, dependency, begin, deadline, nice, priority, wckey, comment, switches, segment, contiguous, spread, exclusive, checkpoint-grace, checkpoint-hook, on-member-failure
+        pod train-master-0 (and 3 others): nothing is requested, so Slurm cannot know what is needed; set resources.requests (cpu, memory) or limits (nvidia.com/gpu) on the containers"#]]
     .assert_eq(&one(&pytorch(1, 3), &refs).problems.join("\n"));
 }
 
@@ -414,6 +414,7 @@ fn workload(kind: Kind, shape: Shape) -> Workload {
         over: false,
         outcome: None,
         deadline_seconds: None,
+        replaces: false,
     }
 }
 

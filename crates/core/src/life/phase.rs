@@ -1,6 +1,7 @@
 //! Where a gang is in its life, and the ways from one phase to the next.
 
 use crate::follow::{Facts, Verdict};
+use crate::gang::Member;
 
 /// Where a gang is in its life. It follows from what is seen and heard; nobody sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +20,8 @@ pub enum Phase {
     Binding,
     /// Every member is bound.
     Running,
+    /// Members were warned that they have to leave, and are given their time.
+    Warned,
     /// Its placeholder is over, and pods that ran for it are there.
     Ending,
     /// Its pods have finished, or are on their way out.
@@ -29,7 +32,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order in which an easy life meets them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Assembling,
         Self::Asked,
         Self::Refused,
@@ -37,6 +40,7 @@ impl Phase {
         Self::Seating,
         Self::Binding,
         Self::Running,
+        Self::Warned,
         Self::Ending,
         Self::Leaving,
         Self::Gone,
@@ -50,14 +54,20 @@ impl Phase {
             let none = gang.members.is_empty() && assembled.leaving.is_empty();
             return if none { Self::Gone } else { Self::Leaving };
         }
+        let bound = |m: &Member| m.bound.is_some() && !m.finished;
         match facts.verdict {
+            Some(Verdict::Allocated { .. } | Verdict::Ended { .. })
+                if facts.progress.warned.is_some() && gang.members.iter().any(bound) =>
+            {
+                Self::Warned
+            }
             None if facts.progress.asked.is_none() => Self::Assembling,
             None => Self::Asked,
             Some(Verdict::Refused(_)) => Self::Refused,
             Some(Verdict::Queued { .. }) => Self::Queued,
             Some(Verdict::Ended { .. }) => Self::Ending,
             Some(Verdict::Allocated { .. }) => {
-                let bound = |m: &&crate::gang::Member| m.bound.is_some() || m.finished;
+                let bound = |m: &&Member| m.bound.is_some() || m.finished;
                 match gang.members.iter().filter(bound).count() {
                     0 => Self::Seating,
                     all if all == gang.members.len() && gang.complete() => Self::Running,
@@ -77,6 +87,7 @@ impl Phase {
             Self::Seating => "seating",
             Self::Binding => "binding",
             Self::Running => "running",
+            Self::Warned => "warned",
             Self::Ending => "ending",
             Self::Leaving => "leaving",
             Self::Gone => "gone",
@@ -96,8 +107,13 @@ impl Phase {
                 "binds all at once when every seat is free and open, or gives the nodes back"
             }
             Self::Binding => "binds whoever has a seat; after 30 s evicts those that are bound",
-            Self::Running => "evicts whoever is bound to another start than the present one",
-            Self::Ending => "evicts them, with the reason",
+            Self::Running => {
+                "warns before the end; evicts whoever is bound to another start than the present one, and all where one was lost and they start together"
+            }
+            Self::Warned => {
+                "evicts them when all have checkpointed or their time is up; tells them when they may stay after all"
+            }
+            Self::Ending => "warns them where they asked for it; evicts them, with the reason",
             Self::Leaving => "gives the placeholder back when nothing more will come",
             Self::Gone => "gives the placeholder back and forgets the gang",
         }
@@ -110,18 +126,21 @@ impl Phase {
     }
 }
 
-use Phase::{Asked, Assembling, Binding, Ending, Gone, Leaving, Queued, Refused, Running, Seating};
+use Phase::{
+    Asked, Assembling, Binding, Ending, Gone, Leaving, Queued, Refused, Running, Seating, Warned,
+};
 
 /// By phase, in the order of [`Phase::ALL`].
-const WAYS: [&[Phase]; 10] = [
+const WAYS: [&[Phase]; 11] = [
     &[Asked, Leaving, Gone],
-    &[Assembling, Refused, Queued, Seating, Binding, Running, Ending, Leaving, Gone],
+    &[Assembling, Refused, Queued, Seating, Binding, Running, Warned, Ending, Leaving, Gone],
     &[Assembling, Asked, Leaving, Gone],
-    &[Assembling, Refused, Seating, Binding, Running, Ending, Leaving, Gone],
-    &[Assembling, Queued, Binding, Running, Ending, Leaving, Gone],
-    &[Assembling, Refused, Queued, Seating, Running, Ending, Leaving, Gone],
-    &[Assembling, Queued, Binding, Ending, Leaving],
-    &[Assembling, Asked, Leaving, Gone],
+    &[Assembling, Refused, Seating, Binding, Running, Warned, Ending, Leaving, Gone],
+    &[Assembling, Queued, Binding, Running, Warned, Ending, Leaving, Gone],
+    &[Assembling, Refused, Queued, Seating, Running, Warned, Ending, Leaving, Gone],
+    &[Assembling, Queued, Binding, Warned, Ending, Leaving],
+    &[Assembling, Queued, Seating, Binding, Running, Ending, Leaving, Gone],
+    &[Assembling, Asked, Warned, Leaving, Gone],
     &[Assembling, Asked, Refused, Queued, Seating, Binding, Ending, Gone],
-    &[Assembling, Asked, Queued, Seating, Ending],
+    &[Assembling, Asked, Refused, Queued, Seating, Ending],
 ];

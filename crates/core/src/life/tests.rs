@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::ask::Ask;
-use crate::gang::{Bound, Gang, Member};
+use crate::follow::Ends;
+use crate::gang::{Bound, Gang, Member, Notice};
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 use crate::policy::{Category, Refusal};
@@ -32,7 +33,8 @@ impl Walk {
             expected: 2,
             later: Vec::new(),
             excluded_nodes: Vec::new(),
-            ask: Ask::default(),
+            // Every other gang asks to be warned.
+            ask: Ask { grace_seconds: (seed % 2 == 0).then_some(6), ..Ask::default() },
         };
         Self {
             chance: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -102,6 +104,7 @@ impl Walk {
                     bound: None,
                     finished: false,
                     gated: false,
+                    notice: Notice::None,
                     reach: 0,
                 };
                 self.assembled.gang.members.push(member);
@@ -113,17 +116,21 @@ impl Walk {
 
     fn pods_change(&mut self) {
         let one = usize::try_from(self.draw(2)).expect("small");
-        let kind = self.draw(4);
+        let kind = self.draw(5);
         let gang = &mut self.assembled.gang;
         if kind == 3 {
             self.assembled.leaving.clear();
         } else if one < gang.members.len() {
             match kind {
                 0 => drop(gang.members.remove(one)),
+                4 if gang.members[one].notice == Notice::Warned => {
+                    gang.members[one].notice = Notice::Checkpointed;
+                }
                 1 => {
                     let member = gang.members.remove(one);
                     self.assembled.leaving.insert(member.uid);
                 }
+                4 => {}
                 _ => gang.members[one].finished = gang.members[one].bound.is_some(),
             }
         }
@@ -156,12 +163,21 @@ impl Walk {
             self.generation += 1;
         }
         let (job, generation) = (JobId(self.generation), self.generation);
+        let (in_ms, by_time_limit) = (10_000, self.draw(2) == 0);
+        let ends = (self.draw(3) == 0).then_some(Ends { in_ms, by_time_limit });
         let verdict = match self.job.clone() {
             Some(BaseState::Running) => {
                 let seats =
                     self.assembled.gang.members.iter().filter(|m| asked.pods.contains(&m.uid));
                 let seats = seats.map(|m| (m.uid.clone(), seat(m.rank))).collect();
-                Verdict::Allocated { job, generation, seats, note: String::new() }
+                Verdict::Allocated {
+                    job,
+                    generation,
+                    seats,
+                    note: String::new(),
+                    ends,
+                    renewed: false,
+                }
             }
             Some(BaseState::Pending) | None => Verdict::Queued {
                 job: Some(job),
@@ -225,6 +241,13 @@ impl Walk {
                 self.job = self.job.take().filter(|_| !ok);
                 self.event(Event::GivenBack { ok });
             }
+            Action::Warn { pod, leave } => {
+                let mut members = self.assembled.gang.members.iter_mut();
+                if let Some(member) = members.find(|m| m.uid == pod && ok) {
+                    member.notice = if leave.is_some() { Notice::Warned } else { Notice::None };
+                }
+                self.event(Event::Wrote { write: Write::Warn, pod: &pod, ok });
+            }
             Action::SelectNode { uid, .. } => self.event(Event::Told { claim: &uid, ok }),
             Action::Forget => self.life = Life::default(),
             Action::NewRound => panic!("a new round is the machine's own"),
@@ -239,7 +262,7 @@ fn seat(rank: u32) -> Seat {
 /// The ways that were gone by many gangs with many fates.
 fn ways() -> BTreeSet<(Phase, Phase)> {
     let mut gone = BTreeSet::new();
-    for seed in 1..400 {
+    for seed in 1..1_500 {
         let mut walk = Walk::new(seed);
         let mut before = walk.phase();
         for _ in 0..400 {

@@ -278,6 +278,7 @@ fn gang(bound: &[Option<(u32, u32)>]) -> Gang {
         }),
         finished: false,
         gated: false,
+        notice: crate::gang::Notice::None,
         reach: 0,
     };
     Gang {

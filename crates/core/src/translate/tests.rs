@@ -421,6 +421,7 @@ fn gang(demands: impl IntoIterator<Item = Demand>) -> Gang {
             bound: None,
             finished: false,
             gated: false,
+            notice: crate::gang::Notice::None,
             reach: 0,
         })
         .collect();

@@ -410,6 +410,7 @@ fn job() -> Workload {
         over: false,
         outcome: None,
         deadline_seconds: None,
+        replaces: false,
     }
 }
 

@@ -4,15 +4,16 @@ mod depend;
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use gangway_core::follow::Verdict;
+use gangway_core::follow::{Ends, Verdict};
 use gangway_core::gang::Gang;
 use gangway_core::job::{Allocation, Job, JobId, Standing};
 use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place};
-use gangway_core::placeholder::{Stamp, Step, next};
+use gangway_core::placeholder::{Stamp, Step, fingerprint, next};
 use gangway_core::policy::grant;
 use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
@@ -180,8 +181,11 @@ impl Queue {
         let mut seen = self.board.track(id);
         let mut told = None;
         // The start in which the gang, as it was last asked for, has its seats.
-        let start = |job: &Job| (job.nodes.clone(), job.start_time);
-        let mut seated: Option<(String, i64)> = None;
+        let start = |job: &Job| {
+            let ends = (job.end_time, job.preempt_time);
+            (job.nodes.clone(), job.start_time, warns(entry).then_some(ends))
+        };
+        let mut seated = None;
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done(None);
@@ -196,6 +200,11 @@ impl Queue {
                 Seen::Nothing => {}
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
                 Seen::NoSuchJob => return self.vanished(entry, id, generation).await,
+                // So does an id that was given to another job meanwhile.
+                Seen::Job(job) if !is_own(entry, &job, generation) => {
+                    tracing::warn!(job = %id, "Slurm has given the id of a lost placeholder to another job");
+                    return self.vanished(entry, id, generation).await;
+                }
                 Seen::Job(job) => match job.standing() {
                     Standing::Over => {
                         return Next::Done(Some(ended(&job, generation)));
@@ -301,9 +310,28 @@ impl Queue {
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
+        let ends = match self.ends(&gang, job).await {
+            Ok(ends) => ends,
+            Err(error) => {
+                tracing::warn!(job = %job.id, error = explain(&error), "could not ask for Slurm's time");
+                return false;
+            }
+        };
         let note = self.note(&gang, job);
-        entry.say(Verdict::Allocated { job: job.id, generation, seats, note });
+        let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
+        let renewed = Stamp::of(job).is_some_and(|stamp| stamp.pods != pods);
+        entry.say(Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed });
         true
+    }
+
+    /// When the job will end, by Slurm's own clock, where the gang asked to be warned.
+    async fn ends(&self, gang: &Gang, job: &Job) -> Result<Option<Ends>, gangway_slurm::Error> {
+        if gang.ask.grace_seconds.is_none() || job.end_time == 0 {
+            return Ok(None);
+        }
+        let in_seconds = job.end_time.saturating_sub(self.slurm.diag().await?.now);
+        let by_time_limit = job.preempt_time == 0;
+        Ok(Some(Ends { in_ms: in_seconds.saturating_mul(1_000), by_time_limit }))
     }
 
     /// Ends a placeholder that does not fit its gang: the pods leave, and a new round begins.
@@ -385,6 +413,18 @@ impl Queue {
         self.pause(entry).await;
         Next::Again
     }
+}
+
+/// Whether the gang asked to be warned of its end.
+fn warns(entry: &Entry) -> bool {
+    entry.gang.lock().unwrap_or_else(PoisonError::into_inner).ask.grace_seconds.is_some()
+}
+
+/// Whether a job carries the key of this attempt of the gang: ids are given again after slurmctld has
+/// lost its memory (live-slurm.md, d).
+fn is_own(entry: &Entry, job: &Job, generation: u32) -> bool {
+    let Key { cluster, gang } = &entry.key;
+    Stamp::of(job).is_some_and(|stamp| stamp.is_of(cluster, gang, generation))
 }
 
 fn unreachable(why: &str) -> Verdict {

@@ -52,6 +52,8 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     end_time: Number,
     #[serde(deserialize_with = "or_default")]
+    preempt_time: Number,
+    #[serde(deserialize_with = "or_default")]
     priority: Number,
     #[serde(deserialize_with = "or_default")]
     admin_comment: String,
@@ -138,6 +140,7 @@ impl WireJob {
             submit_time: self.submit_time.seconds(),
             start_time: self.start_time.seconds(),
             end_time: self.end_time.seconds(),
+            preempt_time: self.preempt_time.seconds(),
             priority: self.priority.count(),
             admin_comment: self.admin_comment,
             comment: self.comment,

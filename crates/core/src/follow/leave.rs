@@ -1,0 +1,122 @@
+//! Members that have to leave: warned where they asked for it, given their time, and then let go.
+//!
+//! The time is ours to give, not Slurm's: while pods that were warned stay on, their devices are held,
+//! and nobody else is bound to them (rule 4). A pod leaves early once it has checkpointed.
+
+use super::{Action, Facts, Plan, evict, unfinished};
+use crate::ask::OnLoss;
+use crate::gang::{Member, Notice};
+use crate::job::{BaseState, JobId};
+
+/// Whether pods may stay on for their grace after an end of this kind. A gang that has lost a node has
+/// nothing left to checkpoint together.
+fn is_foreseen(state: &BaseState) -> bool {
+    matches!(
+        state,
+        BaseState::Preempted | BaseState::Timeout | BaseState::Cancelled | BaseState::Deadline
+    )
+}
+
+/// The allocation will end soon, on Slurm's word: members are warned, and leave when they have
+/// checkpointed or their time is up. `None`: it goes on.
+pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<Plan> {
+    let grace = grace_ms(facts)?;
+    let (at, by_time_limit) = facts.progress.ends?;
+    let bound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_some()).collect();
+    if by_time_limit && now < at - grace {
+        return None;
+    }
+    let why = if by_time_limit {
+        format!("Slurm job {job}, which holds the nodes of this gang, reaches its time limit")
+    } else {
+        format!(
+            "Slurm job {job}, which holds the nodes of this gang, is preempted by a job of higher priority"
+        )
+    };
+    if !bound.is_empty() {
+        return Some(warned_or_gone(facts, &bound, grace, &why, now));
+    }
+    // Its pods have left, and others wait: they go to another allocation than this one.
+    if !facts.assembled.leaving.is_empty() {
+        return Some(Plan::default());
+    }
+    let left_early = facts.progress.warned.is_some() || !by_time_limit;
+    left_early.then(|| Plan::act(Action::GiveBack { why }))
+}
+
+/// When [`before_its_end`] has something to say.
+pub(super) fn warning_due(facts: &Facts<'_>) -> Option<i64> {
+    let (at, _) = facts.progress.ends?;
+    Some(at - grace_ms(facts)?)
+}
+
+/// The time limit was extended after members were warned: they are told that they may stay.
+pub(super) fn withdrawn(facts: &Facts<'_>) -> Vec<Action> {
+    if grace_ms(facts).is_none() {
+        return Vec::new();
+    }
+    let told = unfinished(facts).filter(|m| m.bound.is_some() && m.notice != Notice::None);
+    told.map(|m| Action::Warn { pod: m.uid.clone(), leave: None }).collect()
+}
+
+/// The placeholder is over: these members leave, at once or when their time is up.
+pub(super) fn after_its_end(
+    facts: &Facts<'_>,
+    leaving: &[&Member],
+    state: &BaseState,
+    why: &str,
+    now: i64,
+) -> Plan {
+    let bound: Vec<&Member> = leaving.iter().copied().filter(|m| m.bound.is_some()).collect();
+    let grace = grace_ms(facts).filter(|_| is_foreseen(state) && !bound.is_empty());
+    match grace {
+        None => Plan { actions: evict(leaving.iter().copied(), why), ..Plan::default() },
+        Some(grace) => warned_or_gone(facts, leaving, grace, why, now),
+    }
+}
+
+fn grace_ms(facts: &Facts<'_>) -> Option<i64> {
+    facts.assembled.gang.ask.grace_seconds.map(|seconds| i64::from(seconds) * 1_000)
+}
+
+fn warned_or_gone(facts: &Facts<'_>, leaving: &[&Member], grace: i64, why: &str, now: i64) -> Plan {
+    let until = facts.progress.warned.unwrap_or(now) + grace;
+    let bound = || leaving.iter().filter(|m| m.bound.is_some());
+    if now >= until || bound().all(|m| m.notice == Notice::Checkpointed) {
+        let how = if now >= until { "its time is up" } else { "all have checkpointed" };
+        let actions = evict(leaving.iter().copied(), &format!("{why}; {how}"));
+        return Plan { actions, ..Plan::default() };
+    }
+    // A bridge that has just started does not know when they were warned: it warns anew.
+    let anew = facts.progress.warned.is_none();
+    let unwarned = bound().filter(|m| m.notice == Notice::None || anew);
+    let warn = |m: &&Member| Action::Warn {
+        pod: m.uid.clone(),
+        leave: Some((until - now, why.to_owned())),
+    };
+    Plan { actions: unwarned.map(warn).collect(), wake: Some(until), report: None }
+}
+
+/// A member of a gang that ran was lost and has a successor: where the gang cannot go on with it, the
+/// others leave too, and all start anew together in the same allocation.
+pub(super) fn for_a_successor(facts: &Facts<'_>, renewed: bool) -> Option<Plan> {
+    let progress = facts.progress;
+    if facts.assembled.gang.on_loss() == OnLoss::Replace {
+        return None;
+    }
+    let later = |rank| facts.assembled.gang.later.iter().any(|l| l.has(rank));
+    let took_over = |m: &&Member| match progress.held.get(&m.rank) {
+        Some(uid) => *uid != m.uid,
+        // What was before this bridge is known from the placeholder alone, which says nothing of
+        // members that come later.
+        None => renewed && progress.first_bind.is_none() && !later(m.rank),
+    };
+    let successor = unfinished(facts).find(|m| m.bound.is_none() && took_over(m))?;
+    let others = || unfinished(facts).filter(|m| m.bound.is_some());
+    others().next()?;
+    let why = format!(
+        "pod {} is a successor: the one before it was lost while its gang ran, so all of the gang start anew together (gangway.dev/on-member-failure: restart)",
+        successor.name
+    );
+    Some(Plan { actions: evict(others(), &why), ..Plan::default() })
+}
