@@ -72,7 +72,7 @@ fn until_its_limit(facts: &Facts<'_>, bound: &[&Member], at: i64, now: i64) -> i
         return told.filter(|told| (told - at).abs() <= MOVED_MS).unwrap_or(at);
     }
     let warned = bound.iter().any(|m| m.notice != Notice::None);
-    told.unwrap_or(if warned { at } else { now + grace_ms(facts).unwrap_or(0) })
+    told.unwrap_or_else(|| if warned { at } else { now + grace_ms(facts).unwrap_or(0) })
 }
 
 /// When [`before_its_end`] will have something to say.

@@ -110,7 +110,7 @@ proptest! {
                 Action::Warn { leave: Some((in_ms, _)), .. } => {
                     prop_assert!(!done && !up && in_ms > 0);
                     let told = scene.progress.leave_by.map(|by| by - scene.now);
-                    prop_assert_eq!(in_ms, told.unwrap_or(i64::from(grace) * 1_000));
+                    prop_assert_eq!(in_ms, told.unwrap_or_else(|| i64::from(grace) * 1_000));
                 }
                 other => prop_assert!(false, "{other:?}"),
             }
