@@ -188,7 +188,12 @@ impl Life {
         for action in &plan.actions {
             match action {
                 Action::Warn { leave: Some((in_ms, _)), .. } => {
-                    self.progress.leave_by = Some(now + in_ms);
+                    let by = Some(now + in_ms);
+                    if self.progress.leave_by != by {
+                        // What was answered lately said something else.
+                        self.sent.retain(|(write, _), _| *write != Write::Warn);
+                    }
+                    self.progress.leave_by = by;
                 }
                 Action::Warn { leave: None, .. } => self.progress.leave_by = None,
                 _ => {}
