@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gangway_core::hostlist::Hostlist;
-use gangway_core::job::{BaseState, Standing};
+use gangway_core::job::BaseState;
 use gangway_tests::{Nodes, Pod, SOON, Story, manifest, stays, wait};
 use serde_json::json;
 
@@ -282,15 +282,7 @@ async fn in_order_that_restarts_has_the_nodes_of_both_attempts_while_they_overla
     assert_eq!(story.seated(&after).await.id.0, second, "the placeholder it was asked for with");
     assert!(after.iter().all(|pod| attempt(pod) == "1"));
     in_order_of_jobs(&after);
-    over(&story, first.id.0).await;
+    story.slurm.reaches(first.id.0, BaseState::Cancelled).await;
     assert_eq!(story.slurm.placeholders().await.len(), 2, "one placeholder for each attempt");
     story.end().await;
-}
-
-async fn over(story: &Story, id: u32) {
-    wait("the old attempt has given its nodes back", SOON, async || {
-        let job = story.slurm.job(id).await;
-        if job.standing() == Standing::Over { Ok(()) } else { Err(job.state.to_string()) }
-    })
-    .await;
 }
