@@ -6,7 +6,7 @@ use gangway_core::hostlist::Hostlist;
 use gangway_core::job::BaseState;
 use gangway_core::names;
 use gangway_tests::{Pod, SOON, Story, manifest, wait};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 fn master_and_workers(workers: u32) -> Value {
     let (master, worker) = (manifest::template(0, &[]), manifest::template(8, &[]));
@@ -45,10 +45,9 @@ async fn a_leader_without_devices_takes_none_from_slurm() {
 #[tokio::test]
 async fn a_restart_finds_every_component_again() {
     let Some(mut story) = Story::begin("roles-restart").await else { return };
-    // Or the workers would start anew together with the new master.
-    let mut job = master_and_workers(2);
-    job["metadata"]["annotations"] = json!({"gangway.dev/on-member-failure": "replace"});
-    story.kube.create(&job).await;
+    let replace = [("gangway.dev/on-member-failure", "replace")];
+    let (master, worker) = (manifest::template(0, &replace), manifest::template(8, &replace));
+    story.kube.create(&manifest::pytorchjob_of_roles("train", &master, 2, &worker)).await;
     let before = story.bound("train-", 3).await;
     let placeholder = story.seated(&before).await;
     story.bridge.kill();
