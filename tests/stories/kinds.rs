@@ -87,6 +87,30 @@ async fn a_pod_group_of_scheduler_plugins_waits_until_it_is_whole() {
     story.end().await;
 }
 
+/// A StatefulSet whose pods name a PodGroup is a gang, and its ordinals are its ranks: `set-2` comes
+/// before `set-10`.
+#[tokio::test]
+async fn ranks_of_a_statefulset_in_a_pod_group_are_its_ordinals() {
+    let Some(story) = Story::begin("ordinals").await else { return };
+    let least = json!({"minMember": 12});
+    let group = manifest::bare("scheduling.x-k8s.io/v1alpha1", "PodGroup", "dozen", &least);
+    story.kube.create(&group).await;
+    let mut set = manifest::apps("StatefulSet", "set", 12, &manifest::template(8, &[]));
+    // Or its controller would wait for the first pod before it makes the second.
+    set["spec"]["podManagementPolicy"] = json!("Parallel");
+    let labels = &mut set["spec"]["template"]["metadata"]["labels"];
+    labels["scheduling.x-k8s.io/pod-group"] = json!("dozen");
+    story.kube.create(&set).await;
+    let pods = story.bound("set-", 12).await;
+    story.seated(&pods).await;
+    for pod in &pods {
+        assert_eq!(pod.name, format!("set-{}", pod.rank()));
+        assert_eq!(pod.labels.get("apps.kubernetes.io/pod-index"), Some(&pod.rank().to_string()));
+    }
+    assert_eq!(story.slurm.placeholders().await.len(), 1, "one gang");
+    story.end().await;
+}
+
 /// The mpi-operator makes the launcher when the workers run: its place is kept from the start.
 #[tokio::test]
 async fn the_launcher_of_an_mpijob_comes_to_the_place_kept_for_it() {

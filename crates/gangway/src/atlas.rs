@@ -214,6 +214,54 @@ mod tests {
         assert!(wired("n2") && !wired("n1"));
     }
 
+    /// As EC2 tells it, with every level contradicting the next finer one: whoever skips a level or
+    /// reads the levels in another order comes to another walk.
+    #[test]
+    fn the_layers_of_ec2_are_read_from_the_zone_down_to_the_node() {
+        let there = [
+            ("n0", ["use1-az2", "nn-1a", "nn-2a", "nn-3a"]),
+            ("n1", ["use1-az1", "nn-1b", "nn-2b", "nn-3b"]),
+            ("n2", ["use1-az1", "nn-1a", "nn-2c", "nn-3c"]),
+            ("n3", ["use1-az1", "nn-1a", "nn-2a", "nn-3d"]),
+        ];
+        let atlas = Atlas::default();
+        // Two nodes behind each switch: neighbours by the network, not by name.
+        for (name, [zone, one, two, three]) in there {
+            let layer = |n: u32| format!("topology.k8s.aws/network-node-layer-{n}");
+            let keys = ["topology.kubernetes.io/zone".to_owned(), layer(1), layer(2), layer(3)];
+            let labels: BTreeMap<String, String> =
+                keys.into_iter().zip([zone, one, two, three].map(str::to_owned)).collect();
+            atlas.put(name, &labels);
+            atlas.put(&format!("{name}-beside"), &labels);
+        }
+        let all = ["n0", "n1", "n2", "n3", "n0-beside", "n1-beside", "n2-beside", "n3-beside"];
+        let expected = ["n3", "n2", "n1", "n0"].map(|n| [n.to_owned(), format!("{n}-beside")]);
+        assert_eq!(walk(&atlas, &all), expected.concat());
+    }
+
+    #[test]
+    fn labels_of_the_configuration_count_in_its_order_and_alone() {
+        let keys = ["example.com/rack", "example.com/slot"];
+        let network = |keys: [&str; 2]| Network {
+            labels: keys.map(str::to_owned).to_vec(),
+            ..Network::default()
+        };
+        let atlas = Atlas::new(network(keys));
+        let turned = Atlas::new(network([keys[1], keys[0]]));
+        for atlas in [&atlas, &turned] {
+            let put = |name, rack, slot, layer| {
+                atlas.put(name, &labels(&[(keys[0], rack), (keys[1], slot), (LAYER, layer)]));
+            };
+            put("n1", "r10", "s1", "nn-a");
+            put("n2", "r2", "s3", "nn-b");
+            put("n3", "r2", "s2", "nn-c");
+            put("n4", "r10", "s4", "nn-d");
+        }
+        let all = ["n1", "n2", "n3", "n4"];
+        assert_eq!(walk(&atlas, &all), ["n3", "n2", "n1", "n4"]);
+        assert_eq!(walk(&turned, &all), ["n1", "n3", "n2", "n4"]);
+    }
+
     #[test]
     fn the_map_is_drawn_anew_only_when_something_has_changed() {
         let atlas = Atlas::default();

@@ -355,7 +355,7 @@ policy:
 resources: { example.com/npu: npu }
 topology:
   source: labels
-  labels: [example.com/rack]
+  labels: [example.com/rack, example.com/slot]
   layouts:
     - { instanceType: box, switches: 2, sockets: 2, devices: { gpu: 4, efa: 2 } }
 ";
@@ -368,7 +368,7 @@ topology:
         assert_eq!(settings.slurm.shun_failed_nodes, 60);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
-        assert_eq!(settings.network.labels, ["example.com/rack"]);
+        assert_eq!(settings.network.labels, ["example.com/rack", "example.com/slot"]);
         let first = &settings.network.layouts[0];
         assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
         assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));
