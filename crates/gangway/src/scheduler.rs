@@ -98,6 +98,7 @@ fn start_queue(
         }
     });
     nursery.start("keys", queue.clone().keep_sealed());
+    nursery.start("endings", queue.clone().keep_ended());
     let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
     nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();

@@ -215,6 +215,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
     (asked, times, any::<(bool, bool)>()).prop_map(
         |(asked, (first_bind, finished_since), (all_bound, released))| Progress {
             asked: asked.map(|(pods, at)| Asked {
+                bound: 0,
                 pods: pods.into_iter().map(str::to_owned).collect(),
                 at,
                 reach: Reach::default(),
