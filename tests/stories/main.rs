@@ -21,6 +21,7 @@ mod leaderworkerset;
 mod network;
 mod no_room;
 mod orphans;
+mod poison;
 mod process;
 mod pytorchjob;
 mod restart;
