@@ -48,7 +48,7 @@ impl Queue {
         match self.fate(&entry.key, &lost).await {
             Ok(Fate::Ended(state)) => {
                 let (job, generation) = (lost.job, lost.generation);
-                let message = ended_message(job, &state, "");
+                let message = ended_message(job, &state, "", "");
                 return Next::Done(Some(Verdict::Ended { job, generation, state, message }));
             }
             Ok(Fate::Forgotten) if entry.releasing().is_none() => {
