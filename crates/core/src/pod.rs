@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::eligible::selector::Affinity;
 use crate::eligible::taint::Toleration;
@@ -36,6 +36,8 @@ pub struct Pod {
     pub grandparent: Option<Controller>,
     /// Deletion has begun.
     pub deleting: bool,
+    /// When it was made, by the API server's clock: see [`moment`].
+    pub created: u64,
     /// Its specification.
     pub spec: PodSpec,
     /// Its status.
@@ -148,6 +150,32 @@ pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
+    /// When it was bound, by the API server's clock, which writes it with the binding (condition
+    /// `PodScheduled`): see [`moment`].
+    #[serde(rename = "conditions", deserialize_with = "scheduled", skip_serializing)]
+    pub scheduled: u64,
+}
+
+/// A moment as the API server writes it (`2026-11-27T05:43:09Z`) as a number that is larger the later
+/// it is, and is good for nothing else; 0 for what is no moment.
+pub fn moment(text: &str) -> u64 {
+    let digits = text.strip_suffix('Z').unwrap_or("").bytes().filter(u8::is_ascii_digit);
+    let number = |all: u64, digit: u8| all * 10 + u64::from(digit - b'0');
+    if text.len() == "2026-11-27T05:43:09Z".len() { digits.fold(0, number) } else { 0 }
+}
+
+fn scheduled<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Condition {
+        r#type: String,
+        status: String,
+        last_transition_time: Option<String>,
+    }
+    let conditions = Option::<Vec<Condition>>::deserialize(from)?.unwrap_or_default();
+    let scheduled = |c: &&Condition| c.r#type == "PodScheduled" && c.status == "True";
+    let at = conditions.iter().find(scheduled).and_then(|c| c.last_transition_time.as_deref());
+    Ok(at.map_or(0, moment))
 }
 
 impl Pod {

@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use clap::Args;
 use gangway_core::ask::TABLE;
 use gangway_core::placeholder::{JobIds, is_word};
+use gangway_core::poison::Sink;
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
 use tracing_subscriber::EnvFilter;
@@ -90,6 +91,8 @@ pub(crate) struct Slurm {
     /// Whether a gang of different roles may be a heterogeneous job.
     pub(crate) heterogeneous: bool,
     pub(crate) job_ids: JobIds,
+    /// Who answers for EXTERNAL nodes, where they are to be healed.
+    pub(crate) sink: Option<Sink>,
     /// For so many seconds a node that has failed is not asked for again.
     pub(crate) shun_failed_nodes: u32,
 }
@@ -198,6 +201,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         last: ids.number("last").unwrap_or(default.last),
     };
     ids.finish();
+    let sink = read_sink(slurm.section("sink"), problems);
     let shun_failed_nodes = slurm.number("shunFailedNodes").unwrap_or(300);
     slurm.finish();
     if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
@@ -211,6 +215,23 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         heterogeneous,
         job_ids,
         shun_failed_nodes,
+        sink,
+    }
+}
+
+fn read_sink(mut sink: Section<'_>, problems: &section::Problems) -> Option<Sink> {
+    let (address, partitions) = (sink.text("address"), sink.texts("partitions"));
+    sink.finish();
+    match address {
+        Some(address) if !partitions.is_empty() => Some(Sink { address, partitions }),
+        None if partitions.is_empty() => None,
+        _ => {
+            problems.add(
+                "slurm.sink",
+                "needs address, and partitions: those whose EXTERNAL nodes are ours",
+            );
+            None
+        }
     }
 }
 
@@ -312,7 +333,7 @@ mod tests {
         let yaml = "
 cluster: a b
 clutser: x
-slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
+slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
 policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
@@ -325,6 +346,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "slurm.immediate:",
             "slurm.retries:",
             "slurm.jobIds:",
+            "slurm.sink:",
             "listen.grpc:",
             "tls:",
             "policy.identities[0].namespace:",
@@ -345,7 +367,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
     fn a_full_file_is_read() {
         let yaml = "
 cluster: prod
-slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60 }
+slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60, sink: { address: 10.0.0.9, partitions: [gpu] } }
 policy:
   defaultPartition: gpu
   maxCheckpointGrace: 900
@@ -361,6 +383,7 @@ topology:
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
+        assert_eq!(settings.slurm.sink.map(|sink| sink.partitions), Some(vec!["gpu".to_owned()]));
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
         assert_eq!(settings.policy.closed, ["exclusive"]);

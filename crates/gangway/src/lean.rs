@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use gangway_core::eligible::nodes::Node;
 use gangway_core::eligible::taint::Taint;
 use gangway_core::eligible::volume::{Claim, ClaimSpec, Class, VolumeSpec};
-use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus};
+use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus, moment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
@@ -154,6 +154,7 @@ impl From<LeanPod> for Pod {
             // Known to the index, not to the pod.
             grandparent: None,
             deleting: meta.deletion_timestamp.is_some(),
+            created: meta.creation_timestamp.map_or(0, |at| moment(&at.0.to_string())),
             spec: lean.spec,
             status: lean.status,
         }

@@ -47,6 +47,7 @@ impl Walk {
                 over: false,
                 after: None,
                 nowhere: None,
+                torn: false,
             },
             made: 0,
             job: None,

@@ -1,5 +1,35 @@
 use super::*;
 
+#[test]
+fn a_pod_knows_when_it_was_bound() {
+    let scheduled = |status: serde_json::Value| {
+        serde_json::from_value::<PodStatus>(status).expect("a status").scheduled
+    };
+    let condition = |kind: &str, status: &str, at: serde_json::Value| {
+        serde_json::json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-27T05:44:00Z"},
+            {"type": kind, "status": status, "lastTransitionTime": at},
+        ]})
+    };
+    let at = serde_json::json!("2026-11-27T05:43:09Z");
+    assert_eq!(scheduled(condition("PodScheduled", "True", at.clone())), 20_261_127_054_309);
+    assert_eq!(scheduled(condition("PodScheduled", "False", at.clone())), 0);
+    assert_eq!(scheduled(condition("Initialized", "True", at)), 0);
+    assert_eq!(scheduled(condition("PodScheduled", "True", serde_json::Value::Null)), 0);
+    assert_eq!(scheduled(serde_json::json!({"conditions": null})), 0);
+    assert_eq!(scheduled(serde_json::json!({})), 0);
+}
+
+#[test]
+fn moments_are_in_order_and_nothing_else_is_one() {
+    let years = ["2025-12-31T23:59:59Z", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"];
+    let moments = years.map(moment);
+    assert!(moments.is_sorted() && moments[0] > 0, "{moments:?}");
+    for text in ["", "soon", "2026-01-01T00:00:00", "2026-01-01T00:00:00.123456Z"] {
+        assert_eq!(moment(text), 0, "{text}");
+    }
+}
+
 fn spec(json: serde_json::Value) -> PodSpec {
     serde_json::from_value(json).expect("a pod spec")
 }

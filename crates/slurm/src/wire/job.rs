@@ -350,7 +350,7 @@ fn bits(bitmap: &str) -> Option<u32> {
 }
 
 /// `0-3,5` as numbers, ascending; empty for a resource that is only counted.
-fn indexes(text: &str) -> Option<Vec<u32>> {
+pub(super) fn indexes(text: &str) -> Option<Vec<u32>> {
     /// More devices than any node has: a range beyond it is nonsense, not a list to build.
     const MOST: u32 = 65_536;
     let mut found = Vec::new();
