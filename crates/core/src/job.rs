@@ -308,7 +308,7 @@ pub struct PlaceholderRequest {
 }
 
 /// What one group of like members needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Component {
     /// The gang's key with the group's own mark, as it rides inside this component.
     pub key: String,

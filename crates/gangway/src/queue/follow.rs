@@ -132,7 +132,7 @@ impl Queue {
             Err(next) => return next,
         }
         let at_once = !entry.doubted.load(Ordering::Relaxed) && !request.options.needs_queue();
-        match self.submit(stamp, &request, at_once).await {
+        match self.submit_typed(stamp, &request, at_once).await {
             Submitted::As(job, granted) => {
                 self.follow_job(entry, job, stamp.generation, granted).await
             }
