@@ -20,6 +20,7 @@ mod network;
 mod no_room;
 mod process;
 mod pytorchjob;
+mod resources;
 mod restart;
 mod roles;
 mod scancel;
