@@ -1,7 +1,7 @@
 //! What pods need, in whatever form they say it, is what Slurm is asked for and gives.
 
-use gangway_core::job::JobId;
-use gangway_tests::{Nodes, Pod, Story, manifest};
+use gangway_core::job::{BaseState, JobId};
+use gangway_tests::{Nodes, Pod, SOON, Story, manifest, wait};
 use serde_json::{Value, json};
 
 const PRODUCT: &str = "nvidia.com/gpu.product";
@@ -51,6 +51,29 @@ async fn a_type_of_gpu_is_that_of_the_nodes_that_are_open() {
     assert!(Nodes::p5(9, 16).contains(&node), "{node}");
     nodes.label(&Nodes::p5(9, 16), PRODUCT, "NVIDIA-H100-80GB-HBM3").await;
     assert_eq!(ask("all", None).await.0, typed, "all nodes say the same");
+
+    // While a gang waits, what it is asked for follows the nodes; its place in the queue stays.
+    story.kube.create(&manifest::indexed_job("large", 16, &manifest::template(8, &[]))).await;
+    let queued = wait("the placeholder waits", SOON, async || {
+        let live = story.slurm.live().await;
+        let own = live.into_iter().find(|(_, job)| job.state.base == BaseState::Pending);
+        own.map(|(_, job)| job).ok_or("nothing waits".to_owned())
+    })
+    .await;
+    let follows = async |wanted: &str| {
+        wait(&format!("it asks for {wanted}"), SOON, async || {
+            let job = story.slurm.job(queued.id.0).await;
+            let place = (job.submit_time, job.priority, job.state.base.clone());
+            assert_eq!(place, (queued.submit_time, queued.priority, BaseState::Pending));
+            if job.tres_per_node == wanted { Ok(()) } else { Err(job.tres_per_node) }
+        })
+        .await;
+    };
+    follows("gres/efa=32,gres/gpu:h100=8").await;
+    nodes.label(&Nodes::p5(16, 16), PRODUCT, "NVIDIA-A100-SXM4-80GB").await;
+    follows("gres/efa=32,gres/gpu=8").await;
+    nodes.label(&Nodes::p5(16, 16), PRODUCT, "NVIDIA-H100-80GB-HBM3").await;
+    follows("gres/efa=32,gres/gpu:h100=8").await;
     story.end().await;
 }
 

@@ -15,6 +15,7 @@ use gangway_core::names;
 use gangway_core::topology::{NodeFacts, Source, Topology, slurm_path};
 use gangway_core::translate::gpu::{self, GpuTypes, Offer};
 use gangway_slurm::Client;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,8 @@ pub(crate) struct Atlas {
     inner: Mutex<Inner>,
     /// When Slurm's list was last asked for; held while it is.
     asked: tokio::sync::Mutex<Option<Instant>>,
+    /// Counts the changes of what types of GPU are found from.
+    gpu_news: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -48,12 +51,32 @@ struct Inner {
     drawn: Option<Arc<Topology>>,
     /// The one type of GPU by partition and excluded nodes, until something changes.
     types: HashMap<(String, String), Option<String>>,
+    /// How many nodes say what their GPUs are.
+    products: usize,
 }
 
 impl Inner {
     fn changed(&mut self) {
         self.drawn = None;
         self.types.clear();
+    }
+
+    /// Writes down what a node's labels say, or that it is gone. Whether that is news of GPUs.
+    fn write(&mut self, name: &str, now: Option<Labelled>) -> bool {
+        let says = |node: Option<&Labelled>| {
+            node.filter(|node| !node.product.is_empty())
+                .map(|node| (node.slurm_name.clone(), node.product.clone()))
+        };
+        let after = says(now.as_ref());
+        let old = match now {
+            Some(now) => self.labels.insert(name.to_owned(), now),
+            None => self.labels.remove(name),
+        };
+        let before = says(old.as_ref());
+        self.products =
+            self.products + usize::from(after.is_some()) - usize::from(before.is_some());
+        self.changed();
+        before != after
     }
 }
 
@@ -93,27 +116,27 @@ impl Atlas {
         let product = self.gpus.product(labels).to_owned();
         let now = Labelled { slurm_name, path, instance_type, product };
         let mut inner = self.inner();
-        if inner.labels.get(name) != Some(&now) {
-            inner.labels.insert(name.to_owned(), now);
-            inner.changed();
+        if inner.labels.get(name) != Some(&now) && inner.write(name, Some(now)) {
+            self.tell_of_gpus();
         }
     }
 
     /// Forgets the labels of a node that is gone.
     pub(crate) fn forget(&self, name: &str) {
         let mut inner = self.inner();
-        if inner.labels.remove(name).is_some() {
-            inner.changed();
+        if inner.labels.contains_key(name) && inner.write(name, None) {
+            self.tell_of_gpus();
         }
     }
 
     /// Keeps only the nodes of a full list.
     pub(crate) fn keep(&self, names: &HashSet<String>) {
         let mut inner = self.inner();
-        let before = inner.labels.len();
-        inner.labels.retain(|name, _| names.contains(name));
-        if inner.labels.len() != before {
-            inner.changed();
+        let gone: Vec<String> =
+            inner.labels.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let news = gone.iter().filter(|name| inner.write(name, None)).count();
+        if news > 0 {
+            self.tell_of_gpus();
         }
     }
 
@@ -135,6 +158,30 @@ impl Atlas {
         self.network.source != Source::Labels
             && !labelled
             && allocation.nodes.iter().any(|n| !inner.slurm.contains_key(&n.name))
+    }
+
+    fn tell_of_gpus(&self) {
+        self.gpu_news.send_modify(|count| *count += 1);
+    }
+
+    /// Told whenever a gang that waits may have to be asked for with another type of GPU.
+    pub(crate) fn gpu_news(&self) -> watch::Receiver<u64> {
+        self.gpu_news.subscribe()
+    }
+
+    /// What must be told to a job that waits for GPUs of a type left open, as its nodes are now.
+    pub(crate) fn other_gpus(
+        &self,
+        partition: &str,
+        excluded: &str,
+        asked: &str,
+    ) -> Option<String> {
+        self.gpus_listed()?;
+        // Without Slurm's list nothing is known, which is no news.
+        if self.inner().slurm.is_empty() {
+            return None;
+        }
+        gpu::retold(asked, self.gpu_type(partition, excluded).as_deref())
     }
 
     /// Names the type of the GPUs in a request that leaves it open, where the nodes that it may get
@@ -161,12 +208,17 @@ impl Atlas {
         named
     }
 
+    /// Whether any node says what its GPUs are.
+    pub(crate) fn knows_gpus(&self) -> bool {
+        self.inner().products > 0
+    }
+
     /// Whether Slurm has listed every node that says what its GPUs are; `None` where none does.
     fn gpus_listed(&self) -> Option<bool> {
         let inner = self.inner();
-        let mut labelled = inner.labels.values().filter(|node| !node.product.is_empty()).peekable();
-        labelled.peek()?;
-        Some(labelled.all(|node| inner.slurm.contains_key(&node.slurm_name)))
+        let mut labelled = inner.labels.values().filter(|node| !node.product.is_empty());
+        (inner.products > 0)
+            .then(|| labelled.all(|node| inner.slurm.contains_key(&node.slurm_name)))
     }
 
     /// The one type of GPU on a partition's nodes without those excluded. Several partitions may be
@@ -212,6 +264,7 @@ impl Atlas {
                 if inner.slurm != now {
                     inner.slurm = now;
                     inner.changed();
+                    self.tell_of_gpus();
                 }
             }
             Err(error) => {
@@ -361,11 +414,24 @@ mod tests {
         assert_eq!(atlas.gpu_type("p", "n1").as_deref(), Some("a100"));
         assert_eq!(atlas.gpu_type("p,q", "n2").as_deref(), Some("h100"));
         assert_eq!(atlas.gpu_type("", "n2").as_deref(), Some("h100"), "all partitions");
+        let (any, typed) = ("gres/gpu=4", "gres/gpu:h100=4");
+        assert_eq!(atlas.other_gpus("p", "n2", any).as_deref(), Some(typed));
+        assert_eq!(atlas.other_gpus("p", "", typed).as_deref(), Some(any));
+        assert_eq!(atlas.other_gpus("p", "n2", typed), None, "it knows");
         // What has been found is not believed longer than the labels.
+        let mut news = atlas.gpu_news();
+        atlas.put("n2", &labels(&[(LAYER, "nn-a"), (PRODUCT, "NVIDIA-A100-SXM4-40GB")]));
+        assert!(!news.has_changed().expect("the atlas is there"), "nothing of its GPUs");
         atlas.put("n2", &labels(&[]));
+        assert!(news.has_changed().expect("the atlas is there"));
+        news.mark_unchanged();
         assert_eq!(atlas.gpu_type("p", "n1"), None);
         atlas.put("n9", &h100);
         atlas.put("n8", &labels(&[(PRODUCT, "NVIDIA-H100-80GB-HBM3")]));
         assert_eq!(atlas.gpus_listed(), Some(false), "n8 is not in Slurm's list");
+        atlas.keep(&HashSet::from(["n2".to_owned()]));
+        assert!(news.has_changed().expect("the atlas is there"));
+        assert_eq!(atlas.gpus_listed(), None, "nobody says anything any more");
+        assert_eq!(atlas.other_gpus("p", "n2", typed), None, "which is no news");
     }
 }

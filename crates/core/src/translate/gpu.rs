@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::job::Component;
+use crate::job::{Component, GresRequest};
 
 /// The GRES that types are told of.
 const GPU: &str = "gpu";
@@ -138,6 +138,31 @@ pub fn give(component: &mut Component, kind: &str) {
 /// Whether a component asks for GPUs of any type.
 pub fn wanted(component: &Component) -> bool {
     component.gres_per_node.iter().any(|g| g.name == GPU && g.kind.is_none())
+}
+
+/// What a waiting job must be told where its nodes leave this type of GPU now (`None`: any), given what
+/// was asked for it; `None` where it knows. Only for GPUs whose type was left open.
+pub fn retold(asked: &str, kind: Option<&str>) -> Option<String> {
+    let mut parts: Vec<String> = asked.split(',').map(str::to_owned).collect();
+    let is_gpu = |part: &&mut String| {
+        let rest = part.strip_prefix("gres/").and_then(|rest| rest.strip_prefix(GPU));
+        rest.is_some_and(|rest| rest.starts_with([':', '=']))
+    };
+    let mut gpus = parts.iter_mut().filter(is_gpu);
+    let (gpu, None) = (gpus.next()?, gpus.next()) else { return None };
+    let (_, count) = gpu.split_once('=')?;
+    *gpu = match kind {
+        Some(kind) => format!("gres/{GPU}:{kind}={count}"),
+        None => format!("gres/{GPU}={count}"),
+    };
+    let now = parts.join(",");
+    (now != asked).then_some(now)
+}
+
+/// Whether it is for us to say the type of these GPUs: there is one request for them, of any type.
+pub fn left_open(gres: &[GresRequest]) -> bool {
+    let mut gpus = gres.iter().filter(|g| g.name == GPU);
+    gpus.next().is_some_and(|g| g.kind.is_none()) && gpus.next().is_none()
 }
 
 /// The types of GPU in a node's list of GRES; `None` where some have none.

@@ -179,6 +179,7 @@ impl Queue {
         mut granted: Option<Allocation>,
     ) -> Next {
         let mut seen = self.board.track(id);
+        let mut gpu_news = self.atlas.gpu_news();
         let mut told = None;
         // The start in which the gang, as it was last asked for, has its seats.
         let start = |job: &Job| {
@@ -215,7 +216,8 @@ impl Queue {
                     }
                     Standing::Waiting => {
                         entry.say(queued(&job, &self.note(&entry.gang(), &job)));
-                        retry = self.keep_reach(entry, &job, &mut told).await;
+                        let news = *gpu_news.borrow_and_update();
+                        retry = self.keep_reach(entry, &job, news, &mut told).await;
                     }
                     Standing::Unclear if job.broken() => {
                         tracing::warn!(job = %id, parts = ?job.parts, "a component has ended; ending the others");
@@ -245,6 +247,7 @@ impl Queue {
             };
             tokio::select! {
                 _ = seen.changed() => {}
+                _ = gpu_news.changed() => {}
                 () = entry.changed.notified() => seated = None,
                 () = again => {}
                 () = self.stop.cancelled() => {}

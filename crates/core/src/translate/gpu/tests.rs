@@ -1,5 +1,4 @@
 use super::*;
-use crate::job::GresRequest;
 
 const H100: &str = "NVIDIA-H100-80GB-HBM3";
 
@@ -134,4 +133,35 @@ fn only_gpus_without_a_type_are_given_one() {
     assert_eq!(given(&[("gpu", None), ("gpu", Some("h100"))]), "gres/gpu=2,gres/gpu:h100=2");
     assert!(wanted(&asked(&[("gpu", None)])) && !wanted(&asked(&[("gpu", Some("a100"))])));
     assert!(!wanted(&asked(&[("efa", None)])));
+}
+
+#[test]
+fn a_job_that_waits_is_told_another_type_only_where_that_is_news() {
+    let told = |asked, kind| retold(asked, kind);
+    let any = "gres/efa=32,gres/gpu=8";
+    let typed = "gres/efa=32,gres/gpu:h100=8";
+    assert_eq!(told(any, Some("h100")).as_deref(), Some(typed));
+    assert_eq!(told(typed, None).as_deref(), Some(any));
+    assert_eq!(told(typed, Some("a100")).as_deref(), Some("gres/efa=32,gres/gpu:a100=8"));
+    assert_eq!((told(any, None), told(typed, Some("h100"))), (None, None));
+    // What is none of ours, or cannot be read, stays.
+    for other in ["", "gres/efa=32", "gres/gpus=8", "gres/gpu:8", "gres/gpu=1,gres/gpu:1g.5gb=2"] {
+        assert_eq!(told(other, Some("h100")), None, "{other}");
+    }
+}
+
+#[test]
+fn a_type_that_the_user_named_is_not_left_open() {
+    let gres = |kinds: &[Option<&str>]| -> Vec<GresRequest> {
+        let one = |kind: &Option<&str>| GresRequest {
+            name: "gpu".to_owned(),
+            kind: kind.map(str::to_owned),
+            count: 1,
+        };
+        kinds.iter().map(one).collect()
+    };
+    assert!(left_open(&gres(&[None])));
+    for kinds in [&[][..], &[Some("h100")], &[None, Some("1g.5gb")]] {
+        assert!(!left_open(&gres(kinds)), "{kinds:?}");
+    }
 }
