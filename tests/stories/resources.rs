@@ -57,7 +57,7 @@ async fn a_type_of_gpu_is_that_of_the_nodes_that_are_open() {
     let queued = wait("the placeholder waits", SOON, async || {
         let live = story.slurm.live().await;
         let own = live.into_iter().find(|(_, job)| job.state.base == BaseState::Pending);
-        own.map(|(_, job)| job).ok_or("nothing waits".to_owned())
+        own.map(|(_, job)| job).ok_or_else(|| "nothing waits".to_owned())
     })
     .await;
     let follows = async |wanted: &str| {

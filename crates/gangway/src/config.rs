@@ -289,7 +289,7 @@ fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
     let labels = Some(section.texts("labels")).filter(|labels| !labels.is_empty());
     let types = section.map("types");
     section.finish();
-    GpuTypes { labels: labels.unwrap_or(GpuTypes::default().labels), types }
+    GpuTypes { labels: labels.unwrap_or_else(|| GpuTypes::default().labels), types }
 }
 
 #[cfg(test)]
