@@ -9,11 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gangway_core::ask::Ask;
 use gangway_core::gang::Gang;
 use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{Job, JobId, PlaceholderRequest};
 use gangway_core::policy::{Category, Refusal};
-use gangway_core::translate::gpu;
+use gangway_core::translate::{Group, gpu};
 use gangway_core::{eligible, translate};
 use gangway_slurm::{Client, Error, SlurmCode};
 use tokio::sync::Semaphore;
@@ -58,6 +59,7 @@ pub(super) struct Told {
     table: Vec<Arc<str>>,
     /// Which news of GPUs it takes into account.
     gpu_news: u64,
+    shunned: String,
     at: Option<Instant>,
 }
 
@@ -136,14 +138,15 @@ impl Queue {
         &self,
         request: &mut PlaceholderRequest,
         exclude: Option<&str>,
+        shunned: &str,
     ) -> Result<Option<Refusal>, Error> {
         let partition = &request.partition;
         for component in &mut request.components {
-            if component.excluded_nodes.is_empty() {
+            if component.excluded_nodes.is_empty() && shunned.is_empty() {
                 continue;
             }
-            let cut = self.reaches.cut(&self.slurm, partition, &component.excluded_nodes).await?;
             let needed = component.nodes as usize;
+            let cut = self.open_to(partition, &component.excluded_nodes, shunned, needed).await?;
             let short = cut.open < needed && !cut.excluded.is_empty();
             component.excluded_nodes =
                 eligible::union(&[cut.excluded.as_str(), exclude.unwrap_or("")]);
@@ -160,6 +163,25 @@ impl Queue {
         Ok(None)
     }
 
+    /// Cuts a list to a partition, with the nodes that are shunned; but who cannot do without these has
+    /// them, if Slurm gives them.
+    async fn open_to(
+        &self,
+        partition: &str,
+        shut: &str,
+        shunned: &str,
+        needed: usize,
+    ) -> Result<Cut, Error> {
+        if !shunned.is_empty() {
+            let both = eligible::union(&[shut, shunned]);
+            let cut = self.reaches.cut(&self.slurm, partition, &both).await?;
+            if cut.open >= needed {
+                return Ok(cut);
+            }
+        }
+        self.reaches.cut(&self.slurm, partition, shut).await
+    }
+
     /// Tells a waiting placeholder what its gang's nodes are now, where that is news. Returns when to
     /// come back.
     pub(super) async fn keep_reach(
@@ -170,17 +192,24 @@ impl Queue {
         told: &mut Option<Told>,
     ) -> Option<Duration> {
         let table = entry.excluded();
+        let Ok(shunned) = self.shunned(&entry.key.cluster).await else { return Some(RETRY) };
+        let again = shunned.as_ref().map(|shunned| shunned.left.max(RETRY));
+        let shunned = shunned.map(|shunned| shunned.nodes).unwrap_or_default();
         match told {
-            Some(told) if told.table == table && told.gpu_news == gpu_news => return None,
+            Some(told)
+                if told.table == table && told.shunned == shunned && told.gpu_news == gpu_news =>
+            {
+                return again;
+            }
             Some(Told { at: Some(at), .. }) if at.elapsed() < PAUSE => {
                 return Some(PAUSE.saturating_sub(at.elapsed()));
             }
             _ => {}
         }
         let parts = waiting(job);
-        let nothing_shut = table.is_empty() && parts.iter().all(|part| part.excluded.is_empty());
-        if nothing_shut && !self.atlas.knows_gpus() {
-            *told = Some(Told { table, gpu_news, at: None });
+        let none = table.is_empty() && shunned.is_empty() && !self.atlas.knows_gpus();
+        if none && parts.iter().all(|part| part.excluded.is_empty()) {
+            *told = Some(Told { table, gpu_news, shunned, at: None });
             return None;
         }
         // Whoever finds the lane taken comes back: it must hear of its own start meanwhile.
@@ -191,11 +220,8 @@ impl Queue {
         for part in parts {
             let own = held.iter().find(|(_, id)| *id == part.id).map(|(group, _)| group);
             let Some(group) = own else { continue };
-            let wanted = group.excluded(&gang.ask);
-            let open = gpu::left_open(&gang.ask.with_gres(group.gres.clone()));
-            let gpus = open.then(|| self.atlas.other_gpus(&job.partition, &wanted, part.tres));
-            let told = self.tell(&part, &job.partition, &wanted, gpus.flatten()).await;
-            match told {
+            let changed = self.tell(&part, &job.partition, group, &gang.ask, &shunned).await;
+            match changed {
                 Ok(changed) => at = at.or_else(|| changed.then(Instant::now)),
                 Err(error) => {
                     if error.code() == Some(SlurmCode::INVALID_NODE_NAME) {
@@ -207,14 +233,14 @@ impl Queue {
                 }
             }
         }
-        *told = Some(Told { table, gpu_news, at });
+        *told = Some(Told { table, gpu_news, shunned, at });
         // What it says next may be another reason to wait, or a start.
         if at.is_some()
             && let Ok(Some(seen)) = self.slurm.job(job.id).await
         {
             self.board.note(seen);
         }
-        None
+        again
     }
 
     /// Tells a waiting job which nodes are shut, unless it knows, and of which type its GPUs must be
@@ -223,20 +249,21 @@ impl Queue {
         &self,
         part: &Waiting<'_>,
         partition: &str,
-        wanted: &str,
-        gpus: Option<String>,
+        group: &Group,
+        ask: &Ask,
+        shunned: &str,
     ) -> Result<bool, Error> {
         let id = part.id;
-        let wanted = if wanted.is_empty() {
-            String::new()
-        } else {
-            self.reaches.cut(&self.slurm, partition, wanted).await?.excluded
-        };
-        let shut = !same_nodes(&wanted, part.excluded);
+        let needed = group.places.len().div_ceil(group.per_node.max(1) as usize);
+        let cut = self.open_to(partition, &group.excluded(ask), shunned, needed).await?;
+        let wanted = cut.excluded;
+        let open = gpu::left_open(&ask.with_gres(group.gres.clone()));
+        let gpus = open.then(|| self.atlas.other_gpus(partition, &wanted, part.tres)).flatten();
         if let Some(tres) = &gpus {
             self.slurm.set_tres_per_node(id, tres).await?;
             tracing::info!(job = %id, tres, "the nodes' type of GPU is another");
         }
+        let shut = !same_nodes(&wanted, part.excluded);
         if shut {
             self.slurm.set_excluded_nodes(id, &wanted).await?;
             tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
