@@ -129,6 +129,14 @@ impl Client {
         self.order(&call).await.map_err(about_job(job))
     }
 
+    /// Says anew what each node must give to a job that waits, as in `tres_per_node`. Its place in the
+    /// queue, its age and its id stay.
+    pub async fn set_tres_per_node(&self, job: JobId, tres: &str) -> Result<(), Error> {
+        let body = json!({ "tres_per_node": tres });
+        let call = Call::post("job", format!("job/{job}"), &body)?;
+        self.order(&call).await.map_err(about_job(job))
+    }
+
     /// One job; `None` only where slurmctld says that it has no such job. Without the per-core
     /// detail, which is nine tenths of the default answer.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
