@@ -4,6 +4,7 @@
 //! at [`Story`]; the stories themselves are in `stories/`. Nothing here decides what is right, and
 //! nothing waits by the clock alone: every wait looks at a state, with a deadline.
 
+mod audit;
 mod bridge;
 pub mod http;
 mod kube_scheduler;
@@ -16,6 +17,7 @@ mod story;
 mod wait;
 mod world;
 
+pub use audit::Write;
 pub use bridge::{Bridge, Setup};
 pub use kube_scheduler::{KubeScheduler, Terms};
 pub use kubernetes::{Kubernetes, Note, Pod};
