@@ -87,13 +87,13 @@ impl Half {
         &mut self,
         kubernetes: &Kubernetes,
         gang: u8,
-        shut: Nodes,
+        closed: &Closed,
         now: i64,
     ) -> Plan {
         let view = View::of(kubernetes, gang);
         let assembled = view.assembled();
         let spots = match self.life.verdict() {
-            Some(Verdict::Allocated { seats, .. }) => spots(kubernetes, seats, shut),
+            Some(Verdict::Allocated { seats, .. }) => spots(kubernetes, seats, closed),
             _ => BTreeMap::new(),
         };
         let plan = self.step(Event::Looked { assembled: &assembled, spots: &spots }, now);
@@ -348,6 +348,14 @@ pub(crate) struct Terms {
     pub(crate) immediate: bool,
 }
 
+/// Nodes that are not free although nobody is bound there.
+pub(crate) struct Closed {
+    /// Cordoned.
+    pub(crate) shut: Nodes,
+    /// Bindings of other gangs that this bridge is about to make.
+    pub(crate) promised: Vec<(Uid, u8)>,
+}
+
 /// Ends every placeholder of a gang.
 pub(crate) fn end_all(slurm: &mut Slurm, gang: u8) {
     let live: Vec<u32> = slurm.of(gang).filter(|job| job.live()).map(|job| job.id).collect();
@@ -400,19 +408,20 @@ fn seats(asked: &View, job: &Job) -> Seated {
 fn spots(
     kubernetes: &Kubernetes,
     seats: &BTreeMap<String, Seat>,
-    shut: Nodes,
+    closed: &Closed,
 ) -> BTreeMap<String, Spot> {
     let spot = |(uid, seat): (&String, &Seat)| {
         let (own, node) = (Uid::read(uid), node_of(&seat.node));
         let holds = |p: &&crate::kubernetes::Pod| {
             p.uid != own && !p.finished && p.bound.is_some_and(|b| b.node == node)
         };
-        let holder = kubernetes.pods.iter().find(holds);
-        let spot = match holder {
-            _ if shut.has(node) => {
+        let holder = kubernetes.pods.iter().find(holds).map(|pod| pod.uid);
+        let promised = || closed.promised.iter().find(|(_, to)| *to == node).map(|(uid, _)| *uid);
+        let spot = match holder.or_else(promised) {
+            _ if closed.shut.has(node) => {
                 Spot::Shut { node: seat.node.clone(), why: "is cordoned".to_owned() }
             }
-            Some(pod) => Spot::Taken { by: pod.uid.text() },
+            Some(holder) => Spot::Taken { by: holder.text() },
             None => Spot::Free(node_name(node)),
         };
         (uid.clone(), spot)

@@ -79,8 +79,11 @@ fn is_double(one: &Job, other: &Job) -> bool {
     one.id != other.id && other.ran && (one.gang, one.generation) == (other.gang, other.generation)
 }
 
+/// Whether a good end is met in a world.
+type Seen = fn(&Search, &World) -> bool;
+
 fn good_ends() -> Vec<Property<Search>> {
-    let ends: Vec<(&'static str, fn(&Search, &World) -> bool)> = vec![
+    let ends: Vec<(&'static str, Seen)> = vec![
         ("all are bound", |s, w| s.setting.is_whole(w, 0)),
         ("given back after deletion", |_, w| {
             let ran_and_ended = |job: &Job| job.ran && !job.live();

@@ -159,12 +159,6 @@ fn known_two_bridges_at_once_allocate_twice() {
 }
 
 #[test]
-fn known_a_binding_that_is_late_meets_the_next_gang() {
-    let faults = Faults { ends: 1, ..Faults::default() };
-    known(Setting { gangs: 2, late: Late::Ever, faults, ..small() }, "4 no device has two owners");
-}
-
-#[test]
 fn known_a_bridge_that_is_behind_evicts_the_pods_of_a_later_placeholder() {
     let faults = Faults { ends: 1, ..Faults::default() };
     known(Setting { bridges: 2, faults, ..small() }, "6 could not ask is not gone");
@@ -205,6 +199,20 @@ fn two_gangs_want_the_same_nodes() {
     let faults = Faults { ends: 1, deletions: 1, ..Faults::default() };
     let ends = ["one runs and the other waits", "the other runs where the first has run"];
     holds(Setting { gangs: 2, faults, ..small() }, &ends, 120_000);
+}
+
+#[test]
+fn a_binding_is_overtaken_by_the_end_of_its_job() {
+    let faults = Faults { ends: 1, calls: 1, ..Faults::default() };
+    let ends = ["one runs and the other waits", "the other runs where the first has run"];
+    holds(Setting { gangs: 2, late: Late::Ever, faults, ..small() }, &ends, 100_000);
+}
+
+#[test]
+fn known_bindings_of_two_bridges_meet_on_one_device() {
+    let faults = Faults { ends: 1, ..Faults::default() };
+    let setting = Setting { bridges: 2, gangs: 2, late: Late::Ever, faults, ..small() };
+    known(setting, "4 no device has two owners");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use gangway_core::follow::{Action, Plan};
 use gangway_core::job::BaseState;
 use gangway_core::life::Life;
 
-use crate::bridge::{Answer, Command, Desk, Half, Sides, Terms, end_all};
+use crate::bridge::{Answer, Closed, Command, Desk, Half, Sides, Terms, end_all};
 use crate::kubernetes::{Kubernetes, Uid, View, gang_uid};
 use crate::rules::Broken;
 use crate::slurm::{Job, Nodes, Slurm, State as JobState};
@@ -342,12 +342,12 @@ impl Setting {
         let mut next = world.clone();
         match step {
             Step::Call { bridge, gang, answer } => {
-                next.call(bridge, gang, answer, self.late == Late::Ever)
+                next.call(bridge, gang, answer, self.late == Late::Ever);
             }
             Step::Desk { bridge, gang, answer } => {
                 let (now, terms) = (next.now, self.terms());
                 next.change(bridge, gang, |half, sides| {
-                    half.desk(&terms, sides.slurm, gang, answer, now)
+                    half.desk(&terms, sides.slurm, gang, answer, now);
                 });
                 next.left.calls -= u8::from(answer != Answer::Heard);
                 next.check_seats(bridge, gang);
@@ -514,12 +514,22 @@ impl World {
         out
     }
 
+    /// Where the members of a gang cannot go, as its bridge knows.
+    fn closed_to(&self, bridge: u8, gang: u8) -> Closed {
+        let others = self.halves().filter(|(b, g, _)| *b == bridge && *g != gang);
+        let promised = others.flat_map(|(_, _, half)| &half.todo).filter_map(|c| match c {
+            Command::Bind(uid, binding) => Some((*uid, binding.node)),
+            _ => None,
+        });
+        Closed { shut: self.shut, promised: promised.collect() }
+    }
+
     fn look(&mut self, bridge: u8, gang: u8) {
         let seen = self.bridges[usize::from(bridge)].seen.clone();
-        let (shut, now) = (self.shut, self.now);
+        let (closed, now) = (self.closed_to(bridge, gang), self.now);
         let before = View::of(seen.as_deref().unwrap_or(&self.kubernetes), gang);
         let plan = self.change(bridge, gang, |half, sides| {
-            half.look(seen.as_deref().unwrap_or(sides.kubernetes), gang, shut, now)
+            half.look(seen.as_deref().unwrap_or(sides.kubernetes), gang, &closed, now)
         });
         let evicts = |plan: &Plan| plan.actions.iter().any(|a| matches!(a, Action::Evict { .. }));
         if evicts(&plan) && self.nothing_has_ended(gang, &before) {
