@@ -70,6 +70,8 @@ pub(crate) struct WireJob {
     het_job_offset: Number,
     #[serde(deserialize_with = "or_default")]
     excluded_nodes: String,
+    #[serde(deserialize_with = "or_default")]
+    tres_per_node: String,
     /// One entry per node; empty without the flag DETAIL.
     #[serde(deserialize_with = "or_default")]
     gres_detail: Vec<String>,
@@ -150,6 +152,7 @@ impl WireJob {
             external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
             parts: Vec::new(),
             excluded_nodes: self.excluded_nodes,
+            tres_per_node: self.tres_per_node,
         })
     }
 
@@ -225,6 +228,7 @@ fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
             nodes: job.nodes,
             admin_comment: job.admin_comment,
             excluded_nodes: job.excluded_nodes,
+            tres_per_node: job.tres_per_node,
         }
     };
     let parts: Vec<Part> = components.map(part).collect();
