@@ -21,7 +21,7 @@ pub const RETRY_MS: i64 = 500;
 pub const SETTLE_MS: i64 = 5_000;
 
 /// What a bridge remembers of one gang.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Life {
     verdict: Option<Verdict>,
     progress: Progress,
