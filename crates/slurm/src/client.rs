@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::code::SlurmCode;
 use crate::error::Error;
-use crate::observe::Observer;
+use crate::observe::{Gate, Observer};
 use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
@@ -46,6 +46,8 @@ pub struct Config {
     pub max_body: u64,
     /// Told about every exchange.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Asked before every request that changes something.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Config {
@@ -60,6 +62,7 @@ impl Config {
             max_connections: 8,
             max_body: 256 << 20,
             observer: None,
+            gate: None,
         }
     }
 }
