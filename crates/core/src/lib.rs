@@ -13,6 +13,7 @@ pub mod follow;
 pub mod gang;
 pub mod hostlist;
 pub mod job;
+pub mod lease;
 pub mod life;
 pub mod names;
 pub mod offer;

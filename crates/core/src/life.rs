@@ -238,6 +238,9 @@ impl Life {
         if let Verdict::Allocated { ends, .. } = &verdict {
             self.progress.ends = ends.map(|ends| (now + ends.in_ms, ends.by_time_limit));
         }
+        if let Some(asked) = &self.progress.asked {
+            self.progress.weighed.clone_from(&asked.bound);
+        }
         self.verdict = Some(verdict);
     }
 
@@ -255,7 +258,8 @@ impl Life {
             let unfinished = gang.members.iter().filter(|m| !m.finished);
             let pods: BTreeSet<String> = unfinished.map(|m| m.uid.clone()).collect();
             let at = self.progress.asked.as_ref().map_or(now, |asked| asked.at);
-            self.progress.asked = Some(Asked { pods, at, reach: Reach::of(gang) });
+            let bound = gang.members.iter().filter_map(|m| Some(m.bound.as_ref()?.job)).collect();
+            self.progress.asked = Some(Asked { pods, bound, at, reach: Reach::of(gang) });
             self.progress.others.clone_from(&gang.ask.others);
             self.progress.released = false;
         }

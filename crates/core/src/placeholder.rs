@@ -3,6 +3,7 @@
 //! Pure: given what Slurm knows of a gang's key, say whether to submit, to follow a job that is
 //! there, or that it is over. All memory is in Slurm's job records and on the bound pods.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::gang::Gang;
@@ -33,6 +34,11 @@ impl Stamp {
     /// no end of any pods.
     pub fn given_back(&self) -> Self {
         Self { pods: 0, ..self.clone() }
+    }
+
+    /// Whether its placeholder was given back although its pods wait on.
+    pub fn is_given_back(&self) -> bool {
+        self.pods == 0
     }
 
     /// Whether it is that of one attempt of one gang, for whichever pods.
@@ -173,7 +179,13 @@ pub enum Step {
 
 /// Decides the next step from what Slurm lists with this gang's stamp.
 ///
-/// Returns also the jobs that must not be: live duplicates, later ones first.
+/// Two bridges that both believe they lead may make two placeholders of one gang: the immediate way
+/// cannot choose its job id. Which of them is the gang's is said by the API server, which takes a pod's
+/// binding only once: the first member to be bound, always the same one, is the vote, and the placeholder
+/// it was bound for is the one. Before the vote every live one is left alone, for another bridge may be
+/// binding to it at this moment; after it, whoever looks comes to the same answer.
+///
+/// Returns also the jobs that must not be: live ones beside the one that was voted for, later ones first.
 pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<JobId>) {
     let mut mine: Vec<&(Stamp, Job)> =
         listed.iter().filter(|(s, _)| s.cluster == cluster && s.gang == gang.uid).collect();
@@ -181,13 +193,15 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
 
     let mut live: Vec<&(Stamp, Job)> =
         mine.iter().copied().filter(|(_, j)| j.standing() != Standing::Over).collect();
+    let vote = voted(gang);
     if !live.is_empty() {
-        // The one that holds nodes wins, then the oldest: pods may already be bound for it.
         live.sort_by_key(|(s, j)| {
-            (j.standing() != Standing::Holding, s.generation, j.submit_time, j.id)
+            let holds = j.standing() == Standing::Holding;
+            (Some(j.id) != vote, !holds, s.generation, j.submit_time, j.id)
         });
         let (stamp, job) = live[0];
-        let duplicates = live[1..].iter().rev().map(|(_, j)| j.id).collect();
+        let others = live[1..].iter().rev().map(|(_, j)| j.id);
+        let duplicates = others.filter(|_| vote == Some(job.id)).collect();
         return (Step::Follow { job: job.id, generation: stamp.generation }, duplicates);
     }
 
@@ -220,6 +234,13 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let (cluster, gang) = (cluster.to_owned(), gang.uid.clone());
     let stamp = Stamp { cluster, gang, generation, pods, part: None };
     (Step::Submit { stamp }, Vec::new())
+}
+
+/// The placeholder that the gang's first member was bound for.
+fn voted(gang: &Gang) -> Option<JobId> {
+    let bound = gang.members.iter().filter_map(|m| Some((m.rank, m.bound.as_ref()?)));
+    let first = bound.min_by_key(|(rank, bound)| (Reverse(bound.generation), *rank));
+    first.map(|(_, bound)| bound.job)
 }
 
 /// A refused `immediate` ask leaves a FAILED record that never ran: it is no ending of anything.

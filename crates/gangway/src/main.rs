@@ -7,6 +7,7 @@ mod chain;
 mod cluster;
 mod config;
 mod door;
+mod election;
 mod evict;
 mod extender;
 mod follow;
@@ -14,6 +15,7 @@ mod http;
 mod index;
 mod kubescheduler;
 mod lean;
+mod mandate;
 mod metrics;
 mod nursery;
 mod queue;
@@ -21,6 +23,8 @@ mod report;
 mod scheduler;
 mod source;
 mod warn;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -44,13 +48,14 @@ enum Command {
     Extender(Box<config::ExtenderFlags>),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let Cli { command } = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Scheduler(flags) => scheduler::run(&flags).await,
-            Command::Extender(flags) => kubescheduler::run(&flags).await,
+            Command::Scheduler(flags) => scheduler::run(&flags).await?,
+            Command::Extender(flags) => kubescheduler::run(&flags).await?,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }

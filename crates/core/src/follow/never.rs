@@ -216,6 +216,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
         |(asked, (first_bind, finished_since), (all_bound, released))| Progress {
             asked: asked.map(|(pods, at)| Asked {
                 pods: pods.into_iter().map(str::to_owned).collect(),
+                bound: BTreeSet::new(),
                 at,
                 reach: Reach::default(),
             }),
