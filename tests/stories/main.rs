@@ -11,6 +11,7 @@ mod door;
 mod elastic;
 mod election;
 mod eligibility;
+mod expiry;
 mod giving_back;
 mod interlock;
 mod jobset;

@@ -53,8 +53,8 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
     let (label, ok) = match &outcome {
         Ok(_) => ("evicted", true),
         Err(kube::Error::Api(status)) if status.code == 404 => ("gone", true),
-        // Another pod has the name by now: ours is gone.
-        Err(kube::Error::Api(status)) if status.code == 409 => ("gone", true),
+        // Another pod has the name by now, or somebody else has just written: the watch tells which.
+        Err(kube::Error::Api(status)) if status.code == 409 => ("conflict", false),
         Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),
         Err(_) => ("error", false),
     };

@@ -74,7 +74,8 @@ pub(crate) async fn warn(
     (uid.to_owned(), written)
 }
 
-/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end.
+/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is
+/// tried again: either somebody else has just written, or the pod is another one, as the watch will tell.
 async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
     let Some(pod) = cluster.world.index().pod(uid).cloned() else { return true };
     let Ok(_permit) = cluster.writes.acquire().await else { return false };
@@ -83,7 +84,7 @@ async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
     let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
     match api.patch_metadata(&pod.name, &PatchParams::default(), &patch).await {
         Ok(_) => true,
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+        Err(kube::Error::Api(status)) if status.code == 404 => true,
         Err(error) => {
             tracing::warn!(pod = pod.path(), error = explain(&error), "could not warn");
             false
