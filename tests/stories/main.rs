@@ -21,6 +21,7 @@ mod leaderworkerset;
 mod network;
 mod no_room;
 mod process;
+mod prolog;
 mod pytorchjob;
 mod restart;
 mod rivals;

@@ -22,6 +22,7 @@ pub mod place;
 pub mod placeholder;
 pub mod pod;
 pub mod policy;
+pub mod prolog;
 pub mod quantity;
 pub mod reason;
 pub mod topology;

@@ -18,6 +18,7 @@ mod lean;
 mod mandate;
 mod metrics;
 mod nursery;
+mod prolog;
 mod queue;
 mod report;
 mod scheduler;
@@ -46,6 +47,9 @@ enum Command {
     /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
     /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
     Extender(Box<config::ExtenderFlags>),
+    /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
+    /// GPUs have ended.
+    Prolog(Box<prolog::Flags>),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -55,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         match command {
             Command::Scheduler(flags) => scheduler::run(&flags).await?,
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
+            Command::Prolog(flags) => return prolog::run(&flags).await,
         }
         Ok(ExitCode::SUCCESS)
     })
