@@ -7,7 +7,7 @@ use std::time::Duration;
 use gangway_core::job::{BaseState, Component, GresRequest, Job, Options, PlaceholderRequest};
 use gangway_core::names;
 use gangway_core::place::ranges;
-use gangway_core::placeholder::Stamp;
+use gangway_core::placeholder::{Stamp, fingerprint};
 use gangway_tests::{ApiProxy, SOON, Story, World, audited, manifest, stays, wait};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod as KubePod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
@@ -42,8 +42,14 @@ async fn begin(name: &str) -> Option<Scene> {
     .await;
     let live = story.slurm.live().await;
     let own = live.into_iter().find(|(stamp, _)| stamp.gang == gang).expect("a placeholder");
+    let rival = allocate(&story, &own.0, MEMBERS).await;
+    Some(Scene { story, proxy, gang, own, rival })
+}
+
+/// A placeholder as another bridge would make it: for so many members with a GPU each, on one node.
+async fn allocate(story: &Story, stamp: &Stamp, members: u32) -> Job {
     let request = PlaceholderRequest {
-        name: own.1.name.clone(),
+        name: "rival".into(),
         user: "alice".into(),
         group: "alice".into(),
         account: Some("team1".into()),
@@ -51,12 +57,12 @@ async fn begin(name: &str) -> Option<Scene> {
         qos: None,
         time_limit_minutes: None,
         components: vec![Component {
-            key: own.0.to_text(),
+            key: stamp.to_text(),
             nodes: 1,
-            tasks_per_node: MEMBERS,
+            tasks_per_node: members,
             cpus_per_task: 1,
-            memory_per_node_mib: 1024,
-            gres_per_node: [("gpu", MEMBERS), ("efa", 4 * MEMBERS)]
+            memory_per_node_mib: u64::from(256 * members),
+            gres_per_node: [("gpu", members), ("efa", 4 * members)]
                 .map(|(name, count)| GresRequest { name: name.into(), kind: None, count })
                 .to_vec(),
             excluded_nodes: String::new(),
@@ -64,9 +70,9 @@ async fn begin(name: &str) -> Option<Scene> {
         options: Options::default(),
     };
     let id = story.slurm.client.allocate(&request).await.expect("there is room");
-    let rival = story.slurm.job(id.0).await;
-    assert_eq!(rival.state.base, BaseState::Running);
-    Some(Scene { story, proxy, gang, own, rival })
+    let job = story.slurm.job(id.0).await;
+    assert_eq!(job.state.base, BaseState::Running);
+    job
 }
 
 impl Scene {
@@ -162,4 +168,41 @@ async fn the_end_of_the_one_too_many_is_not_that_of_the_pods() {
     .await;
     scene.proxy.stall(false);
     scene.end().await;
+}
+
+/// A bridge whose pod watch is behind takes another's new gang for one without pods.
+#[tokio::test]
+async fn a_gang_that_is_not_seen_yet_is_not_swept() {
+    let Some(world) = World::find() else { return };
+    let proxy = ApiProxy::before(world).await;
+    let kubeconfig = proxy.kubeconfig(&std::env::temp_dir());
+    let differ = |setup: &mut gangway_tests::Setup| setup.kubeconfig = Some(kubeconfig);
+    let Some(mut story) = Story::prepare("rival-unseen", differ).await else { return };
+    story.bridge.start().await;
+    let template = manifest::template(1, &[]);
+    story.kube.create(&manifest::pod("seen", &template)).await;
+    let seen = story.seated(&story.bound("seen", 1).await).await;
+
+    proxy.stall(true);
+    let uid = story.kube.create(&manifest::pod("unseen", &template)).await;
+    let pods = fingerprint([uid.as_str()]);
+    let stamp =
+        Stamp { cluster: story.cluster.clone(), gang: uid, generation: 1, pods, part: None };
+    let rival = allocate(&story, &stamp, 1).await;
+    // An end that the bridge did not bring about has it list all jobs: so it comes to know the rival's.
+    story.slurm.scancel("alice", seen.id.0);
+    wait("the bridge finds that its watch is behind", SOON, async || {
+        let log = story.bridge.tail(200);
+        if log.contains("the pod watch is behind") { Ok(()) } else { Err(story.bridge.tail(3)) }
+    })
+    .await;
+    stays("the rival's placeholder stays", Duration::from_secs(5), async || {
+        let state = story.slurm.job(rival.id.0).await.state;
+        if state.base == BaseState::Running { Ok(()) } else { Err(state.to_string()) }
+    })
+    .await;
+    proxy.stall(false);
+    let pods = story.bound("unseen", 1).await;
+    assert_eq!(story.seated(&pods).await.id, rival.id, "the gang has it");
+    story.end().await;
 }
