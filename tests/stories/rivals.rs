@@ -206,3 +206,43 @@ async fn a_gang_that_is_not_seen_yet_is_not_swept() {
     assert_eq!(story.seated(&pods).await.id, rival.id, "the gang has it");
     story.end().await;
 }
+
+/// Another bridge gives a placeholder back because its pods have finished; this one's watch is behind, and
+/// shows them running.
+#[tokio::test]
+async fn pods_that_have_finished_are_not_evicted_when_their_placeholder_is_given_back() {
+    let Some(world) = World::find() else { return };
+    let proxy = ApiProxy::before(world).await;
+    let kubeconfig = proxy.kubeconfig(&std::env::temp_dir());
+    let differ = |setup: &mut gangway_tests::Setup| setup.kubeconfig = Some(kubeconfig);
+    let Some(mut story) = Story::prepare("rival-finished", differ).await else { return };
+    story.bridge.start().await;
+    story.kube.create(&manifest::pod("done", &manifest::template(1, &[]))).await;
+    let job = story.seated(&story.bound("done", 1).await).await;
+    let phase = async |wanted: &str| {
+        wait(&format!("it is {wanted}"), SOON, async || {
+            let pod = story.kube.pod("done").await;
+            if pod.phase == wanted { Ok(()) } else { Err(pod.phase) }
+        })
+        .await;
+    };
+    phase("Running").await;
+    proxy.stall(true);
+    let exit = serde_json::json!({"metadata": {"annotations": {"world.gangway.dev/exit": "0"}}});
+    story.kube.patch_pod("done", &exit).await;
+    phase("Succeeded").await;
+    story.slurm.client.cancel(job.id).await.expect("Slurm cancels it");
+    wait("the bridge sees that it has ended", SOON, async || {
+        let log = story.bridge.tail(200);
+        if log.contains("has ended by itself") { Ok(()) } else { Err(story.bridge.tail(3)) }
+    })
+    .await;
+    proxy.stall(false);
+    stays("it stays", Duration::from_secs(2), async || {
+        let pods = story.pods("done").await;
+        let there = pods.len() == 1 && pods.iter().all(|p| !p.deleting && p.phase == "Succeeded");
+        if there { Ok(()) } else { Err(format!("{pods:?}")) }
+    })
+    .await;
+    story.end().await;
+}

@@ -230,3 +230,24 @@ impl Desk {
         index.pod(&args.pod_uid).is_some_and(|pod| pod.node() == Some(args.node.as_str()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_answers_nothing_but_who_leads_and_hangs_up() {
+        let (registry, mandate) = (Registry::new(), Mandate::new());
+        let (offers, world) = (Offers::default(), World::default());
+        let desk = Desk::new(offers, world, mandate.clone(), "p", &registry).expect("metrics");
+        mandate.waits_for("other_1");
+        let ask = || desk.read::<serde_json::Value>("filter", &Bytes::from("{}"), Instant::now());
+        let answer = ask().expect_err("it stands by");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[CONNECTION], "close");
+        assert!(mandate.extend(mandate.now() + 60_000));
+        assert!(ask().is_ok(), "it leads");
+        mandate.end();
+        assert!(ask().is_err(), "it does not lead any more");
+    }
+}
