@@ -5,6 +5,7 @@
 //! nothing waits by the clock alone: every wait looks at a state, with a deadline.
 
 mod api_proxy;
+mod audit;
 mod bridge;
 mod chronicle;
 pub mod http;
@@ -20,6 +21,7 @@ mod wait;
 mod world;
 
 pub use api_proxy::ApiProxy;
+pub use audit::Write;
 pub use bridge::{Bridge, Setup};
 pub use chronicle::Chronicle;
 pub use kube_scheduler::{KubeScheduler, Terms};

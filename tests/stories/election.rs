@@ -143,9 +143,11 @@ async fn a_leader_that_stood_still_does_nothing_any_more() {
     let theirs = |asked: &gangway_tests::Asked| {
         asked.agent.contains("(one_") && asked.writes() && asked.at > at
     };
-    let signed = audited(story.world, |a| a.agent.contains("(one_") && a.what == "pods/binding");
+    let signed =
+        audited(story.world, "(one_", |a| a.agent.contains("(one_") && a.what == "pods/binding");
     assert!(!signed.is_empty(), "its requests are recognised");
-    let mut late = audited(story.world, |asked| theirs(asked) && asked.namespace != "gangway");
+    let mut late =
+        audited(story.world, "(one_", |asked| theirs(asked) && asked.namespace != "gangway");
     late.retain(|asked| asked.namespace == story.cluster || asked.what.starts_with("pods"));
     assert!(late.is_empty(), "after it was stopped it still asked for {late:?}");
     assert_eq!(story.slurm.placeholders().await.len(), jobs, "nor did it ask Slurm");

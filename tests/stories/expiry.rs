@@ -55,8 +55,9 @@ async fn watches_expire_while_gangs_come_and_go() {
     };
     assert_eq!(versions(&before), versions(&after), "nobody has touched who runs");
     assert_eq!(chronicle.shared_devices(), [""; 0]);
-    let evicted =
-        audited(story.world, |a| a.namespace == story.cluster && a.what == "pods/eviction");
+    let evicted = audited(story.world, &story.cluster, |a| {
+        a.namespace == story.cluster && a.what == "pods/eviction"
+    });
     assert!(evicted.is_empty(), "{evicted:?}");
     story.end().await;
 }

@@ -131,7 +131,7 @@ impl Scene {
             }
         })
         .await;
-        let evictions = audited(story.world, |asked| {
+        let evictions = audited(story.world, &story.cluster, |asked| {
             asked.namespace == story.cluster && asked.what == "pods/eviction"
         });
         assert!(evictions.is_empty(), "{evictions:?}");
