@@ -212,8 +212,9 @@ mod tests {
         let beating = tokio::spawn(mandate.clone().unless_it_stands_still(length, stop.clone()));
         mandate.granted().await;
         assert!(mandate.holds());
-        // This runtime has one thread: nothing of it goes on.
-        std::thread::sleep(Duration::from_secs(3));
+        // This runtime has one thread: while it waits for nothing, nothing else goes on.
+        let (_nobody, nothing) = std::sync::mpsc::channel::<()>();
+        assert!(nothing.recv_timeout(Duration::from_secs(3)).is_err());
         assert!(!mandate.holds(), "asked before the beat could notice");
         assert!(beating.await.expect("no panic").is_err());
         assert_eq!(mandate.standing(), Standing::Over);
