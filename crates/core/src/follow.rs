@@ -41,7 +41,7 @@ pub const LINGER_MS: i64 = 5_000;
 pub const STAGE_GAP_MS: i64 = 60_000;
 
 /// The latest word on the gang's placeholder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It cannot run as asked.
     Refused(Refusal),
@@ -85,7 +85,7 @@ pub enum Verdict {
 }
 
 /// When an allocation will end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// Milliseconds from when it was said.
     pub in_ms: i64,
@@ -94,7 +94,7 @@ pub struct Ends {
 }
 
 /// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// The pods for which room was asked, and when (ms).
     pub asked: Option<Asked>,
@@ -123,16 +123,18 @@ pub struct Progress {
 }
 
 /// An open question to Slurm.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Asked {
     /// For these pods.
     pub pods: BTreeSet<String>,
     /// The placeholders that members were bound for then.
-    pub bound: BTreeSet<JobId>,
+    pub bound_for: BTreeSet<JobId>,
     /// Since (ms).
     pub at: i64,
     /// Where they might not go then.
     pub reach: Reach,
+    /// How many of them were bound then.
+    pub bound: usize,
 }
 
 /// Where a seat really is, as Kubernetes sees it now.
@@ -435,9 +437,16 @@ fn reach_changed(facts: &Facts<'_>) -> bool {
     asked.is_some_and(|asked| asked.reach != Reach::of(&facts.assembled.gang))
 }
 
+/// More members are bound than were when room was asked for.
+fn more_bound(facts: &Facts<'_>) -> bool {
+    let bound = unfinished(facts).filter(|m| m.bound.is_some()).count();
+    facts.progress.asked.as_ref().is_some_and(|asked| bound > asked.bound)
+}
+
 fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64) -> Plan {
     // The placeholder keeps its place; only where it may start is told anew.
-    if reach_changed(facts) {
+    // So does whoever is bound while it waits: Slurm has taken its start back (rule 2).
+    if reach_changed(facts) || more_bound(facts) {
         return Plan::act(Action::Ask);
     }
     if let Some(nowhere) = &facts.assembled.nowhere {
@@ -466,7 +475,7 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
     }
     // A pod from an earlier placeholder holds a node that is no longer ours.
     // The same id may also have started elsewhere, once slurmctld has lost its memory (rule 2).
-    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| s.node != b.node);
+    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| is_elsewhere(s, b));
     let stray = |m: &&Member| m.bound.as_ref().is_some_and(|b| b.job != job || elsewhere(m, b));
     if unfinished(facts).any(|m| stray(&m)) {
         let why =
@@ -485,6 +494,15 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
         plan.wake_by(due);
     }
     plan
+}
+
+/// Whether a member is bound to another node or other devices than its seat has. Whoever has what its
+/// placeholder was given keeps it, so a seat that differs is of another start.
+fn is_elsewhere(seat: &Seat, bound: &Bound) -> bool {
+    let differs = |(gres, given): &(String, Vec<u32>)| {
+        bound.indexes.get(gres).is_some_and(|held| held != given)
+    };
+    seat.node != bound.node || seat.indexes.iter().any(differs)
 }
 
 /// Binds all, or none.

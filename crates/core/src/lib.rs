@@ -21,6 +21,7 @@ pub mod order;
 pub mod place;
 pub mod placeholder;
 pub mod pod;
+pub mod poison;
 pub mod policy;
 pub mod prolog;
 pub mod quantity;

@@ -317,6 +317,11 @@ impl Follower {
             let members = binds.len();
             tracing::info!(gang = gang.uid, name = gang.path(), members, ?took, "bound");
         }
+        // Whoever joins a gang that runs brings nothing new.
+        let cost = binds.first().map_or("", |binding| binding.note.as_str());
+        if !cost.is_empty() && !some_bound && answers.iter().any(|(_, ok)| *ok) {
+            bind::tell_owner(&self.cluster, &view.group, cost).await;
+        }
     }
 
     async fn evict(&mut self, view: &View, pods: &[(String, String)]) {

@@ -23,6 +23,7 @@ mod queue;
 mod report;
 mod scheduler;
 mod source;
+mod wall;
 mod warn;
 
 use std::process::ExitCode;

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) last_poll: IntGauge,
     /// 1 while this process may act.
     pub(crate) leads: IntGauge,
+    /// EXTERNAL nodes of ours that Slurm gives to nobody.
+    pub(crate) poisoned: IntGauge,
 }
 
 impl Metrics {
@@ -86,6 +88,10 @@ impl Metrics {
             last_poll: gauge(
                 "gangway_slurm_last_poll_timestamp_seconds",
                 "When Slurm's job states were last read",
+            )?,
+            poisoned: gauge(
+                "gangway_poisoned_nodes",
+                "EXTERNAL nodes that Slurm believes dead, where slurm.sink is set",
             )?,
             gangs,
             slurm_seconds,

@@ -27,6 +27,7 @@ use crate::nursery::{Nursery, nursery};
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
+mod heal;
 pub(crate) mod sweep;
 
 /// Writes to the API server under way at once: enough to keep it busy, few enough to leave it to
@@ -46,6 +47,17 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let slurm = slurm_client(&settings, &metrics, &mandate)?;
     let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
     start_queue(&nursery, &queue, &readiness, &stop);
+    if let Some(sink) = settings.slurm.sink.clone() {
+        let (slurm, board) = (queue.slurm().clone(), queue.board().clone());
+        let healing = heal::run(sink, slurm, board, metrics.clone(), stop.clone());
+        let (mandate, stop) = (mandate.clone(), stop.clone());
+        nursery.start("heal", async move {
+            tokio::select! {
+                () = mandate.granted() => healing.await,
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
     listen(&nursery, &settings, &queue, &mandate, &metrics, &readiness, &stop).await?;
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let election = settings.election.as_ref();
@@ -166,6 +178,7 @@ fn start_queue(
     });
     nursery.start("keys", queue.clone().keep_sealed());
     nursery.start("single", queue.clone().keep_single());
+    nursery.start("endings", queue.clone().keep_ended());
     let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
     nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();

@@ -11,7 +11,7 @@ pub(super) fn weighed(facts: &Facts<'_>, job: JobId, now: i64) -> Option<Plan> {
     let theirs = |m: &Member| m.bound.as_ref().map(|b| b.job).filter(|of| *of != job);
     let unweighed = |of: &JobId| !facts.progress.weighed.contains(of);
     let of = unfinished(facts).filter_map(theirs).find(unweighed)?;
-    let told = facts.progress.asked.as_ref().is_some_and(|asked| asked.bound.contains(&of));
+    let told = facts.progress.asked.as_ref().is_some_and(|asked| asked.bound_for.contains(&of));
     if told {
         return Some(Plan { wake: Some(now + QUIET_MS), ..Plan::default() });
     }

@@ -207,7 +207,7 @@ fn a_pod_that_another_bridge_has_bound_is_weighed_before_anything_is_done() {
     scene.bind("b", 6, 1);
     // Job 7 may be the one too many: Slurm's half has to know that job 6 was bound for.
     assert_eq!(scene.actions(), [Action::Ask]);
-    scene.progress.asked.as_mut().expect("asked").bound.insert(JobId(6));
+    scene.progress.asked.as_mut().expect("asked").bound_for.insert(JobId(6));
     let waits = Plan { wake: Some(scene.now + QUIET_MS), ..Plan::default() };
     assert_eq!(scene.plan(), waits, "nobody is bound or evicted until the answer is there");
 }
@@ -231,6 +231,32 @@ fn a_pod_whose_job_has_started_anew_elsewhere_leaves() {
     assert_eq!(scene.evicted(), [""; 0]);
     scene.member("b").bound.as_mut().expect("bound").node = "given-away".to_owned();
     assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn a_pod_whose_job_has_started_anew_with_other_devices_leaves() {
+    let mut scene = Scene::new(2).allocated();
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    let held = |index| BTreeMap::from([("gpu".to_owned(), vec![index])]);
+    scene.member("a").bound.as_mut().expect("bound").indexes = held(0);
+    assert_eq!(scene.evicted(), [""; 0], "of b nobody knows");
+    scene.member("b").bound.as_mut().expect("bound").indexes = held(7);
+    assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn pods_stay_while_their_placeholder_is_in_the_queue_again_and_slurms_half_hears_of_them() {
+    // slurmctld has forgotten the start.
+    let mut scene = Scene::new(2).with(queued_for("Resources"));
+    scene.asked(&["a", "b"]);
+    scene.now = QUIET_MS;
+    assert_eq!(scene.told("Queued"), "in the queue");
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    assert_eq!(scene.actions(), [Action::Ask]);
+    scene.asked(&["a", "b"]);
+    assert!(scene.actions().is_empty(), "once");
 }
 
 #[test]
@@ -431,6 +457,7 @@ impl Scene {
                 over: false,
                 after: None,
                 nowhere: None,
+                torn: false,
             },
             verdict: None,
             progress: Progress::default(),
@@ -487,9 +514,10 @@ impl Scene {
 
     fn asked(&mut self, pods: &[&str]) {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
-        let bound = BTreeSet::new();
-        let reach = Reach::of(&self.assembled.gang);
-        self.progress.asked = Some(Asked { pods, bound, at: 0, reach });
+        let gang = &self.assembled.gang;
+        let bound = gang.members.iter().filter(|m| m.bound.is_some()).count();
+        self.progress.asked =
+            Some(Asked { pods, at: 0, reach: Reach::of(gang), bound, bound_for: BTreeSet::new() });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {
