@@ -27,6 +27,7 @@ mod orphans;
 mod poison;
 mod process;
 mod pytorchjob;
+mod resources;
 mod restart;
 mod roles;
 mod scancel;

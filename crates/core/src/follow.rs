@@ -40,7 +40,7 @@ pub const LINGER_MS: i64 = 5_000;
 pub const STAGE_GAP_MS: i64 = 60_000;
 
 /// The latest word on the gang's placeholder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It cannot run as asked.
     Refused(Refusal),
@@ -84,7 +84,7 @@ pub enum Verdict {
 }
 
 /// When an allocation will end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// Milliseconds from when it was said.
     pub in_ms: i64,
@@ -93,7 +93,7 @@ pub struct Ends {
 }
 
 /// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// The pods for which room was asked, and when (ms).
     pub asked: Option<Asked>,
@@ -120,7 +120,7 @@ pub struct Progress {
 }
 
 /// An open question to Slurm.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Asked {
     /// For these pods.
     pub pods: BTreeSet<String>,

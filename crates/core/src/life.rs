@@ -21,7 +21,7 @@ pub const RETRY_MS: i64 = 500;
 pub const SETTLE_MS: i64 = 5_000;
 
 /// What a bridge remembers of one gang.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Life {
     verdict: Option<Verdict>,
     progress: Progress,
@@ -188,7 +188,12 @@ impl Life {
         for action in &plan.actions {
             match action {
                 Action::Warn { leave: Some((in_ms, _)), .. } => {
-                    self.progress.leave_by = Some(now + in_ms);
+                    let by = Some(now + in_ms);
+                    if self.progress.leave_by != by {
+                        // What was answered lately said something else.
+                        self.sent.retain(|(write, _), _| *write != Write::Warn);
+                    }
+                    self.progress.leave_by = by;
                 }
                 Action::Warn { leave: None, .. } => self.progress.leave_by = None,
                 _ => {}

@@ -271,9 +271,34 @@ fn effective(resources: Option<&Resources>) -> Quantities {
     all
 }
 
+/// What the pod-level resources put in place of the sum. A request always counts. A limit stands in only
+/// for what no container mentions, or cannot be shared out beyond what is there: so does the API server
+/// before anybody sees a pod, but not in a workload's template.
+fn pod_level(spec: &PodSpec) -> Quantities {
+    let Some(resources) = &spec.resources else { return Quantities::new() };
+    let mentioned = |name: &str| {
+        let has = |list: &Option<Quantities>| list.as_ref().is_some_and(|l| l.contains_key(name));
+        let all = spec.containers.iter().chain(&spec.init_containers);
+        all.filter_map(|c| c.resources.as_ref()).any(|r| has(&r.requests) || has(&r.limits))
+    };
+    let stands_in = |name: &str| is_hugepages(name) || !mentioned(name);
+    let limits = resources.limits.iter().flatten().filter(|(name, _)| stands_in(name));
+    let stated = limits.chain(resources.requests.iter().flatten());
+    stated.filter(|(name, _)| of_whole_pods(name)).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// What may be asked for a pod as a whole; anything else is its containers' alone.
+fn of_whole_pods(resource: &str) -> bool {
+    matches!(resource, "cpu" | "memory") || is_hugepages(resource)
+}
+
+fn is_hugepages(resource: &str) -> bool {
+    resource.starts_with("hugepages-")
+}
+
 /// What a pod needs: all containers and sidecars together, or its largest init step if that is more
-/// (an init step runs beside the sidecars started before it), then overhead; pod-level resources
-/// overrule the sum. As in Kubernetes' `PodRequests`.
+/// (an init step runs beside the sidecars started before it); pod-level resources overrule the sum; then
+/// overhead. As Kubernetes' `PodRequests` says of the pod that the API server makes of it.
 pub fn demand(spec: &PodSpec) -> Result<Demand, BadQuantity> {
     let mut running = Demand::default();
     let mut sidecars = Demand::default();
@@ -294,7 +319,7 @@ pub fn demand(spec: &PodSpec) -> Result<Demand, BadQuantity> {
     }
     running.add(&sidecars);
     running.raise_to(&peak);
-    let stated = effective(spec.resources.as_ref());
+    let stated = pod_level(spec);
     running.overrule(&Demand::read(&stated)?, &stated);
     running.add(&Demand::read(&spec.overhead)?);
     running.other.retain(|_, n| *n > 0);

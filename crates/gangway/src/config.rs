@@ -19,6 +19,7 @@ use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::poison::Sink;
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
+use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
@@ -76,6 +77,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
     pub(crate) resources: ResourceTable,
+    pub(crate) gpu_types: GpuTypes,
     pub(crate) network: Network,
     pub(crate) kubeconfig: Option<PathBuf>,
 }
@@ -144,12 +146,13 @@ impl Settings {
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
+        let gpu_types = read_gpu_types(root.section("gpuTypes"));
         let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
         root.finish();
         problems.into_result()?;
-        Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })
+        Ok(Self { cluster, slurm, listen, tls, policy, resources, gpu_types, network, kubeconfig })
     }
 }
 
@@ -307,6 +310,13 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
     Policy { default_partition, partitions, closed, max_grace_seconds, identities }
 }
 
+fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
+    let labels = Some(section.texts("labels")).filter(|labels| !labels.is_empty());
+    let types = section.map("types");
+    section.finish();
+    GpuTypes { labels: labels.unwrap_or_else(|| GpuTypes::default().labels), types }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,6 +347,7 @@ slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { 
 listen: { grpc: here }
 tls: { key: k }
 policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
+gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 ";
         let problems = read(yaml).expect_err("many problems");
@@ -354,6 +365,8 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "policy.identities[0].allow:",
             "policy.partitions:",
             "policy.closed:",
+            "gpuTypes.labels:",
+            "gpuTypes.types:",
             "topology.source:",
             "topology.layouts[0]:",
             "topology.layouts[0].instanceType:",
@@ -375,9 +388,10 @@ policy:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
 resources: { example.com/npu: npu }
+gpuTypes: { labels: [example.com/gpu], types: { ACME-9000: acme } }
 topology:
   source: labels
-  labels: [example.com/rack]
+  labels: [example.com/rack, example.com/slot]
   layouts:
     - { instanceType: box, switches: 2, sockets: 2, devices: { gpu: 4, efa: 2 } }
 ";
@@ -391,7 +405,9 @@ topology:
         assert_eq!(settings.slurm.shun_failed_nodes, 60);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
-        assert_eq!(settings.network.labels, ["example.com/rack"]);
+        assert_eq!(settings.gpu_types.labels, ["example.com/gpu"]);
+        assert_eq!(settings.gpu_types.types["ACME-9000"], "acme");
+        assert_eq!(settings.network.labels, ["example.com/rack", "example.com/slot"]);
         let first = &settings.network.layouts[0];
         assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
         assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));

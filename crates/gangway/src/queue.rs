@@ -150,7 +150,7 @@ impl Queue {
     ) -> Arc<Self> {
         Arc::new(Self {
             board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
-            atlas: Arc::new(Atlas::new(settings.network.clone())),
+            atlas: Arc::new(Atlas::new(settings.network.clone(), settings.gpu_types.clone())),
             slurm,
             policy: settings.policy.clone(),
             table: settings.resources.clone(),

@@ -24,6 +24,8 @@ pub mod conformance;
 mod error;
 mod observe;
 mod placeholder;
+#[cfg(feature = "testing")]
+pub mod reading;
 mod token;
 mod transport;
 mod wire;

@@ -72,6 +72,33 @@ fn pod_level_resources_overrule_the_sum() {
     assert_eq!((demand.milli_cpu, demand.other["nvidia.com/gpu"]), (16_000, 2));
 }
 
+/// Random pods, and what Kubernetes 1.36.3 itself reserves for each: a Go program wrote them as a user
+/// may (`written`), had the API server's own `SetObjectDefaults_Pod` complete them (`stored`, where that
+/// differs), and asked `k8s.io/component-helpers/resource`'s `PodRequests` (`needs`; CPU in thousandths).
+#[test]
+fn pods_need_what_kubernetes_says_they_need() {
+    let cases = include_str!("kubernetes-1.36.3.jsonl").lines();
+    let mut seen = 0;
+    for (line, text) in (1..).zip(cases) {
+        let case: serde_json::Value = serde_json::from_str(text).expect("a case");
+        let needs = |name: &str| case["needs"][name].as_u64().unwrap_or(0);
+        let mut want =
+            Demand { milli_cpu: needs("cpu"), memory: needs("memory"), ..Demand::default() };
+        for name in case["needs"].as_object().expect("a mapping").keys() {
+            if !matches!(name.as_str(), "cpu" | "memory") {
+                want.other.insert(name.clone(), needs(name));
+            }
+        }
+        for form in ["written", "stored"] {
+            let Some(pod) = case.get(form) else { continue };
+            let got = demand(&spec(pod.clone())).expect("readable");
+            assert_eq!(got, want, "line {line}, {form}: {pod:#}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 80, "{seen} pods");
+}
+
 #[test]
 fn nothing_asked_is_nothing() {
     let spec = spec(

@@ -163,7 +163,7 @@ impl Queue {
         }
         let doubted = entry.doubted.load(Ordering::Relaxed);
         let at_once = !doubted && !request.options.needs_queue() && id.is_none();
-        match self.submit(stamp, &request, at_once, id).await {
+        match self.submit_typed(stamp, &request, at_once, id).await {
             Submitted::As(job, granted) => {
                 self.follow_job(entry, job, stamp.generation, granted).await
             }
@@ -210,6 +210,7 @@ impl Queue {
         mut granted: Option<Allocation>,
     ) -> Next {
         let mut seen = self.board.track(id);
+        let mut gpu_news = self.atlas.gpu_news();
         let mut told = None;
         // The start in which the gang, as it was last asked for, has its seats.
         let start = |job: &Job| {
@@ -261,7 +262,8 @@ impl Queue {
                     }
                     Standing::Waiting => {
                         entry.say(queued(&job, &self.note(&entry.gang(), &job)));
-                        retry = self.keep_reach(entry, &job, &mut told).await;
+                        let news = *gpu_news.borrow_and_update();
+                        retry = self.keep_reach(entry, &job, news, &mut told).await;
                         match self.given_away(entry, &job, generation).await {
                             Ok(Some(next)) => return next,
                             Ok(None) => {}
@@ -305,6 +307,7 @@ impl Queue {
                 _ = seen.changed() => {}
                 _ = health.changed() => {}
                 _ = restarts.changed() => if self.has_rivals(entry, id) { return Next::Again },
+                _ = gpu_news.changed() => {}
                 () = entry.changed.notified() => seated = None,
                 () = again => {}
                 () = self.stop.cancelled() => {}

@@ -32,6 +32,31 @@ const ID_ATTEMPTS: u32 = 8;
 const FEW_NODES: u32 = 4;
 
 impl Queue {
+    /// Submits a placeholder, with the type of its GPUs where its nodes have only one. Slurm's list may
+    /// be some minutes old: what it refuses so is asked for as the user did.
+    pub(super) async fn submit_typed(
+        &self,
+        stamp: &Stamp,
+        request: &PlaceholderRequest,
+        at_once: bool,
+        id: Option<JobId>,
+    ) -> Submitted {
+        let mut typed = request.clone();
+        if self.atlas.name_gpus(&self.slurm, &mut typed).await {
+            match self.submit(stamp, &typed, at_once, id).await {
+                Submitted::Refused(refusal) => {
+                    tracing::info!(
+                        gang = stamp.gang,
+                        why = refusal.message,
+                        "refused with a type of GPU; asking without"
+                    );
+                }
+                other => return other,
+            }
+        }
+        self.submit(stamp, request, at_once, id).await
+    }
+
     /// Submits a placeholder; `at_once` says whether the immediate way may be tried, `id` is tried before
     /// those that are chosen for it.
     pub(super) async fn submit(

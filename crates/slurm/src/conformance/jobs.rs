@@ -200,8 +200,11 @@ async fn let_go(stage: &Stage<'_>) -> Outcome {
     hold(job.state.standing() == Standing::Waiting && !job.excluded_nodes.is_empty(), &job)?;
     let unknown = client.set_excluded_nodes(second, "no-such-node").await;
     answered(unknown, SlurmCode::INVALID_NODE_NAME)?;
+    hold(job.tres_per_node == "gres/gpu=8", &job)?;
+    client.set_tres_per_node(second, "gres/gpu=7").await?;
     client.set_excluded_nodes(second, "").await?;
     let now = running(stage, second).await?;
+    hold(now.tres_per_node == "gres/gpu=7", &now)?;
     let same = now.submit_time == job.submit_time && now.excluded_nodes.is_empty();
     hold(same && now.nodes != first.nodes, &now)?;
     client.cancel(second).await?;
