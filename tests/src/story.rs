@@ -193,6 +193,8 @@ impl Drop for Story {
             return;
         }
         self.bridge.kill();
+        // It may have broken off while slurmctld was away, which must not end other stories too.
+        let _ = self.world.command("slurm-daemon").args(["start", "slurmctld"]).status();
         tell(&self.name, &format!("broke off; its bridge said last:\n{}", self.bridge.tail(60)));
         let (kubeconfig, namespace) = (self.world.kubeconfig(), self.cluster.clone());
         let slurm = self.slurm.again();
