@@ -72,6 +72,8 @@ pub struct Progress {
     pub asked: Option<Asked>,
     /// When the first bind of this round was sent (ms).
     pub first_bind: Option<i64>,
+    /// This bridge has begun to bind the gang as a whole: whoever is not bound yet will be.
+    pub began: bool,
     /// Every member of this round has been bound once.
     pub all_bound: bool,
     /// The placeholder has been given back.
