@@ -29,6 +29,10 @@ pub struct Setup {
     pub policy: String,
     /// Further YAML for the configuration file.
     pub more: String,
+    /// Which bridge of the story it is, as the audit log and the Lease show it.
+    pub who: String,
+    /// Another way to the API server than the world's own.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Setup {
@@ -43,6 +47,8 @@ impl Setup {
             identity: String::new(),
             policy: String::new(),
             more: String::new(),
+            who: "one".to_owned(),
+            kubeconfig: None,
         }
     }
 }
@@ -58,20 +64,23 @@ pub struct Bridge {
     pub health: u16,
     directory: PathBuf,
     kubeconfig: PathBuf,
+    who: String,
     child: Option<Child>,
 }
 
 impl Bridge {
     /// Writes the configuration; nothing is started.
     pub fn new(world: &World, cluster: &str, setup: &Setup) -> Self {
-        let directory = std::env::temp_dir().join(format!("gangway-{cluster}"));
+        let who = setup.who.clone();
+        let directory = std::env::temp_dir().join(format!("gangway-{cluster}-{who}"));
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         let [grpc, metrics, health] = [(); 3].map(|()| http::free_port());
         let bridge = Self {
             grpc,
             metrics,
             health,
-            kubeconfig: world.bridge_kubeconfig(),
+            kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
+            who,
             child: None,
             directory,
         };
@@ -125,6 +134,9 @@ impl Bridge {
         for name in ["SLURM_REST_URL", "SLURM_TOKEN_FILE", "GANGWAY_CONFIG", "KUBECONFIG"] {
             command.env_remove(name);
         }
+        for name in ["GANGWAY_LEADER_ELECTION", "POD_NAMESPACE", "POD_NAME"] {
+            command.env_remove(name);
+        }
         // A failing story shows the end of the log: the error, not sixty frames below it.
         command.env("RUST_BACKTRACE", "0");
         command.arg("scheduler").arg("--config").arg(config).stdin(Stdio::null());
@@ -139,7 +151,7 @@ impl Bridge {
         let child = Self::command(&self.config())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args(["--log", "info,gangway=debug"])
+            .args(["--log", "info,gangway=debug", "--identity", &self.who])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
@@ -189,6 +201,15 @@ impl Bridge {
         signal(id, if frozen { "STOP" } else { "CONT" });
     }
 
+    /// Waits until it has ended by itself, and how.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("a bridge that runs");
+        let ended = wait("the bridge ends by itself", within, async || {
+            child.try_wait().ok().flatten().ok_or_else(|| "it runs".to_owned())
+        });
+        ended.await
+    }
+
     /// SIGTERM, and how it ended.
     pub async fn stop(&mut self, within: Duration) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
@@ -235,7 +256,7 @@ impl Bridge {
     }
 
     /// Takes its files away.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         // What cannot be removed is in the temporary directory.
         let _ = fs::remove_dir_all(&self.directory);
     }

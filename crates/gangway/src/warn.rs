@@ -75,7 +75,8 @@ pub(crate) async fn warn(
     (uid.to_owned(), written)
 }
 
-/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end.
+/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is
+/// tried again: either somebody else has just written, or the pod is another one, as the watch will tell.
 ///
 /// By way of the status, which the bridge writes anyway: the right to patch pods would be one to change
 /// their images too.
@@ -87,7 +88,7 @@ async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
     let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
     match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
         Ok(_) => true,
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+        Err(kube::Error::Api(status)) if status.code == 404 => true,
         Err(error) => {
             tracing::warn!(pod = pod.path(), error = explain(&error), "could not warn");
             false

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::code::SlurmCode;
 use crate::error::Error;
-use crate::observe::Observer;
+use crate::observe::{Gate, Observer};
 use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
@@ -48,6 +48,8 @@ pub struct Config {
     pub newest: Version,
     /// Told about every exchange.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Asked before every request that changes something.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Config {
@@ -63,6 +65,7 @@ impl Config {
             max_body: 256 << 20,
             newest: Version::PREFERRED[0],
             observer: None,
+            gate: None,
         }
     }
 }

@@ -36,5 +36,5 @@ pub use client::{
 };
 pub use code::SlurmCode;
 pub use error::Error;
-pub use observe::{Exchange, Observer};
+pub use observe::{Exchange, Gate, Observer};
 pub use token::TokenSource;
