@@ -6,10 +6,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use gangway_core::follow::{Action, Plan, Spot, Verdict};
+use gangway_core::gang::{Bound, Member};
 use gangway_core::job::{BaseState, GresRequest, JobId, Standing};
 use gangway_core::life::{Event, Life, Write, step};
-use gangway_core::place::{Placer, Seat, Seeker, place};
-use gangway_core::placeholder::{JobIds, Stamp, Step, fingerprint, next};
+use gangway_core::place::{Placer, Seat, Seeker, place, still_holds};
+use gangway_core::placeholder::{
+    Fate, JobIds, Silence, Stamp, Step, after_lost, fate, fingerprint, next,
+};
 use gangway_core::reason;
 use gangway_core::topology::Topology;
 
@@ -46,6 +49,10 @@ pub(crate) struct Half {
     doubted: bool,
     /// The gang as it was last asked for.
     asked: View,
+    /// Job and generation that slurmctld does not know.
+    lost: Option<(u32, u32)>,
+    /// When the slurmctld began that was last seen to know its job alive.
+    alive: Option<i64>,
 }
 
 /// One call, or one thing that is said between the halves.
@@ -74,6 +81,8 @@ pub(crate) enum Desk {
         generation: u32,
         pods: u64,
         at_once: bool,
+        /// The id that its pods carry, where it had been accepted before.
+        id: Option<u32>,
     },
     Following {
         job: u32,
@@ -201,7 +210,7 @@ impl Half {
         match self.desk {
             Desk::Idle => {}
             Desk::Deciding => self.decide(setting, slurm, gang, now),
-            Desk::Submitting { generation, pods, at_once } => {
+            Desk::Submitting { generation, pods, at_once, id } => {
                 self.desk = Desk::Deciding;
                 let at_once = at_once && !self.doubted && !slurm.waits();
                 let stamp = Stamp {
@@ -215,12 +224,12 @@ impl Half {
                     Answer::Failed => None,
                     _ if at_once => match slurm.allocate(gang, &stamp, setting.members) {
                         None => {
-                            self.desk = Desk::Submitting { generation, pods, at_once: false };
+                            self.desk = Desk::Submitting { generation, pods, at_once: false, id };
                             return;
                         }
                         job => job,
                     },
-                    _ => Some(submit(slurm, gang, &stamp)),
+                    _ => Some(submit(slurm, gang, &stamp, id)),
                 };
                 match submitted.filter(|_| answer == Answer::Heard) {
                     Some(job) => self.desk = Desk::Following { job, generation },
@@ -242,18 +251,26 @@ impl Half {
         for job in duplicates {
             slurm.end(job.0, BaseState::Cancelled);
         }
+        // Pods may be bound for it although the gang, as it was asked for, does not say so.
+        let step = match (step, self.lost) {
+            (Step::Submit { .. }, Some((job, generation))) => {
+                Step::Lost { job: JobId(job), generation }
+            }
+            (step, _) => step,
+        };
         match step {
             Step::Submit { .. } if self.releasing => self.done(None, now),
             Step::Submit { stamp: Stamp { generation, pods, .. } } => {
-                self.desk = Desk::Submitting { generation, pods, at_once: setting.immediate };
+                self.desk =
+                    Desk::Submitting { generation, pods, at_once: setting.immediate, id: None };
             }
             Step::Follow { job, generation } => {
-                self.desk = Desk::Following { job: job.0, generation };
+                (self.desk, self.lost) = (Desk::Following { job: job.0, generation }, None);
             }
             Step::Over { job, generation, state } => {
                 self.done(Some(ended(job.0, generation, state)), now);
             }
-            Step::Lost { job, .. } => self.lost(job.0, now),
+            Step::Lost { job, generation } => self.lost(slurm, gang, (job.0, generation), now),
         }
     }
 
@@ -262,11 +279,14 @@ impl Half {
             self.desk = Desk::Deciding;
             let bound = self.asked.pods.iter().any(|pod| pod.bound.is_some());
             if bound || matches!(self.life.verdict(), Some(Verdict::Allocated { .. })) {
-                self.lost(id, now);
+                self.lost = Some((id, generation));
             }
             return;
         };
         let (stamp, facts) = job.facts();
+        if job.live() {
+            self.alive = Some(slurm.boot);
+        }
         match facts.standing() {
             Standing::Over => {
                 self.done(Some(ended(id, generation, facts.ending().clone())), now);
@@ -276,7 +296,16 @@ impl Half {
                     slurm.end(id, BaseState::Cancelled);
                 }
             }
-            Standing::Waiting => self.say(queued(Some(id), "Resources"), now),
+            Standing::Waiting => {
+                let mut bound = self.asked.pods.iter().filter(|p| !p.finished && !p.leaving);
+                let others = |node| slurm.jobs.iter().any(|j| j.id != id && j.holds(node));
+                // Slurm has taken its start back, and given its nodes to others.
+                if bound.any(|p| p.bound.is_some_and(|b| others(b.node))) {
+                    slurm.end(id, BaseState::Cancelled);
+                    return self.done(Some(ended(id, generation, BaseState::Cancelled)), now);
+                }
+                self.say(queued(Some(id), "Resources"), now);
+            }
             Standing::Unclear => {}
             Standing::Holding => {
                 match seats(&self.asked, job) {
@@ -299,15 +328,29 @@ impl Half {
     }
 
     /// Slurm does not know the job of pods that are bound, and accounting knows of no end.
-    fn lost(&mut self, job: u32, now: i64) {
+    fn lost(&mut self, slurm: &Slurm, gang: u8, (job, generation): (u32, u32), now: i64) {
+        self.lost = Some((job, generation));
+        let seen_before_boot = self.alive.filter(|boot| *boot != slurm.boot).map(|_| 0);
+        let (boot_time, now_s) = (slurm.boot / 1_000, now / 1_000);
+        let silence = Silence { records: &[], boot_time, now: now_s, seen_before_boot };
+        let fate = fate(CLUSTER, &gang_uid(gang), generation, &silence);
         if self.releasing {
             return self.done(None, now);
+        }
+        if fate == Fate::Forgotten {
+            let asked = self.asked.assembled();
+            let stamp = after_lost(CLUSTER, &asked.gang, &slurm.listed(gang), generation);
+            let id = (stamp.generation == generation).then_some(job);
+            let Stamp { generation, pods, .. } = stamp;
+            self.desk = Desk::Submitting { generation, pods, at_once: false, id };
+            return;
         }
         self.say(queued(Some(job), reason::LOST), now);
     }
 
     fn done(&mut self, last: Option<Verdict>, now: i64) {
         (self.desk, self.releasing, self.doubted) = (Desk::Idle, false, false);
+        (self.lost, self.alive) = (None, None);
         self.asked = View::default();
         if let Some(last) = last {
             self.say(last, now);
@@ -365,9 +408,10 @@ pub(crate) fn end_all(slurm: &mut Slurm, gang: u8) {
 }
 
 /// Submits under an id of our own; one of ours that is there already is the same.
-fn submit(slurm: &mut Slurm, gang: u8, stamp: &Stamp) -> u32 {
+fn submit(slurm: &mut Slurm, gang: u8, stamp: &Stamp, id: Option<u32>) -> u32 {
     let own = |found: &Stamp| found.is_of(&stamp.cluster, &stamp.gang, stamp.generation);
-    let mut ids = (0..).map(|attempt| JobIds::default().choose(stamp, attempt).0);
+    let chosen = (0..).map(|attempt| JobIds::default().choose(stamp, attempt).0);
+    let mut ids = id.into_iter().chain(chosen);
     let ours = |id: &u32| slurm.job(*id).is_none_or(|job| own(&job.facts().0));
     let id = ids.find(ours).expect("ids without end");
     slurm.submit(id, gang, stamp);
@@ -381,21 +425,24 @@ type Seated = Option<(BTreeMap<String, Seat>, u64)>;
 fn seats(asked: &View, job: &Job) -> Seated {
     thread_local! {
         // It depends on nothing else, and is asked for in every state.
-        static KNOWN: RefCell<HashMap<(View, Nodes), Seated>> = RefCell::default();
+        static KNOWN: RefCell<HashMap<(View, Nodes, u32), Seated>> = RefCell::default();
     }
-    let key = (asked.clone(), job.nodes);
+    let key = (asked.clone(), job.nodes, job.id);
     if let Some(known) = KNOWN.with_borrow(|known| known.get(&key).cloned()) {
         return known;
     }
     let gang = &asked.assembled().gang;
-    let seekers: Vec<Seeker<'_>> = gang
-        .members
+    let granted = job.allocation();
+    let stays = |bound: &&Bound| still_holds(bound, JobId(job.id), &granted);
+    let seeker = |m: &'_ Member| (m.rank, m.bound.clone().filter(|bound| stays(&bound)));
+    let members: Vec<(u32, Option<Bound>)> = gang.members.iter().map(seeker).collect();
+    let seekers: Vec<Seeker<'_>> = members
         .iter()
-        .map(|m| Seeker { rank: m.rank, position: m.rank, bound: m.bound.as_ref() })
+        .map(|(rank, bound)| Seeker { rank: *rank, position: *rank, bound: bound.as_ref() })
         .collect();
     let need = [GresRequest { name: "gpu".to_owned(), kind: None, count: 1 }];
     let (mut placer, network) = (Placer::default(), Topology::default());
-    let seats = place(&mut placer, &seekers, 1, &need, &job.allocation(), &network).ok();
+    let seats = place(&mut placer, &seekers, 1, &need, &granted, &network).ok();
     let seated = seats.map(|seats| {
         let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
         (gang.members.iter().map(|m| m.uid.clone()).zip(seats).collect(), pods)

@@ -53,6 +53,8 @@ pub(crate) struct Pod {
     pub(crate) leaving: bool,
     /// Its containers have ended well.
     pub(crate) finished: bool,
+    /// When it was made, or bound if it is: only which came first among those of its gang.
+    at: u8,
 }
 
 /// What a Binding wrote on it.
@@ -113,14 +115,17 @@ impl Kubernetes {
         let uid = Uid { gang, rank, made: *made };
         *made += 1;
         let at = self.pods.partition_point(|pod| pod.uid < uid);
-        self.pods.insert(at, Pod { uid, bound: None, leaving: false, finished: false });
+        let pod = Pod { uid, bound: None, leaving: false, finished: false, at: u8::MAX };
+        self.pods.insert(at, pod);
+        self.order_moments(gang);
     }
 
     /// POST binding with a uid. Whether it was made: not twice, and not for a pod that leaves (409, 404).
     pub(crate) fn bind(&mut self, uid: Uid, binding: Binding) -> bool {
         match self.find(uid) {
             Some(pod) if pod.bound.is_none() && !pod.leaving => {
-                pod.bound = Some(binding);
+                (pod.bound, pod.at) = (Some(binding), u8::MAX);
+                self.order_moments(uid.gang);
                 true
             }
             _ => false,
@@ -133,6 +138,26 @@ impl Kubernetes {
         pod.leaving = true;
         if pod.bound.is_none() {
             self.gone(uid);
+        }
+        self.order_moments(uid.gang);
+    }
+
+    /// Numbers the moments of a gang anew: neighbours of one kind, made or bound, are as one.
+    fn order_moments(&mut self, gang: u8) {
+        let mut pods: Vec<&mut Pod> = Vec::new();
+        for pod in self.pods.iter_mut().filter(|pod| pod.uid.gang == gang) {
+            if pod.leaving || pod.finished {
+                pod.at = 0;
+            } else {
+                pods.push(pod);
+            }
+        }
+        pods.sort_by_key(|pod| pod.at);
+        let (mut number, mut last) = (0, None);
+        for pod in pods {
+            let bound = pod.bound.is_some();
+            number += u8::from(last != Some(bound));
+            (pod.at, last) = (number, Some(bound));
         }
     }
 
@@ -229,7 +254,11 @@ fn facts(pod: &Pod, workload: &Workload) -> Facts {
             containers: Arc::new(vec![container]),
             ..PodSpec::default()
         },
-        status: PodStatus { phase: pod.finished.then(|| "Succeeded".to_owned()) },
+        created: if pod.bound.is_none() { u64::from(pod.at) } else { 0 },
+        status: PodStatus {
+            phase: pod.finished.then(|| "Succeeded".to_owned()),
+            scheduled: if pod.bound.is_some() { u64::from(pod.at) } else { 0 },
+        },
         ..Facts::default()
     }
 }

@@ -126,6 +126,8 @@ pub(crate) struct Slurm {
     pub(crate) nodes: Nodes,
     /// In the order of their submit.
     pub(crate) jobs: Vec<Job>,
+    /// When slurmctld began (ms).
+    pub(crate) boot: i64,
 }
 
 impl Slurm {

@@ -202,7 +202,7 @@ impl Setting {
         let seen = self.lag.then(|| Arc::new(kubernetes.clone()));
         let halves = vec![Arc::default(); usize::from(self.gangs)];
         World {
-            slurm: Slurm { nodes: Nodes::all(self.nodes), jobs: Vec::new() },
+            slurm: Slurm { nodes: Nodes::all(self.nodes), jobs: Vec::new(), boot: -A_WHILE },
             bridges: vec![Bridge { halves, seen }; usize::from(self.bridges)],
             kubernetes,
             now: 0,
@@ -411,7 +411,7 @@ impl Setting {
                 if let Some(job) = next.slurm.job_mut(job) {
                     (job.state, job.nodes) = (JobState::Pending, Nodes::default());
                 }
-                next.rolled_back = true;
+                (next.rolled_back, next.slurm.boot) = (true, next.now);
                 next.left.rollbacks -= 1;
             }
             Step::Lose { job } => {
@@ -419,7 +419,7 @@ impl Setting {
                 let left = if ran { &mut next.left.losses } else { &mut next.left.rollbacks };
                 *left -= 1;
                 next.slurm.jobs.retain(|found| found.id != job);
-                next.rolled_back = true;
+                (next.rolled_back, next.slurm.boot) = (true, next.now);
             }
         }
         next.order_bridges();
