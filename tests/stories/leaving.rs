@@ -43,6 +43,11 @@ async fn warned(story: &Story, prefix: &str, why: &str) -> Vec<Pod> {
     .await
 }
 
+#[expect(clippy::disallowed_methods, reason = "what pods are told is by the clock on the wall")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
 fn leave_by(pod: &Pod) -> Timestamp {
     let text = pod.annotations.get(names::LEAVE_BY).expect("a warned pod says until when");
     text.parse().expect("a time")
@@ -71,7 +76,7 @@ async fn after_scancel_they_leave_when_all_have_checkpointed() {
     let id = story.seated(&story.bound("pair-", 2).await).await.id.0;
     story.slurm.scancel("alice", id);
     let pods = warned(&story, "pair-", "was cancelled in Slurm (CANCELLED)").await;
-    let left = leave_by(&pods[0]).duration_since(Timestamp::now());
+    let left = leave_by(&pods[0]).duration_since(now());
     assert!(left > SignedDuration::from_secs(60), "two minutes were asked for, {left} are left");
     all_stay(&story, "pair-", "nobody leaves while nobody has checkpointed").await;
     has_checkpointed(&story, "pair-a").await;
@@ -133,7 +138,7 @@ async fn preemption_is_told_when_the_other_job_comes() {
     let old = story.slurm.job(placeholder.id.0).await;
     assert_eq!(old.state.base, BaseState::Running, "warned before the end");
     assert!(old.preempt_time > 0, "{old:?}");
-    let late = Timestamp::now().as_second() - old.preempt_time;
+    let late = now().as_second() - old.preempt_time;
     story.note(&format!("warned within {late} s of Slurm's choice"));
     assert!(late < 20, "warned {late} s after Slurm had chosen the job");
     let since = old.end_time - old.preempt_time;
@@ -145,7 +150,7 @@ async fn preemption_is_told_when_the_other_job_comes() {
     }
     // The nodes go at once, and not when Slurm's grace is over.
     story.seated(&story.bound("high-", 2).await).await;
-    assert!(Timestamp::now().as_second() < old.end_time, "the preemptor need not wait");
+    assert!(now().as_second() < old.end_time, "the preemptor need not wait");
     no_overlap(&story, "low-", "high-");
 
     // It comes back by itself, as the next generation, when the nodes are free again.
