@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use gangway_core::ask::TABLE;
+use gangway_core::names;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
@@ -70,6 +71,8 @@ impl ProcessFlags {
 pub(crate) struct Settings {
     /// Names this bridge's world in every placeholder.
     pub(crate) cluster: String,
+    /// `spec.schedulerName` of its pods.
+    pub(crate) scheduler_name: String,
     pub(crate) slurm: Slurm,
     pub(crate) listen: Listen,
     pub(crate) tls: Option<Tls>,
@@ -132,6 +135,11 @@ impl Settings {
         if !is_word(&cluster) {
             problems.add("cluster", "must be letters, digits, '.', '_', ':' or '-'");
         }
+        let scheduler_name =
+            root.text("schedulerName").unwrap_or_else(|| names::SCHEDULER.to_owned());
+        if !is_word(&scheduler_name) {
+            problems.add("schedulerName", "must be letters, digits, '.', '_', ':' or '-'");
+        }
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
@@ -144,7 +152,17 @@ impl Settings {
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
         root.finish();
         problems.into_result()?;
-        Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })
+        Ok(Self {
+            cluster,
+            scheduler_name,
+            slurm,
+            listen,
+            tls,
+            policy,
+            resources,
+            network,
+            kubeconfig,
+        })
     }
 }
 
@@ -299,6 +317,7 @@ mod tests {
     fn environment_alone_is_enough() {
         let settings = read("").expect("usable");
         assert_eq!(settings.cluster, "default");
+        assert_eq!(settings.scheduler_name, "gangway");
         assert_eq!(settings.policy.identities[0].user, "slurm");
         assert!(settings.slurm.immediate);
     }
@@ -308,6 +327,7 @@ mod tests {
         let yaml = "
 cluster: a b
 clutser: x
+schedulerName: two words
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
 listen: { grpc: here }
 tls: { key: k }
@@ -318,6 +338,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
         for path in [
             "cluster:",
             "clutser:",
+            "schedulerName:",
             "slurm.immediate:",
             "slurm.retries:",
             "slurm.jobIds:",
@@ -341,6 +362,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
     fn a_full_file_is_read() {
         let yaml = "
 cluster: prod
+schedulerName: gangway-prod
 slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false }
 policy:
   defaultPartition: gpu
@@ -356,6 +378,7 @@ topology:
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
+        assert_eq!(settings.scheduler_name, "gangway-prod");
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
         assert_eq!(settings.policy.closed, ["exclusive"]);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use gangway_core::names;
 use gangway_slurm::{
     Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
 };
@@ -143,7 +142,7 @@ async fn start_source(
         client: apiserver::client(settings.kubeconfig.as_deref()).await?,
         door,
         id: settings.cluster.clone(),
-        scheduler_name: names::SCHEDULER.to_owned(),
+        scheduler_name: settings.scheduler_name.clone(),
         terms: None,
         world: World::drawn_in(queue.atlas().clone()),
         nursery: nursery.clone(),
