@@ -12,6 +12,7 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::ConfigExt as _;
+use kube::core::response::reason::{CONFLICT, NOT_FOUND};
 use kube::{Client, Config};
 
 /// A connection that has died silently would take watches and writes with it: asked after so long.
@@ -37,6 +38,12 @@ pub(crate) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> 
     multiplexed(&config).context("cannot make a Kubernetes client")
 }
 
+/// Whether the API server has said that an object is gone, or that another one has its name by now. The
+/// same number from anybody else, such as a proxy that has lost its way, says nothing of the object.
+pub(crate) fn says_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.reason.as_str(), NOT_FOUND | CONFLICT))
+}
+
 /// A client that offers HTTP/2 and falls back to HTTP/1.1 where the server does not take it.
 fn multiplexed(config: &Config) -> anyhow::Result<Client> {
     let mut tcp = HttpConnector::new();
@@ -60,4 +67,24 @@ fn multiplexed(config: &Config) -> anyhow::Result<Client> {
         .map_err(tower::BoxError::from)
         .service(http);
     Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn error(code: u16, reason: &str) -> kube::Error {
+        kube::Error::Api(Status::failure("", reason).with_code(code).boxed())
+    }
+
+    #[test]
+    fn only_the_api_server_can_say_that_a_pod_is_gone() {
+        assert!(says_gone(&error(404, "NotFound")));
+        assert!(says_gone(&error(409, "Conflict")));
+        // What kube makes of a text 404, as of a proxy.
+        assert!(!says_gone(&error(404, "Failed to parse error data")));
+        assert!(!says_gone(&error(409, "")));
+        assert!(!says_gone(&error(500, "InternalError")));
+    }
 }

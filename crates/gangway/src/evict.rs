@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use kube::api::{Api, PostParams};
 
+use crate::apiserver::says_gone;
 use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::index::Group;
@@ -52,9 +53,8 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
         api.create_subresource("eviction", &pod.name, &PostParams::default(), &body).await;
     let (label, ok) = match &outcome {
         Ok(_) => ("evicted", true),
-        Err(kube::Error::Api(status)) if status.code == 404 => ("gone", true),
-        // Another pod has the name by now: ours is gone.
-        Err(kube::Error::Api(status)) if status.code == 409 => ("gone", true),
+        // Or another pod has the name by now.
+        Err(error) if says_gone(error) => ("gone", true),
         Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),
         Err(_) => ("error", false),
     };
