@@ -11,6 +11,7 @@ use kube::api::{Api, PostParams};
 use crate::apiserver::says_gone;
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::LeanPod;
 use crate::report::{self, Note};
@@ -51,6 +52,7 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
     let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
     let outcome: Result<Status, _> =
         api.create_subresource("eviction", &pod.name, &PostParams::default(), &body).await;
+    failpoint::pass(Point::Evicted);
     let (label, ok) = match &outcome {
         Ok(_) => ("evicted", true),
         // Or another pod has the name by now.

@@ -9,6 +9,7 @@ mod config;
 mod door;
 mod evict;
 mod extender;
+mod failpoint;
 mod follow;
 mod http;
 mod index;
@@ -42,15 +43,25 @@ enum Command {
     /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
     /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
     Extender(Box<config::ExtenderFlags>),
+    /// List the fail points: where a test can let this bridge die.
+    #[cfg(feature = "fail-points")]
+    FailPoints,
 }
 
 fn main() -> anyhow::Result<()> {
     let Cli { command } = Cli::parse();
+    #[cfg(feature = "fail-points")]
+    failpoint::arm()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
             Command::Scheduler(flags) => scheduler::run(&flags).await,
             Command::Extender(flags) => kubescheduler::run(&flags).await,
+            #[cfg(feature = "fail-points")]
+            Command::FailPoints => {
+                use std::io::Write as _;
+                Ok(write!(std::io::stdout(), "{}", failpoint::table())?)
+            }
         }
     })
 }

@@ -32,6 +32,7 @@ use seal::Seals;
 
 use crate::chain::explain;
 use crate::config::Settings;
+use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 
@@ -277,17 +278,22 @@ impl Queue {
         tracing::info!(job = %job.id, why, "releasing placeholder");
         self.seal_last(job.id).await;
         self.slurm.cancel(job.id).await?;
-        match self.slurm.job(job.id).await? {
+        failpoint::pass(Point::Cancelled);
+        let seen = self.slurm.job(job.id).await?;
+        failpoint::pass(Point::CancelSeen);
+        match seen {
             Some(seen) => self.board.note(seen),
             None => self.board.forget(job.id),
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());
-        if let Some(node) = first.filter(|_| self.board.anything_pending())
-            && let Err(error) = self.slurm.kick(&node).await
-        {
-            // It starts later, not never.
-            tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+        if let Some(node) = first.filter(|_| self.board.anything_pending()) {
+            let woken = self.slurm.kick(&node).await;
+            failpoint::pass(Point::Woken);
+            if let Err(error) = woken {
+                // It starts later, not never.
+                tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+            }
         }
         Ok(())
     }

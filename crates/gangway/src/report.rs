@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::cluster::View;
+use crate::failpoint::{self, Point};
 use crate::kubescheduler::offering;
 use crate::lean::LeanPod;
 
@@ -140,7 +141,9 @@ impl Reporter {
         });
         let api = Api::<LeanPod>::namespaced(self.cluster.client.clone(), &pod.namespace);
         let patch = Patch::Strategic(condition);
-        if let Err(error) = api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
+        let written = api.patch_status(&pod.name, &PatchParams::default(), &patch).await;
+        failpoint::pass(Point::Condition);
+        if let Err(error) = written {
             tracing::debug!(
                 pod = pod.path(),
                 error = explain(&error),
@@ -237,7 +240,9 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
         ..Event::default()
     };
     let api = Api::<Event>::namespaced(cluster.client.clone(), &namespace);
-    match api.create(&PostParams::default(), &event).await {
+    let written = api.create(&PostParams::default(), &event).await;
+    failpoint::pass(Point::Event);
+    match written {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => tracing::debug!(error = explain(&error), "could not write an event"),

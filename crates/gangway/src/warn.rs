@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::apiserver::says_gone;
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::LeanPod;
 use crate::report::{self, Note};
@@ -56,6 +57,7 @@ pub(crate) async fn warn(
         }),
     };
     let written = annotate(cluster, uid, &annotations).await;
+    failpoint::pass(Point::Warned);
     if let Some((in_ms, why)) = leave.filter(|_| written) {
         let pod = cluster.world.index().pod(uid).cloned();
         if let Some(pod) = &pod {
@@ -112,6 +114,7 @@ async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: In
     match answered.await {
         Ok(Some(200)) => {
             annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await;
+            failpoint::pass(Point::Checkpointed);
         }
         Ok(Some(status)) => tracing::info!(uid, %hook, status, "the hook has answered"),
         Ok(None) => {}

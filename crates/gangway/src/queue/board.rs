@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use stamped::Stamped;
 
@@ -298,6 +299,7 @@ impl Board {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let asked = Instant::now();
         let jobs = self.slurm.jobs().await?;
+        failpoint::pass(Point::JobsListed);
         {
             let mut inner = self.inner();
             inner.partitions.clear();

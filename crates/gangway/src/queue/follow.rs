@@ -25,6 +25,7 @@ use super::board::Seen;
 use super::submit::Submitted;
 use super::{Entry, Health, Key, Queue};
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
@@ -285,7 +286,11 @@ impl Queue {
         };
         let answers = match granted {
             Some(granted) if job.parts.is_empty() => vec![Ok(granted)],
-            _ => join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await,
+            _ => {
+                let read = join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await;
+                failpoint::pass(Point::AllocationRead);
+                read
+            }
         };
         let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
         for ((group, part), allocation) in held.iter().zip(answers) {
@@ -329,7 +334,9 @@ impl Queue {
         if gang.ask.grace_seconds.is_none() || job.end_time == 0 {
             return Ok(None);
         }
-        let in_seconds = job.end_time.saturating_sub(self.slurm.diag().await?.now);
+        let now = self.slurm.diag().await?.now;
+        failpoint::pass(Point::TimeRead);
+        let in_seconds = job.end_time.saturating_sub(now);
         let by_time_limit = job.preempt_time == 0;
         Ok(Some(Ends { in_ms: in_seconds.saturating_mul(1_000), by_time_limit }))
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Queue;
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// A burst is over when nothing was added to it for so long.
 const QUIET: Duration = Duration::from_millis(500);
@@ -68,6 +69,7 @@ impl Queue {
     pub(super) async fn seal_as(&self, job: JobId, key: &str) -> Result<(), Error> {
         let _alone = self.seals.writing.lock().await;
         self.slurm.set_admin_comment(job, key).await?;
+        failpoint::pass(Point::Marked);
         self.board.sealed(job, key);
         // Whoever owed it one meanwhile had not seen this.
         self.seals.owed().remove(&job);
@@ -78,9 +80,10 @@ impl Queue {
     pub(super) async fn seal_last(&self, job: JobId) {
         let _alone = self.seals.writing.lock().await;
         let owed = self.seals.owed().remove(&job);
-        if let Some(key) = owed
-            && let Err(error) = self.slurm.set_admin_comment(job, &key).await
-        {
+        let Some(key) = owed else { return };
+        let written = self.slurm.set_admin_comment(job, &key).await;
+        failpoint::pass(Point::SealedLast);
+        if let Err(error) = written {
             tracing::debug!(%job, error = explain(&error), "could not write the key of an ending job");
         }
     }
@@ -89,7 +92,9 @@ impl Queue {
     async fn seal_one(&self) -> bool {
         let writing = self.seals.writing.lock().await;
         let Some((job, key)) = self.seals.owed().pop_first() else { return false };
-        match self.slurm.set_admin_comment(job, &key).await {
+        let written = self.slurm.set_admin_comment(job, &key).await;
+        failpoint::pass(Point::Sealed);
+        match written {
             Ok(()) => self.board.sealed(job, &key),
             Err(error) => {
                 // A job that is over keeps its key in the comment alone.

@@ -13,6 +13,7 @@ use gangway_core::job::{JobState, Standing};
 use tokio::time::interval;
 
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -81,7 +82,9 @@ async fn release(cluster: &Cluster, uid: &str) {
         reason: "its pods are gone".to_owned(),
         again: false,
     };
-    match cluster.door.clone().release(request).await {
+    let released = cluster.door.clone().release(request).await;
+    failpoint::pass(Point::Swept);
+    match released {
         Ok(answer) => {
             tracing::warn!(gang = uid, jobs = ?answer.into_inner().job_ids, "ended a placeholder without pods");
         }
