@@ -5,6 +5,9 @@
 //! nothing waits by the clock alone: every wait looks at a state, with a deadline.
 
 mod bridge;
+mod chance;
+mod faults;
+pub mod history;
 pub mod http;
 mod kube_scheduler;
 mod kubernetes;
@@ -17,6 +20,8 @@ mod wait;
 mod world;
 
 pub use bridge::{Bridge, Setup};
+pub use chance::Chance;
+pub use faults::{Asked, Fault, Faults};
 pub use kube_scheduler::{KubeScheduler, Terms};
 pub use kubernetes::{Kubernetes, Note, Pod};
 pub use nodes::Nodes;

@@ -47,6 +47,10 @@ Usage: cargo xtask COMMAND
   bench e2e [--nodes N] [--repeats N]
                  How fast the bridge is on a real stack of its own, N nodes (256); one line of JSON per shape. Exits
                  with 1 when a floor is missed.
+  bench faults [--seconds N] [--seed S] [--gangs N]
+                 What is broken on purpose on the real stack: a death at every fail point, N seconds (600) of random
+                 faults, and how soon the next pod is bound after slurmrestd and after the bridge have come back, while
+                 N gangs (1000) run. Exits with 1 when a rule is broken or a floor is missed.
   codegen        Write the generated code again from proto/.
   tidy           The rules of the house that are checked by code.
 
@@ -120,6 +124,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let options = Options::parse(&words, &["--nodes", "--repeats"])?;
             bench::e2e(options.nodes, options.repeats)
         }
+        "bench faults" => {
+            let options = Options::parse(&words, &["--seconds", "--seed", "--gangs"])?;
+            let Options { seconds, seed, gangs, .. } = options;
+            bench::faults::run(&bench::faults::Ask { seconds, seed, gangs })
+        }
         "codegen" => {
             Options::parse(&words, &[])?;
             codegen::run()?;
@@ -139,6 +148,9 @@ struct Options {
     dir: Option<PathBuf>,
     nodes: Option<usize>,
     repeats: Option<usize>,
+    seconds: Option<u64>,
+    seed: Option<u64>,
+    gangs: Option<usize>,
     bridge: bool,
     kube_scheduler: bool,
     kinds: bool,
@@ -163,6 +175,18 @@ impl Options {
                     let count = value()?.parse().ok().filter(|count| (1..=1000).contains(count));
                     options.repeats =
                         Some(count.context("--repeats takes a number from 1 to 1000")?);
+                }
+                "--seconds" => {
+                    let count = value()?.parse().ok().filter(|count| (1..=86_400).contains(count));
+                    options.seconds =
+                        Some(count.context("--seconds takes a number from 1 to 86400")?);
+                }
+                "--seed" => {
+                    options.seed = Some(value()?.parse().context("--seed takes a number")?);
+                }
+                "--gangs" => {
+                    let count = value()?.parse().ok().filter(|count| (1..=10_000).contains(count));
+                    options.gangs = Some(count.context("--gangs takes a number from 1 to 10000")?);
                 }
                 "--kube-scheduler" => options.kube_scheduler = true,
                 "--kinds" => options.kinds = true,
