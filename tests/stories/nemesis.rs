@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gangway_core::follow::ALL_BOUND_WITHIN_MS;
 use gangway_core::hostlist::Hostlist;
-use gangway_core::job::{BaseState, Standing};
+use gangway_core::job::Standing;
 use gangway_core::names;
 use gangway_tests::history::{Recorder, audit};
 use gangway_tests::{Chance, Faults, Mood, Proxy, SOON, Story, World, wait};
@@ -66,8 +66,11 @@ async fn random_faults_break_no_rule() {
     let began = Instant::now();
     nemesis.stop().await;
     let (tally, gangs) = nemesis.tally();
-    let lives = nemesis.live();
-    converges(&story, &lives, seed).await;
+    wait(&format!("seed {seed}: all gangs are whole"), 2 * SOON, async || {
+        nemesis.tend().await;
+        nemesis.whole().await
+    })
+    .await;
     let converged = began.elapsed();
     let orphans = orphans(&story).await;
     story.kube.delete_all().await;
@@ -101,32 +104,6 @@ async fn random_faults_break_no_rule() {
     drop(recorder);
     story.end().await;
     std::fs::remove_file(&kubeconfig).expect("the kubeconfig is ours");
-}
-
-/// Waits until every gang is whole in its own running placeholder, and there is no other. A gang without
-/// pods is none: its Job makes them again when it has waited long enough after their failures.
-async fn converges(story: &Story, gangs: &[(String, usize)], seed: u64) {
-    wait(&format!("seed {seed}: all gangs are whole"), 2 * SOON, async || {
-        let live = story.slurm.live().await;
-        let mut there = 0;
-        for (name, size) in gangs {
-            let mut pods = story.pods(name).await;
-            pods.retain(|pod| !matches!(pod.phase.as_str(), "Succeeded" | "Failed"));
-            let bound = pods.iter().filter(|pod| pod.node.is_some() && !pod.deleting).count();
-            there += usize::from(!pods.is_empty());
-            if !pods.is_empty() && (bound != *size || pods.len() != *size) {
-                let why = pods.iter().map(|pod| pod.why()).find(|why| !why.is_empty());
-                return Err(format!("{name}: {bound} of {size}, {} pods; {why:?}", pods.len()));
-            }
-        }
-        if live.len() == there && live.iter().all(|(_, j)| j.state.base == BaseState::Running) {
-            return Ok(());
-        }
-        let live: Vec<_> =
-            live.iter().map(|(s, j)| format!("{} {} of {}", j.id, j.state, s.gang)).collect();
-        Err(format!("{there} gangs, {live:?}"))
-    })
-    .await;
 }
 
 /// Pods that are on a node without a running placeholder that has it.

@@ -7,7 +7,7 @@ use gangway_core::job::BaseState;
 use gangway_slurm::NodeUpdate;
 use gangway_tests::history::Recorder;
 use gangway_tests::{Chance, Fault, Faults, Mood, Proxy, SOON, Story, manifest, wait};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Whole nodes that all gangs together may ask for: fewer than there are, so that all can run.
 const ROOM: u32 = 12;
@@ -17,14 +17,14 @@ const STORM: usize = 40;
 /// A gang that lives.
 struct Live {
     name: String,
-    made: Value,
-    size: usize,
+    /// Its PodGroup, unless it is a lone pod.
+    group: Option<Value>,
+    /// Its pods: whichever is missing is made again, as a controller would.
+    pods: Vec<Value>,
     nodes: u32,
     uid: String,
     /// Its pods share their node with batch jobs.
     hybrid: bool,
-    /// Its controller makes pods again.
-    again: bool,
     until: Instant,
 }
 
@@ -79,6 +79,7 @@ impl<'a> Nemesis<'a> {
             self.story.bridge.spawn();
         }
         self.leave().await;
+        self.tend().await;
         let taken: u32 = self.gangs.iter().map(|gang| gang.nodes).sum();
         if taken < ROOM && self.chance.percent(40) {
             self.come(ROOM - taken).await;
@@ -93,9 +94,42 @@ impl<'a> Nemesis<'a> {
         (self.tally.clone(), self.made)
     }
 
-    /// Names and sizes of the gangs that live.
-    pub(super) fn live(&self) -> Vec<(String, usize)> {
-        self.gangs.iter().map(|gang| (gang.name.clone(), gang.size)).collect()
+    /// Makes the pods that are missing.
+    pub(super) async fn tend(&mut self) {
+        let there = self.story.kube.pods().await;
+        for gang in &mut self.gangs {
+            for pod in &gang.pods {
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                if there.iter().any(|there| there.name == name) {
+                    continue;
+                }
+                let uid = self.story.kube.create(pod).await;
+                if gang.group.is_none() {
+                    self.recorder.expect(&uid, 1);
+                    gang.uid = uid;
+                }
+            }
+        }
+    }
+
+    /// Whether every gang is whole in its own running placeholder, and there is no other.
+    pub(super) async fn whole(&self) -> Result<(), String> {
+        let live = self.story.slurm.live().await;
+        for gang in &self.gangs {
+            let pods = self.story.pods(&gang.name).await;
+            let bound = pods.iter().filter(|pod| pod.node.is_some() && !pod.deleting).count();
+            if bound != gang.pods.len() {
+                let why = pods.iter().map(|pod| pod.why()).find(|why| !why.is_empty());
+                return Err(format!("{}: {bound} of {}; {why:?}", gang.name, gang.pods.len()));
+            }
+        }
+        let run = live.iter().all(|(_, job)| job.state.base == BaseState::Running);
+        if run && live.len() == self.gangs.len() {
+            return Ok(());
+        }
+        let live: Vec<_> =
+            live.iter().map(|(s, j)| format!("{} {} of {}", j.id, j.state, s.gang)).collect();
+        Err(format!("{} gangs, {live:?}", self.gangs.len()))
     }
 
     /// Everything that is broken is mended.
@@ -110,10 +144,6 @@ impl<'a> Nemesis<'a> {
         }
         self.answers().await;
         self.undrain().await;
-        // Pods that nobody makes again may have been evicted: nobody knows whether they should be there.
-        for gang in self.gangs.extract_if(.., |gang| !gang.again) {
-            self.story.kube.delete_pods(&gang.name).await;
-        }
     }
 
     async fn undrain(&self) {
@@ -155,35 +185,34 @@ impl<'a> Nemesis<'a> {
             annotations.push(("gangway.dev/pods-per-node", "4"));
         }
         let template = manifest::template(gpus, &annotations);
-        let made = if size == 1 && self.chance.percent(50) {
-            manifest::pod(&format!("{name}-0"), &template)
-        } else {
-            let mut job = manifest::indexed_job(&name, size, &template);
-            // The nemesis makes pods fail more often than a user would stand.
-            job["spec"]["backoffLimit"] = json!(1_000_000);
-            job
+        let lone = size == 1 && self.chance.percent(50);
+        let group = (!lone).then(|| manifest::pod_group(&name, size));
+        let pod = |rank| match &group {
+            Some(_) => manifest::pod_of_group(&format!("{name}-{rank}"), &name, &template),
+            None => manifest::pod(&format!("{name}-{rank}"), &template),
         };
-        let again = made["kind"] == "Job";
-        let uid = self.story.kube.create(&made).await;
-        let size = size as usize;
-        self.recorder.expect(&uid, size);
+        let pods: Vec<Value> = (0..size).map(pod).collect();
+        let mut uid = String::new();
+        if let Some(group) = &group {
+            uid = self.story.kube.create(group).await;
+            self.recorder.expect(&uid, pods.len());
+        }
         let until = Instant::now() + Duration::from_secs(4 + self.chance.below(25) as u64);
         let name = format!("{name}-");
-        self.gangs.push(Live { name, made, size, nodes, uid, hybrid, again, until });
+        self.gangs.push(Live { name, group, pods, nodes, uid, hybrid, until });
+        self.tend().await;
     }
 
     /// Gangs whose users have had enough.
     async fn leave(&mut self) {
-        let (gone, stay) = std::mem::take(&mut self.gangs)
+        let (gone, stay): (Vec<Live>, _) = std::mem::take(&mut self.gangs)
             .into_iter()
-            .partition(|gang: &Live| gang.until < Instant::now());
+            .partition(|gang| gang.until < Instant::now());
         self.gangs = stay;
-        let gone: Vec<Live> = gone;
         for gang in gone {
-            if gang.again {
-                self.story.kube.delete(&gang.made).await;
-            } else {
-                self.story.kube.delete_pods(&gang.name).await;
+            self.story.kube.delete_pods(&gang.name).await;
+            if let Some(group) = &gang.group {
+                self.story.kube.delete(group).await;
             }
         }
     }
@@ -324,11 +353,10 @@ impl<'a> Nemesis<'a> {
     }
 
     async fn delete_a_pod(&mut self) -> bool {
-        let again: Vec<&Live> = self.gangs.iter().filter(|gang| gang.again).collect();
-        if again.is_empty() {
+        if self.gangs.is_empty() {
             return false;
         }
-        let name = self.chance.of_these(&again).name.clone();
+        let name = self.chance.of_these(&self.gangs).name.clone();
         let pods = self.story.pods(&name).await;
         if pods.is_empty() {
             return false;
