@@ -12,7 +12,7 @@ use futures::future::join_all;
 use gangway_core::follow::ALL_BOUND_WITHIN_MS;
 use gangway_core::job::{BaseState, Component, GresRequest, JobId, Options, PlaceholderRequest};
 use gangway_tests::history::{Recorder, audit};
-use gangway_tests::{Bridge, Fault, Faults, Nodes, Story};
+use gangway_tests::{Bridge, Fault, Faults, Nodes, Story, http};
 use serde_json::json;
 
 use lane::{Gang, Lane};
@@ -132,7 +132,7 @@ async fn endings(lane: &mut Lane<'_>) {
     lane.start();
     lane.nothing_left(&gang).await;
 
-    let hook = lane::Hook::open().await;
+    let hook = http::Hook::listen(200).await;
     let way = format!("http://:{}/", hook.port);
     let gang = lane.gang(&[("checkpoint-grace", "10:00"), ("checkpoint-hook", &way)], |_| {}).await;
     lane.arm("pod.checkpointed");

@@ -45,7 +45,9 @@ async fn a_leader_without_devices_takes_none_from_slurm() {
 #[tokio::test]
 async fn a_restart_finds_every_component_again() {
     let Some(mut story) = Story::begin("roles-restart").await else { return };
-    story.kube.create(&master_and_workers(2)).await;
+    let replace = [("gangway.dev/on-member-failure", "replace")];
+    let (master, worker) = (manifest::template(0, &replace), manifest::template(8, &replace));
+    story.kube.create(&manifest::pytorchjob_of_roles("train", &master, 2, &worker)).await;
     let before = story.bound("train-", 3).await;
     let placeholder = story.seated(&before).await;
     story.bridge.kill();

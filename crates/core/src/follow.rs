@@ -113,8 +113,8 @@ pub struct Progress {
     pub claims: BTreeMap<String, (u32, i64)>,
     /// When its allocation will end (ms), and whether by its time limit.
     pub ends: Option<(i64, bool)>,
-    /// When its members were warned that they have to leave (ms).
-    pub warned: Option<i64>,
+    /// Until when its members were told that they may stay (ms); `None`: they were told nothing.
+    pub leave_by: Option<i64>,
     /// Who was seen bound at each rank.
     pub held: BTreeMap<u32, String>,
 }
@@ -467,12 +467,12 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
     if let Some(plan) = leave::before_its_end(facts, job, now) {
         return plan;
     }
-    if let Some(plan) = leave::for_a_successor(facts, renewed) {
+    if let Some(plan) = leave::for_a_successor(facts, seats, renewed) {
         return plan;
     }
     let mut plan = seat_members(facts, start, now);
     plan.actions.extend(leave::withdrawn(facts));
-    if let Some(due) = leave::warning_due(facts) {
+    if let Some(due) = leave::warning_due(facts, now) {
         plan.wake_by(due);
     }
     plan

@@ -311,7 +311,9 @@ type Strangers<'a> = Vec<(&'a Pod, Option<String>)>;
 /// with their problem, because a gang without members tells nobody.
 fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>) {
     let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
-    builder.on_loss = workload.replaces.then_some(OnLoss::Replace);
+    // Pods that nobody makes anew are not evicted for one another's sake.
+    let replaces = workload.replaces || pods.iter().any(|pod| pod.controller.is_none());
+    builder.on_loss = replaces.then_some(OnLoss::Replace);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
     let mut unranked = Vec::new();

@@ -199,6 +199,8 @@ pub struct Job {
     pub end_time: i64,
     /// When Slurm has said that another job will take its nodes, seconds since the epoch; 0 for not.
     pub preempt_time: i64,
+    /// Hostlist of the nodes whose failure ended it; empty for none.
+    pub failed_nodes: String,
     /// Priority, where Slurm has computed one.
     pub priority: Option<u32>,
     /// Only SlurmUser and operators may write it: where our key is trusted.

@@ -187,10 +187,10 @@ impl Life {
         }
         for action in &plan.actions {
             match action {
-                Action::Warn { leave: Some(_), .. } => {
-                    self.progress.warned.get_or_insert(now);
+                Action::Warn { leave: Some((in_ms, _)), .. } => {
+                    self.progress.leave_by = Some(now + in_ms);
                 }
-                Action::Warn { leave: None, .. } => self.progress.warned = None,
+                Action::Warn { leave: None, .. } => self.progress.leave_by = None,
                 _ => {}
             }
         }

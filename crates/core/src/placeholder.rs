@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::eligible;
 use crate::gang::Gang;
+use crate::hostlist::Hostlist;
 use crate::job::{BaseState, Job, JobId, Standing};
 
 /// First word of every stamp; raised when its form changes.
@@ -220,6 +222,31 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let (cluster, gang) = (cluster.to_owned(), gang.uid.clone());
     let stamp = Stamp { cluster, gang, generation, pods, part: None };
     (Step::Submit { stamp }, Vec::new())
+}
+
+/// Nodes that failed a short while ago under placeholders of one cluster, and how long (s) until the first
+/// of them is trusted again. `now` is Slurm's clock, as the ends of its jobs are.
+pub fn failed_lately(
+    cluster: &str,
+    failed: &[(Stamp, Job)],
+    now: i64,
+    shunned_for: u32,
+) -> Option<(String, u32)> {
+    let mut names = Vec::new();
+    let mut until = None;
+    for (_, job) in failed.iter().filter(|(stamp, _)| stamp.cluster == cluster) {
+        let left = job.end_time.saturating_add(i64::from(shunned_for)).saturating_sub(now);
+        // Slurm's clock may have been set back since: nobody is shunned for longer than was said.
+        let Some(left) = u32::try_from(left).ok().filter(|left| *left > 0) else { continue };
+        let Ok(nodes) = Hostlist::parse(&job.failed_nodes) else { continue };
+        let before = names.len();
+        names.extend(nodes.names());
+        if names.len() > before {
+            let left = left.min(shunned_for);
+            until = Some(until.map_or(left, |until: u32| until.min(left)));
+        }
+    }
+    until.map(|until| (eligible::hostlist(names), until))
 }
 
 /// A refused `immediate` ask leaves a FAILED record that never ran: it is no ending of anything.

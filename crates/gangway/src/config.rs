@@ -93,6 +93,8 @@ pub(crate) struct Slurm {
     /// Whether a gang of different roles may be a heterogeneous job.
     pub(crate) heterogeneous: bool,
     pub(crate) job_ids: JobIds,
+    /// For so many seconds a node that has failed is not asked for again.
+    pub(crate) shun_failed_nodes: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -214,6 +216,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         last: ids.number("last").unwrap_or(default.last),
     };
     ids.finish();
+    let shun_failed_nodes = slurm.number("shunFailedNodes").unwrap_or(300);
     slurm.finish();
     if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
         problems.add("slurm.jobIds", "must be a range 1 <= first < last <= 67108863");
@@ -225,6 +228,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         immediate,
         heterogeneous,
         job_ids,
+        shun_failed_nodes,
     }
 }
 
@@ -363,9 +367,10 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
         let yaml = "
 cluster: prod
 schedulerName: gangway-prod
-slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false }
+slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60 }
 policy:
   defaultPartition: gpu
+  maxCheckpointGrace: 900
   identities:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
@@ -382,6 +387,8 @@ topology:
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
         assert_eq!(settings.policy.closed, ["exclusive"]);
+        assert_eq!(settings.policy.max_grace_seconds, Some(900));
+        assert_eq!(settings.slurm.shun_failed_nodes, 60);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
         assert_eq!(settings.network.labels, ["example.com/rack"]);

@@ -7,6 +7,7 @@ mod board;
 mod follow;
 mod reach;
 mod seal;
+mod shun;
 mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +30,7 @@ pub(crate) use board::{Board, Health};
 use crate::atlas::Atlas;
 use reach::Reaches;
 use seal::Seals;
+use shun::Shunning;
 
 use crate::chain::explain;
 use crate::config::Settings;
@@ -52,6 +54,7 @@ pub(crate) struct Queue {
     heterogeneous: bool,
     reaches: Reaches,
     seals: Seals,
+    shunning: Shunning,
     /// For the immediate path.
     turns: Semaphore,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
@@ -154,6 +157,7 @@ impl Queue {
             heterogeneous: settings.slurm.heterogeneous,
             reaches: Reaches::new(),
             seals: Seals::default(),
+            shunning: Shunning::new(settings.slurm.shun_failed_nodes),
             turns: Semaphore::new(TURNS),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use gangway_core::ask::Hook;
 use gangway_core::names;
 use k8s_openapi::api::core::v1::Pod;
@@ -25,8 +26,8 @@ use crate::report::{self, Note};
 /// Milliseconds until a pod must have left, and why.
 pub(crate) type Leave = (i64, String);
 
-/// Pause before a hook that could not be reached is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Pause before a hook that could not be reached is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 
 /// Tells the owner of a gang, once, that its pods were warned.
 pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, why: &str) {
@@ -100,22 +101,32 @@ async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
 /// Calls a pod's hook until it answers, the pod is gone, or its time is up.
 async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: Instant) {
     let answered = timeout_at(until, async {
+        let mut pause = RETRY.0;
+        let mut done = false;
         loop {
-            match post(cluster, uid, hook, body).await {
-                Ok(status) => return status,
-                Err(error) => tracing::debug!(uid, %hook, error, "the hook does not answer"),
+            if !done {
+                match post(cluster, uid, hook, body).await {
+                    Ok(Some(200)) => done = true,
+                    Ok(other) => return other,
+                    Err(error) => {
+                        tracing::debug!(uid, %hook, "the hook does not answer: {error:#}");
+                    }
+                }
+            }
+            if done {
+                let written = annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await;
+                failpoint::pass(Point::Checkpointed);
+                if written {
+                    return Some(200);
+                }
             }
             tokio::select! {
-                () = sleep(RETRY) => {}
+                () = sleep(pause) => pause = RETRY.1.min(pause * 2),
                 () = cluster.stop.cancelled() => return None,
             }
         }
     });
     match answered.await {
-        Ok(Some(200)) => {
-            annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await;
-            failpoint::pass(Point::Checkpointed);
-        }
         Ok(Some(status)) => tracing::info!(uid, %hook, status, "the hook has answered"),
         Ok(None) => {}
         Err(_) => tracing::warn!(uid, %hook, "the hook has not answered in time"),
@@ -128,22 +139,18 @@ async fn post(
     uid: &str,
     hook: &Hook,
     body: &Value,
-) -> Result<Option<u16>, String> {
+) -> anyhow::Result<Option<u16>> {
     let Some(pod) = cluster.world.index().pod(uid).cloned() else { return Ok(None) };
     let api = Api::<Pod>::namespaced(cluster.client.clone(), &pod.namespace);
-    let seen = api.get(&pod.name).await.map_err(|error| explain(&error))?;
+    let seen = api.get(&pod.name).await?;
     if seen.metadata.uid.as_deref() != Some(uid) {
         return Ok(None);
     }
-    let ip = seen.status.and_then(|status| status.pod_ip).ok_or("it has no address yet")?;
+    let ip = seen.status.and_then(|status| status.pod_ip).context("it has no address yet")?;
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
     let url = format!("http://{host}:{}{}", hook.port, hook.path);
     let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    let client = client.build().map_err(|error| explain(&error))?;
-    let answer = client.post(url).json(body).send().await.map_err(|error| explain(&error))?;
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(Some(status.as_u16()));
-    }
-    Err(format!("it answers {status}"))
+    let status = client.build()?.post(url).json(body).send().await?.status();
+    anyhow::ensure!(status.is_success(), "it answers {status}");
+    Ok(Some(status.as_u16()))
 }

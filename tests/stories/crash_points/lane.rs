@@ -9,9 +9,6 @@ use gangway_tests::{Bridge, SOON, Setup, Story, manifest, wait};
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 /// A lane.
 pub(super) struct Lane<'a> {
@@ -197,34 +194,5 @@ impl<'a> Lane<'a> {
             let patched = api.patch_status(&pod.name, &PatchParams::default(), &patch).await;
             assert!(patched.is_ok(), "{patched:?}");
         }
-    }
-}
-
-/// A checkpoint hook that always says yes.
-pub(super) struct Hook {
-    pub(super) port: u16,
-    serving: JoinHandle<()>,
-}
-
-impl Hook {
-    pub(super) async fn open() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let serving = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut question = [0; 4096];
-                // Whoever asked may have died.
-                let _ = stream.read(&mut question).await;
-                let yes = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                let _ = stream.write_all(yes.as_bytes()).await;
-            }
-        });
-        Self { port, serving }
-    }
-}
-
-impl Drop for Hook {
-    fn drop(&mut self) {
-        self.serving.abort();
     }
 }

@@ -8,6 +8,7 @@ use crate::policy::Category;
 
 mod elsewhere;
 mod never;
+mod warning;
 
 #[test]
 fn a_gang_that_waits_for_others_is_asked_again_when_they_have_gone_on() {

@@ -34,7 +34,7 @@ impl Walk {
             later: Vec::new(),
             excluded_nodes: Vec::new(),
             // Every other gang asks to be warned.
-            ask: Ask { grace_seconds: (seed % 2 == 0).then_some(6), ..Ask::default() },
+            ask: Ask { grace_seconds: seed.is_multiple_of(2).then_some(6), ..Ask::default() },
         };
         Self {
             chance: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,

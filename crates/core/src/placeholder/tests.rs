@@ -250,6 +250,23 @@ fn what_was_given_back_is_no_ending_of_its_pods() {
     assert_eq!(anew, Stamp { generation: 4, ..stamp });
 }
 
+#[test]
+fn a_node_that_has_failed_is_shunned_for_a_while_and_no_longer() {
+    let failed = |nodes: &str, end_time| {
+        let (stamp, job) = listed(7, 1, &["pod-0"], "NODE_FAIL");
+        (stamp, Job { failed_nodes: nodes.to_owned(), end_time, ..job })
+    };
+    let jobs = [failed("n[3-4]", 1_000), failed("n3,n1", 1_100), failed("", 1_200)];
+    let shunned = |now| failed_lately("c", &jobs, now, 300);
+    assert_eq!(shunned(1_150), Some(("n[1,3-4]".to_owned(), 150)));
+    assert_eq!(shunned(1_299), Some(("n[1,3-4]".to_owned(), 1)));
+    assert_eq!(shunned(1_300), Some(("n[1,3]".to_owned(), 100)));
+    assert_eq!(shunned(1_400), None);
+    // Slurm's clock was set back: nobody is shunned for longer than was said.
+    assert_eq!(shunned(0).map(|(_, left)| left), Some(300));
+    assert_eq!(failed_lately("another", &jobs, 1_150, 300), None);
+}
+
 fn listed(id: u32, generation: u32, pods: &[&str], state: &str) -> (Stamp, Job) {
     (stamp(generation, pods), job(id, state))
 }

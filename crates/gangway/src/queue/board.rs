@@ -6,7 +6,7 @@
 
 mod stamped;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +32,9 @@ const SLOWLY: u32 = 4;
 const SLOW: Duration = Duration::from_secs(1);
 /// How often reasons of waiting placeholders are read.
 const REASONS: Duration = Duration::from_secs(1);
+/// How often the ends of running placeholders are read whose gangs want to be warned: while any job
+/// waits, for that may be the one to preempt them, and otherwise, for a time limit may be changed.
+const ENDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How often every job is listed, to find what should not be there; less often where that takes long.
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
@@ -84,6 +87,8 @@ struct Inner {
     states: HashMap<JobId, JobState>,
     stamped: Stamped,
     tracked: HashMap<JobId, watch::Sender<Seen>>,
+    /// Tracked jobs whose end must be known in advance: it moves without a change of their state.
+    heeded: HashSet<JobId>,
     /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
     /// for something else than nodes.
     partitions: HashMap<JobId, (String, bool)>,
@@ -184,6 +189,17 @@ impl Board {
         inner.tracked.entry(job).or_insert_with(|| watch::Sender::new(seen)).subscribe()
     }
 
+    /// From now on the end of this job is looked at, as long as it is followed.
+    pub(crate) fn heed(&self, job: JobId) {
+        self.inner().heeded.insert(job);
+    }
+
+    /// Placeholders that a failed node has ended.
+    pub(crate) fn failed(&self) -> Vec<(Stamp, Job)> {
+        let inner = self.inner();
+        inner.stamped.failed().map(|(s, j)| (s.clone(), Job::clone(j))).collect()
+    }
+
     /// Takes in a job read elsewhere.
     pub(crate) fn note(&self, job: Job) {
         let job = Arc::new(job);
@@ -237,6 +253,7 @@ impl Board {
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut next_full: Option<Instant> = None;
         let mut reasons = Instant::now();
+        let mut ends = Instant::now();
         let mut next_list = Instant::now();
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
@@ -251,6 +268,11 @@ impl Board {
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
                     self.reasons(&waiting, &mut next_list).await?;
+                }
+                let often = if self.anything_pending() { ENDS.0 } else { ENDS.1 };
+                if ends.elapsed() >= often {
+                    ends = Instant::now();
+                    self.fetch(&self.whose_end_was_read_longest_ago()).await?;
                 }
                 let pause = if waiting.is_empty() { SLOW } else { FAST.max(took * SLOWLY) };
                 Ok::<Duration, gangway_slurm::Error>(pause)
@@ -305,7 +327,7 @@ impl Board {
         {
             let mut inner = self.inner();
             inner.partitions.clear();
-            let present: std::collections::HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
+            let present: HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
             // An ended job that Slurm has purged is forgotten; a live one that is missing is asked for
             // by its id (rule 6).
             inner
@@ -351,7 +373,9 @@ impl Board {
         let mut waiting = Vec::new();
         {
             let mut inner = self.inner();
+            let inner = &mut *inner;
             inner.tracked.retain(|_, sender| sender.receiver_count() > 0);
+            inner.heeded.retain(|id| inner.tracked.contains_key(id));
             let endings = inner.states.iter().filter(|(id, old)| {
                 old.standing() == Standing::Holding
                     && states.get(id).is_none_or(|new| new.standing() != Standing::Holding)
@@ -384,6 +408,18 @@ impl Board {
         }
         self.fetch(&changed).await?;
         Ok((waiting, took))
+    }
+
+    /// Running jobs whose end has to be known, a few at a time.
+    fn whose_end_was_read_longest_ago(&self) -> Vec<JobId> {
+        let inner = self.inner();
+        let holds = |id: &&JobId| {
+            inner.states.get(id).is_some_and(|state| state.standing() == Standing::Holding)
+        };
+        let mut heeded: Vec<JobId> = inner.heeded.iter().filter(holds).copied().collect();
+        heeded.sort_by_key(|id| (inner.noted.get(id).copied(), *id));
+        heeded.truncate(ONE_BY_ONE);
+        heeded
     }
 
     async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {
@@ -432,7 +468,7 @@ impl Board {
 /// A job that is counted and not listed.
 fn missing(states: &[(JobId, JobState)], jobs: &[Job]) -> Option<JobId> {
     let parts = |job: &Job| job.parts.iter().map(|part| part.id).collect::<Vec<_>>();
-    let listed: std::collections::HashSet<JobId> =
+    let listed: HashSet<JobId> =
         jobs.iter().flat_map(|job| parts(job).into_iter().chain([job.id])).collect();
     states.iter().map(|(id, _)| *id).find(|id| !listed.contains(id))
 }

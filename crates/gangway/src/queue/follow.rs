@@ -123,7 +123,12 @@ impl Queue {
             }
         };
         let began = Instant::now();
-        match self.cut(&mut request, gang.ask.exclude.as_deref()).await {
+        let cut = async {
+            let shunned = self.shunned(&entry.key.cluster).await?;
+            let shunned = shunned.map(|shunned| shunned.nodes).unwrap_or_default();
+            self.cut(&mut request, gang.ask.exclude.as_deref(), &shunned).await
+        };
+        match cut.await {
             Ok(None) => {}
             Ok(Some(refusal)) => return Next::Done(Some(Verdict::Refused(refusal))),
             Err(error) => return self.later(entry, &explain(&error)).await,
@@ -334,6 +339,7 @@ impl Queue {
         if gang.ask.grace_seconds.is_none() || job.end_time == 0 {
             return Ok(None);
         }
+        self.board.heed(job.id);
         let now = self.slurm.diag().await?.now;
         failpoint::pass(Point::TimeRead);
         let in_seconds = job.end_time.saturating_sub(now);
@@ -397,7 +403,7 @@ impl Queue {
                     return Next::Done(Some(Verdict::Ended {
                         job: id,
                         generation,
-                        message: ended_message(id, &record.state.base, ""),
+                        message: ended_message(id, &record.state.base, "", ""),
                         state: record.state.base,
                     }));
                 }
@@ -509,11 +515,16 @@ fn ended(job: &Job, generation: u32) -> Verdict {
         job: job.id,
         generation,
         state: job.ending().clone(),
-        message: ended_message(job.id, job.ending(), &job.description),
+        message: ended_message(job.id, job.ending(), &job.failed_nodes, &job.description),
     }
 }
 
-fn ended_message(id: JobId, state: &gangway_core::job::BaseState, description: &str) -> String {
+fn ended_message(
+    id: JobId,
+    state: &gangway_core::job::BaseState,
+    failed_nodes: &str,
+    description: &str,
+) -> String {
     use gangway_core::job::BaseState;
     let what = match state {
         BaseState::Cancelled => "was cancelled in Slurm",
@@ -526,6 +537,10 @@ fn ended_message(id: JobId, state: &gangway_core::job::BaseState, description: &
     };
     let mut out =
         format!("Slurm job {id}, which held the nodes of this gang, {what} ({})", state.name());
+    if !failed_nodes.is_empty() {
+        out.push_str(", ");
+        out.extend(failed_nodes.chars().take(200));
+    }
     if !description.is_empty() {
         out.push_str(": ");
         out.extend(description.chars().take(200));

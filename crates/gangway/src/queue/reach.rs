@@ -55,6 +55,7 @@ struct Cut {
 /// What a waiting placeholder was told, and when.
 pub(super) struct Told {
     table: Vec<Arc<str>>,
+    shunned: String,
     at: Option<Instant>,
 }
 
@@ -134,14 +135,15 @@ impl Queue {
         &self,
         request: &mut PlaceholderRequest,
         exclude: Option<&str>,
+        shunned: &str,
     ) -> Result<Option<Refusal>, Error> {
         let partition = &request.partition;
         for component in &mut request.components {
-            if component.excluded_nodes.is_empty() {
+            if component.excluded_nodes.is_empty() && shunned.is_empty() {
                 continue;
             }
-            let cut = self.reaches.cut(&self.slurm, partition, &component.excluded_nodes).await?;
             let needed = component.nodes as usize;
+            let cut = self.open_to(partition, &component.excluded_nodes, shunned, needed).await?;
             let short = cut.open < needed && !cut.excluded.is_empty();
             component.excluded_nodes =
                 eligible::union(&[cut.excluded.as_str(), exclude.unwrap_or("")]);
@@ -158,6 +160,25 @@ impl Queue {
         Ok(None)
     }
 
+    /// Cuts a list to a partition, with the nodes that are shunned; but who cannot do without these has
+    /// them, if Slurm gives them.
+    async fn open_to(
+        &self,
+        partition: &str,
+        shut: &str,
+        shunned: &str,
+        needed: usize,
+    ) -> Result<Cut, Error> {
+        if !shunned.is_empty() {
+            let both = eligible::union(&[shut, shunned]);
+            let cut = self.reaches.cut(&self.slurm, partition, &both).await?;
+            if cut.open >= needed {
+                return Ok(cut);
+            }
+        }
+        self.reaches.cut(&self.slurm, partition, shut).await
+    }
+
     /// Tells a waiting placeholder what its gang's nodes are now, where that is news. Returns when to
     /// come back.
     pub(super) async fn keep_reach(
@@ -167,16 +188,20 @@ impl Queue {
         told: &mut Option<Told>,
     ) -> Option<Duration> {
         let table = entry.excluded();
+        let Ok(shunned) = self.shunned(&entry.key.cluster).await else { return Some(RETRY) };
+        let again = shunned.as_ref().map(|shunned| shunned.left.max(RETRY));
+        let shunned = shunned.map(|shunned| shunned.nodes).unwrap_or_default();
         match told {
-            Some(told) if told.table == table => return None,
+            Some(told) if told.table == table && told.shunned == shunned => return again,
             Some(Told { at: Some(at), .. }) if at.elapsed() < PAUSE => {
                 return Some(PAUSE.saturating_sub(at.elapsed()));
             }
             _ => {}
         }
         let parts = waiting(job);
-        if table.is_empty() && parts.iter().all(|(_, excluded)| excluded.is_empty()) {
-            *told = Some(Told { table, at: None });
+        let none = table.is_empty() && shunned.is_empty();
+        if none && parts.iter().all(|(_, excluded)| excluded.is_empty()) {
+            *told = Some(Told { table, shunned, at: None });
             return None;
         }
         // Whoever finds the lane taken comes back: it must hear of its own start meanwhile.
@@ -186,8 +211,17 @@ impl Queue {
         let mut at = None;
         for (id, excluded) in parts {
             let group = held.iter().find(|(_, part)| *part == id).map(|(group, _)| group);
-            let Some(wanted) = group.map(|group| group.excluded(&gang.ask)) else { continue };
-            match self.tell(id, &job.partition, excluded, &wanted).await {
+            let Some(group) = group else { continue };
+            let needed = group.places.len().div_ceil(group.per_node.max(1) as usize);
+            let wanted = self
+                .open_to(&job.partition, &group.excluded(&gang.ask), &shunned, needed)
+                .await
+                .map(|cut| cut.excluded);
+            let changed = match wanted {
+                Ok(wanted) => self.tell(id, excluded, &wanted).await,
+                Err(error) => Err(error),
+            };
+            match changed {
                 Ok(changed) => at = at.or_else(|| changed.then(Instant::now)),
                 Err(error) => {
                     if error.code() == Some(SlurmCode::INVALID_NODE_NAME) {
@@ -199,29 +233,22 @@ impl Queue {
                 }
             }
         }
-        *told = Some(Told { table, at });
+        *told = Some(Told { table, shunned, at });
         // What it says next may be another reason to wait, or a start.
         if at.is_some()
             && let Ok(Some(seen)) = self.slurm.job(job.id).await
         {
             self.board.note(seen);
         }
-        None
+        again
     }
 
     /// Tells a waiting job which nodes are shut, unless it knows. Returns whether it was news.
-    async fn tell(
-        &self,
-        id: JobId,
-        partition: &str,
-        excluded: &str,
-        wanted: &str,
-    ) -> Result<bool, Error> {
-        let wanted = self.reaches.cut(&self.slurm, partition, wanted).await?.excluded;
-        if same_nodes(&wanted, excluded) {
+    async fn tell(&self, id: JobId, excluded: &str, wanted: &str) -> Result<bool, Error> {
+        if same_nodes(wanted, excluded) {
             return Ok(false);
         }
-        self.slurm.set_excluded_nodes(id, &wanted).await?;
+        self.slurm.set_excluded_nodes(id, wanted).await?;
         failpoint::pass(Point::Excluded);
         tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
         Ok(true)

@@ -54,6 +54,8 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     preempt_time: Number,
     #[serde(deserialize_with = "or_default")]
+    failed_node: String,
+    #[serde(deserialize_with = "or_default")]
     priority: Number,
     #[serde(deserialize_with = "or_default")]
     admin_comment: String,
@@ -141,6 +143,7 @@ impl WireJob {
             start_time: self.start_time.seconds(),
             end_time: self.end_time.seconds(),
             preempt_time: self.preempt_time.seconds(),
+            failed_nodes: self.failed_node,
             priority: self.priority.count(),
             admin_comment: self.admin_comment,
             comment: self.comment,
@@ -202,16 +205,28 @@ impl WireJobs {
 
 /// A leader with its components.
 fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
-    let part = |job: Job| Part {
-        id: job.id,
-        state: job.state,
-        nodes: job.nodes,
-        admin_comment: job.admin_comment,
-        excluded_nodes: job.excluded_nodes,
+    let mut failed = Vec::new();
+    let mut preempted = (leader.preempt_time, leader.end_time);
+    let part = |job: Job| {
+        // They end together, so it is enough that one of them has to go.
+        if preempted.0 == 0 && job.preempt_time > 0 {
+            preempted = (job.preempt_time, job.end_time);
+        }
+        failed.extend(Some(job.failed_nodes).filter(|nodes| !nodes.is_empty()));
+        Part {
+            id: job.id,
+            state: job.state,
+            nodes: job.nodes,
+            admin_comment: job.admin_comment,
+            excluded_nodes: job.excluded_nodes,
+        }
     };
     let parts: Vec<Part> = components.map(part).collect();
     let held = parts.iter().map(|p| p.nodes.as_str()).filter(|nodes| !nodes.is_empty());
-    Job { nodes: held.collect::<Vec<_>>().join(","), parts, ..leader }
+    let nodes = held.collect::<Vec<_>>().join(",");
+    let (preempt_time, end_time) = preempted;
+    let failed_nodes = failed.join(",");
+    Job { nodes, failed_nodes, preempt_time, end_time, parts, ..leader }
 }
 
 /// `GET jobs/state/`.
