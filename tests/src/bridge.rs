@@ -25,6 +25,8 @@ pub struct Setup {
     pub immediate: bool,
     /// Whether a gang of different roles may be a heterogeneous job.
     pub heterogeneous: bool,
+    /// Further keys of the section `slurm`, such as `sink: {...}`.
+    pub slurm: String,
     /// Further keys of the one identity, such as `qos: [high]`.
     pub identity: String,
     /// Further lines of the policy.
@@ -42,6 +44,7 @@ impl Setup {
             token_file: world.token_file(),
             immediate: true,
             heterogeneous: true,
+            slurm: String::new(),
             identity: String::new(),
             policy: String::new(),
             more: String::new(),
@@ -82,7 +85,7 @@ impl Bridge {
         };
         let yaml = format!(
             "cluster: {cluster}\n\
-             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {} }}\n\
+             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {}, {} }}\n\
              policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
@@ -91,6 +94,7 @@ impl Bridge {
             setup.token_file.display(),
             setup.immediate,
             setup.heterogeneous,
+            setup.slurm,
             setup.policy,
             setup.identity,
             setup.more,
@@ -263,6 +267,7 @@ impl Bridge {
             line.starts_with("gangway_slurm_requests_total{endpoint=\"jobs/state\"")
                 || line.starts_with("gangway_slurm_requests_total{endpoint=\"jobs\"")
                 || line.starts_with("gangway_slurm_requests_total{endpoint=\"ping\"")
+                || line.starts_with("gangway_slurm_requests_total{endpoint=\"diag\"")
         });
         let polls = polls.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
         all - polls.sum::<f64>()

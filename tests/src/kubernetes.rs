@@ -233,6 +233,13 @@ impl Kubernetes {
         assert!(patched.is_ok(), "node {name} cannot be patched: {patched:?}");
     }
 
+    pub(crate) async fn patch_node_status(&self, name: &str, part: &Value) {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let patch = Patch::Merge(part);
+        let patched = all.patch_status(name, &PatchParams::default(), &patch).await;
+        assert!(patched.is_ok(), "the status of node {name} cannot be patched: {patched:?}");
+    }
+
     pub(crate) async fn create_node(&self, node: &Value) {
         let node: Node = serde_json::from_value(node.clone()).expect("a node");
         let all: Api<Node> = Api::all(self.client.clone());

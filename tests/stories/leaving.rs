@@ -131,6 +131,9 @@ async fn preemption_is_told_when_the_other_job_comes() {
     let old = story.slurm.job(placeholder.id.0).await;
     assert_eq!(old.state.base, BaseState::Running, "warned before the end");
     assert!(old.preempt_time > 0, "{old:?}");
+    let late = Timestamp::now().as_second() - old.preempt_time;
+    story.note(&format!("warned within {late} s of Slurm's choice"));
+    assert!(late < 20, "warned {late} s after Slurm had chosen the job");
     let since = old.end_time - old.preempt_time;
     assert!(since >= 60, "Slurm's own grace has just begun: {since} s");
     all_stay(&story, "low-", "they have their time").await;
@@ -239,7 +242,8 @@ async fn a_limit_that_is_extended_takes_the_warning_back() {
     warned(&story, "pair-", "reaches its time limit").await;
     let id = format!("JobId={}", placeholder.id);
     story.world.run_as("root", "scontrol", &["update", &id, "TimeLimit=60"]);
-    wait("they know that they may stay", SOON, async || {
+    // Every minute all jobs are read anyway: that would be too late.
+    wait("they know that they may stay", Duration::from_secs(40), async || {
         let pods = story.pods("pair-").await;
         let told = pods.iter().any(|pod| pod.annotations.contains_key(names::LEAVE_BY));
         if told { Err(format!("{pods:?}")) } else { Ok(()) }

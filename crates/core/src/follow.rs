@@ -128,6 +128,8 @@ pub struct Asked {
     pub at: i64,
     /// Where they might not go then.
     pub reach: Reach,
+    /// How many of them were bound then.
+    pub bound: usize,
 }
 
 /// Where a seat really is, as Kubernetes sees it now.
@@ -429,9 +431,16 @@ fn reach_changed(facts: &Facts<'_>) -> bool {
     asked.is_some_and(|asked| asked.reach != Reach::of(&facts.assembled.gang))
 }
 
+/// More members are bound than were when room was asked for.
+fn more_bound(facts: &Facts<'_>) -> bool {
+    let bound = unfinished(facts).filter(|m| m.bound.is_some()).count();
+    facts.progress.asked.as_ref().is_some_and(|asked| bound > asked.bound)
+}
+
 fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64) -> Plan {
     // The placeholder keeps its place; only where it may start is told anew.
-    if reach_changed(facts) {
+    // So does whoever is bound while it waits: Slurm has taken its start back (rule 2).
+    if reach_changed(facts) || more_bound(facts) {
         return Plan::act(Action::Ask);
     }
     if let Some(nowhere) = &facts.assembled.nowhere {
@@ -457,7 +466,7 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
     let Start { job, seats, .. } = *start;
     // A pod from an earlier placeholder holds a node that is no longer ours.
     // The same id may also have started elsewhere, once slurmctld has lost its memory (rule 2).
-    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| s.node != b.node);
+    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| is_elsewhere(s, b));
     let stray = |m: &&Member| m.bound.as_ref().is_some_and(|b| b.job != job || elsewhere(m, b));
     if unfinished(facts).any(|m| stray(&m)) {
         let why =
@@ -476,6 +485,15 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
         plan.wake_by(due);
     }
     plan
+}
+
+/// Whether a member is bound to another node or other devices than its seat has. Whoever has what its
+/// placeholder was given keeps it, so a seat that differs is of another start.
+fn is_elsewhere(seat: &Seat, bound: &Bound) -> bool {
+    let differs = |(gres, given): &(String, Vec<u32>)| {
+        bound.indexes.get(gres).is_some_and(|held| held != given)
+    };
+    seat.node != bound.node || seat.indexes.iter().any(differs)
 }
 
 /// Binds all, or none.

@@ -20,6 +20,7 @@ pub mod order;
 pub mod place;
 pub mod placeholder;
 pub mod pod;
+pub mod poison;
 pub mod policy;
 pub mod quantity;
 pub mod reason;

@@ -188,7 +188,12 @@ impl Life {
         for action in &plan.actions {
             match action {
                 Action::Warn { leave: Some((in_ms, _)), .. } => {
-                    self.progress.leave_by = Some(now + in_ms);
+                    let by = Some(now + in_ms);
+                    if self.progress.leave_by != by {
+                        // What was answered lately said something else.
+                        self.sent.retain(|(write, _), _| *write != Write::Warn);
+                    }
+                    self.progress.leave_by = by;
                 }
                 Action::Warn { leave: None, .. } => self.progress.leave_by = None,
                 _ => {}
@@ -213,6 +218,10 @@ impl Life {
             self.progress.all_bound = true;
         }
         self.progress.held.extend(bound().map(|m| (m.rank, m.uid.clone())));
+        if assembled.torn && !self.progress.all_bound && bound().next().is_some() {
+            // Whoever began it has gone (rule 8); its time counts from when it was found so.
+            self.progress.first_bind.get_or_insert(now);
+        }
         let unmade = spots.values().any(|s| matches!(s, Spot::Volumes { .. }));
         self.progress.volumes_since = since(unmade, self.progress.volumes_since);
     }
@@ -253,9 +262,10 @@ impl Life {
         if ok {
             let gang = &assembled.gang;
             let unfinished = gang.members.iter().filter(|m| !m.finished);
+            let bound = unfinished.clone().filter(|m| m.bound.is_some()).count();
             let pods: BTreeSet<String> = unfinished.map(|m| m.uid.clone()).collect();
             let at = self.progress.asked.as_ref().map_or(now, |asked| asked.at);
-            self.progress.asked = Some(Asked { pods, at, reach: Reach::of(gang) });
+            self.progress.asked = Some(Asked { pods, at, reach: Reach::of(gang), bound });
             self.progress.others.clone_from(&gang.ask.others);
             self.progress.released = false;
         }

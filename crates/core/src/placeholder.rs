@@ -6,9 +6,15 @@
 use std::collections::BTreeSet;
 
 use crate::eligible;
-use crate::gang::Gang;
+use crate::gang::{Bound, Gang};
 use crate::hostlist::Hostlist;
 use crate::job::{BaseState, Job, JobId, Standing};
+
+mod forgotten;
+mod lost;
+
+pub use forgotten::{Ended, SAVED_AFTER_MS};
+pub use lost::{Fate, Record, Silence, fate};
 
 /// First word of every stamp; raised when its form changes.
 const FORM: &str = "gangway/1";
@@ -35,6 +41,11 @@ impl Stamp {
     /// no end of any pods.
     pub fn given_back(&self) -> Self {
         Self { pods: 0, ..self.clone() }
+    }
+
+    /// Whether its placeholder was given back: should it live all the same, it is of no use.
+    fn was_given_back(&self) -> bool {
+        self.pods == 0
     }
 
     /// Whether it is that of one attempt of one gang, for whichever pods.
@@ -164,7 +175,7 @@ pub enum Step {
         /// How it ended.
         state: BaseState,
     },
-    /// Pods are bound for a job that Slurm does not list: ask accounting, evict nobody (rule 6).
+    /// Pods are bound for a job that Slurm does not list: [`fate`] says what to make of it.
     Lost {
         /// The job the pods were bound for.
         job: JobId,
@@ -183,17 +194,23 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
 
     let mut live: Vec<&(Stamp, Job)> =
         mine.iter().copied().filter(|(_, j)| j.standing() != Standing::Over).collect();
+    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).max_by_key(|b| b.generation);
     if !live.is_empty() {
-        // The one that holds nodes wins, then the oldest: pods may already be bound for it.
+        // The one that pods are bound for wins, then one that holds nodes, then the oldest. What was
+        // given back and lives again, because slurmctld has forgotten its end, comes last.
+        let has_pods = |s: &Stamp, j: &Job| {
+            let same = |b: &Bound| b.job == j.id && b.generation == s.generation;
+            j.standing() == Standing::Holding && bound.is_some_and(same)
+        };
         live.sort_by_key(|(s, j)| {
-            (j.standing() != Standing::Holding, s.generation, j.submit_time, j.id)
+            let holds = j.standing() == Standing::Holding;
+            (!has_pods(s, j), s.was_given_back(), !holds, s.generation, j.submit_time, j.id)
         });
         let (stamp, job) = live[0];
         let duplicates = live[1..].iter().rev().map(|(_, j)| j.id).collect();
         return (Step::Follow { job: job.id, generation: stamp.generation }, duplicates);
     }
 
-    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).max_by_key(|b| b.generation);
     if let Some(bound) = bound {
         let ended =
             mine.iter().rev().find(|(s, j)| s.generation == bound.generation && j.id == bound.job);
@@ -222,6 +239,27 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let (cluster, gang) = (cluster.to_owned(), gang.uid.clone());
     let stamp = Stamp { cluster, gang, generation, pods, part: None };
     (Step::Submit { stamp }, Vec::new())
+}
+
+/// The stamp of a forgotten attempt that is asked for once more: its own, so that the pods that are bound
+/// for it may stay where it gets the same nodes again; unless a later attempt has been made since.
+pub fn after_lost(
+    cluster: &str,
+    gang: &Gang,
+    listed: &[(Stamp, Job)],
+    lost_generation: u32,
+) -> Stamp {
+    let mine = listed.iter().filter(|(s, _)| s.cluster == cluster && s.gang == gang.uid);
+    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).map(|b| b.generation);
+    let newest = mine.map(|(s, _)| s.generation).chain(bound).max().unwrap_or(0);
+    let later = newest > lost_generation;
+    Stamp {
+        cluster: cluster.to_owned(),
+        gang: gang.uid.clone(),
+        generation: if later { newest.saturating_add(1) } else { lost_generation },
+        pods: fingerprint(gang.founders().map(|m| m.uid.as_str())),
+        part: None,
+    }
 }
 
 /// Nodes that failed a short while ago under placeholders of one cluster, and how long (s) until the first

@@ -14,7 +14,9 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::failpoint::{self, Point};
+use crate::index::Group;
 use crate::lean::{LeanClaim, LeanPod};
+use crate::report::{self, Note};
 
 /// A claim and the node it is to be told.
 pub(crate) struct Told {
@@ -114,6 +116,16 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
             );
             (uid, false)
         }
+    }
+}
+
+/// Tells the owner of a gang, once for all of it, what the way it was asked for costs: whoever did not
+/// wait has no condition that said so.
+pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, cost: &str) {
+    let workload = cluster.world.index().workload(group).cloned();
+    if let Some(workload) = workload {
+        let note = Note { reason: "HoldsMore", message: cost, warning: true, action: "Binding" };
+        report::event(cluster, report::workload_reference(&workload), &note).await;
     }
 }
 

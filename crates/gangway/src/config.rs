@@ -17,8 +17,10 @@ use clap::Args;
 use gangway_core::ask::TABLE;
 use gangway_core::names;
 use gangway_core::placeholder::{JobIds, is_word};
+use gangway_core::poison::Sink;
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
+use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
@@ -78,6 +80,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
     pub(crate) resources: ResourceTable,
+    pub(crate) gpu_types: GpuTypes,
     pub(crate) network: Network,
     pub(crate) kubeconfig: Option<PathBuf>,
 }
@@ -93,6 +96,8 @@ pub(crate) struct Slurm {
     /// Whether a gang of different roles may be a heterogeneous job.
     pub(crate) heterogeneous: bool,
     pub(crate) job_ids: JobIds,
+    /// Who answers for EXTERNAL nodes, where they are to be healed.
+    pub(crate) sink: Option<Sink>,
     /// For so many seconds a node that has failed is not asked for again.
     pub(crate) shun_failed_nodes: u32,
 }
@@ -149,6 +154,7 @@ impl Settings {
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
+        let gpu_types = read_gpu_types(root.section("gpuTypes"));
         let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
@@ -162,6 +168,7 @@ impl Settings {
             tls,
             policy,
             resources,
+            gpu_types,
             network,
             kubeconfig,
         })
@@ -216,6 +223,7 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         last: ids.number("last").unwrap_or(default.last),
     };
     ids.finish();
+    let sink = read_sink(slurm.section("sink"), problems);
     let shun_failed_nodes = slurm.number("shunFailedNodes").unwrap_or(300);
     slurm.finish();
     if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
@@ -229,6 +237,23 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         heterogeneous,
         job_ids,
         shun_failed_nodes,
+        sink,
+    }
+}
+
+fn read_sink(mut sink: Section<'_>, problems: &section::Problems) -> Option<Sink> {
+    let (address, partitions) = (sink.text("address"), sink.texts("partitions"));
+    sink.finish();
+    match address {
+        Some(address) if !partitions.is_empty() => Some(Sink { address, partitions }),
+        None if partitions.is_empty() => None,
+        _ => {
+            problems.add(
+                "slurm.sink",
+                "needs address, and partitions: those whose EXTERNAL nodes are ours",
+            );
+            None
+        }
     }
 }
 
@@ -304,6 +329,13 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
     Policy { default_partition, partitions, closed, max_grace_seconds, identities }
 }
 
+fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
+    let labels = Some(section.texts("labels")).filter(|labels| !labels.is_empty());
+    let types = section.map("types");
+    section.finish();
+    GpuTypes { labels: labels.unwrap_or_else(|| GpuTypes::default().labels), types }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,10 +364,11 @@ mod tests {
 cluster: a b
 clutser: x
 schedulerName: two words
-slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
+slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
 policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
+gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 ";
         let problems = read(yaml).expect_err("many problems");
@@ -346,6 +379,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "slurm.immediate:",
             "slurm.retries:",
             "slurm.jobIds:",
+            "slurm.sink:",
             "listen.grpc:",
             "tls:",
             "policy.identities[0].namespace:",
@@ -353,6 +387,8 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "policy.identities[0].allow:",
             "policy.partitions:",
             "policy.closed:",
+            "gpuTypes.labels:",
+            "gpuTypes.types:",
             "topology.source:",
             "topology.layouts[0]:",
             "topology.layouts[0].instanceType:",
@@ -367,7 +403,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
         let yaml = "
 cluster: prod
 schedulerName: gangway-prod
-slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60 }
+slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60, sink: { address: 10.0.0.9, partitions: [gpu] } }
 policy:
   defaultPartition: gpu
   maxCheckpointGrace: 900
@@ -375,15 +411,17 @@ policy:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
 resources: { example.com/npu: npu }
+gpuTypes: { labels: [example.com/gpu], types: { ACME-9000: acme } }
 topology:
   source: labels
-  labels: [example.com/rack]
+  labels: [example.com/rack, example.com/slot]
   layouts:
     - { instanceType: box, switches: 2, sockets: 2, devices: { gpu: 4, efa: 2 } }
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
         assert_eq!(settings.scheduler_name, "gangway-prod");
+        assert_eq!(settings.slurm.sink.map(|sink| sink.partitions), Some(vec!["gpu".to_owned()]));
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
         assert_eq!(settings.policy.closed, ["exclusive"]);
@@ -391,7 +429,9 @@ topology:
         assert_eq!(settings.slurm.shun_failed_nodes, 60);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
-        assert_eq!(settings.network.labels, ["example.com/rack"]);
+        assert_eq!(settings.gpu_types.labels, ["example.com/gpu"]);
+        assert_eq!(settings.gpu_types.types["ACME-9000"], "acme");
+        assert_eq!(settings.network.labels, ["example.com/rack", "example.com/slot"]);
         let first = &settings.network.layouts[0];
         assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
         assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));

@@ -291,7 +291,8 @@ impl Follower {
             return;
         }
         let gang = &view.assembled.gang;
-        self.note(Event::Binding { some_bound: gang.members.iter().any(|m| m.bound.is_some()) });
+        let some_bound = gang.members.iter().any(|m| m.bound.is_some());
+        self.note(Event::Binding { some_bound });
         let answers = binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding));
         let answers = join_all(answers).await;
         if let Some(offering) = &self.offering {
@@ -305,6 +306,11 @@ impl Follower {
             self.cluster.metrics.gang_seconds.observe(took.as_secs_f64());
             let members = binds.len();
             tracing::info!(gang = gang.uid, name = gang.path(), members, ?took, "bound");
+        }
+        // Whoever joins a gang that runs brings nothing new.
+        let cost = binds.first().map_or("", |binding| binding.note.as_str());
+        if !cost.is_empty() && !some_bound && answers.iter().any(|(_, ok)| *ok) {
+            bind::tell_owner(&self.cluster, &view.group, cost).await;
         }
     }
 

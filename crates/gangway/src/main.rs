@@ -21,6 +21,7 @@ mod queue;
 mod report;
 mod scheduler;
 mod source;
+mod wall;
 mod warn;
 
 use clap::{Parser, Subcommand};

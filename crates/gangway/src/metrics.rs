@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) slurm_up: IntGauge,
     /// Seconds since the epoch of the last good poll.
     pub(crate) last_poll: IntGauge,
+    /// EXTERNAL nodes of ours that Slurm gives to nobody.
+    pub(crate) poisoned: IntGauge,
 }
 
 impl Metrics {
@@ -83,6 +85,10 @@ impl Metrics {
             last_poll: gauge(
                 "gangway_slurm_last_poll_timestamp_seconds",
                 "When Slurm's job states were last read",
+            )?,
+            poisoned: gauge(
+                "gangway_poisoned_nodes",
+                "EXTERNAL nodes that Slurm believes dead, where slurm.sink is set",
             )?,
             gangs,
             slurm_seconds,

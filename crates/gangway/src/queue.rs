@@ -12,7 +12,7 @@ mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use gangway_core::follow::Verdict;
@@ -41,6 +41,9 @@ use crate::nursery::Nursery;
 /// Gangs that may be on the immediate path at once: one less than the client has connections, so that
 /// somebody else's question is not kept waiting.
 const TURNS: usize = 7;
+
+/// Pause before Slurm is asked again after it could not be.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Asks Slurm for gangs. Shared by every caller of the door.
 pub(crate) struct Queue {
@@ -148,7 +151,7 @@ impl Queue {
     ) -> Arc<Self> {
         Arc::new(Self {
             board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
-            atlas: Arc::new(Atlas::new(settings.network.clone())),
+            atlas: Arc::new(Atlas::new(settings.network.clone(), settings.gpu_types.clone())),
             slurm,
             policy: settings.policy.clone(),
             table: settings.resources.clone(),
@@ -281,8 +284,10 @@ impl Queue {
     async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
         tracing::info!(job = %job.id, why, "releasing placeholder");
         self.seal_last(job.id).await;
-        self.slurm.cancel(job.id).await?;
+        // By its unique id: the number may be somebody else's job by now.
+        self.slurm.cancel_submission(job).await?;
         failpoint::pass(Point::Cancelled);
+        self.board.ended(job, why);
         let seen = self.slurm.job(job.id).await?;
         failpoint::pass(Point::CancelSeen);
         match seen {
@@ -300,6 +305,32 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// Ends again what slurmctld has forgotten that it ended, until the bridge stops.
+    pub(crate) async fn keep_ended(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut restarts = self.board.restarts();
+        loop {
+            tokio::select! {
+                // The board lives in self.
+                _ = restarts.changed() => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+            while !self.stop.is_cancelled() {
+                let mut again = false;
+                for (job, why) in self.board.revived() {
+                    tracing::warn!(job = %job.id, "slurmctld has forgotten that it ended this placeholder");
+                    if let Err(error) = self.end(&job, &why).await {
+                        tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");
+                        again = true;
+                    }
+                }
+                if !again {
+                    break;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 
     /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits in the

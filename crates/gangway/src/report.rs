@@ -12,7 +12,6 @@ use gangway_core::pod::Pod;
 use gangway_core::workload::Workload;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::time::Instant;
 
@@ -136,7 +135,7 @@ impl Reporter {
                 "reason": if report.reason == "Refused" { "Refused" } else { "Unschedulable" },
                 "message": report.message,
                 "lastProbeTime": null,
-                "lastTransitionTime": Timestamp::now().to_string(),
+                "lastTransitionTime": crate::wall::now().to_string(),
             }]},
         });
         let api = Api::<LeanPod>::namespaced(self.cluster.client.clone(), &pod.namespace);
@@ -220,7 +219,7 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
         about.name.as_deref().unwrap_or_default(),
         gangway_core::placeholder::fingerprint(words)
     );
-    let now = Time(Timestamp::now());
+    let now = Time(crate::wall::now());
     let event = Event {
         metadata: ObjectMeta {
             name: Some(name),

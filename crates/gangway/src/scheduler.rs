@@ -22,6 +22,7 @@ use crate::nursery::{Nursery, nursery};
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
+mod heal;
 pub(crate) mod sweep;
 
 /// Writes to the API server under way at once: enough to keep it busy, few enough to leave it to
@@ -40,6 +41,10 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let slurm = slurm_client(&settings, &metrics)?;
     let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
     start_queue(&nursery, &queue, &readiness, &stop);
+    if let Some(sink) = settings.slurm.sink.clone() {
+        let (slurm, board) = (queue.slurm().clone(), queue.board().clone());
+        nursery.start("heal", heal::run(sink, slurm, board, metrics.clone(), stop.clone()));
+    }
     listen(&nursery, &settings, &queue, &metrics, &readiness, &stop).await?;
     start_source(&nursery, &settings, &queue, &metrics, readiness, &stop).await?;
 
@@ -97,6 +102,7 @@ fn start_queue(
         }
     });
     nursery.start("keys", queue.clone().keep_sealed());
+    nursery.start("endings", queue.clone().keep_ended());
     let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
     nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();

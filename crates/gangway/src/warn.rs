@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use gangway_core::ask::Hook;
 use gangway_core::names;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -50,7 +50,7 @@ pub(crate) async fn warn(
 ) -> (String, bool) {
     let annotations = match leave {
         Some((in_ms, why)) => {
-            let by = Timestamp::now() + SignedDuration::from_millis(*in_ms);
+            let by = crate::wall::now() + SignedDuration::from_millis(*in_ms);
             json!({names::LEAVE_BY: format!("{by:.0}"), names::LEAVE_WHY: why})
         }
         None => json!({

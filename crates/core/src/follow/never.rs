@@ -279,6 +279,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
         |(asked, (first_bind, finished_since), (all_bound, released), (ends, leave_by, held))| {
             Progress {
                 asked: asked.map(|(pods, at)| Asked {
+                    bound: 0,
                     pods: pods.into_iter().map(str::to_owned).collect(),
                     at,
                     reach: Reach::default(),

@@ -211,6 +211,32 @@ fn a_pod_whose_job_has_started_anew_elsewhere_leaves() {
 }
 
 #[test]
+fn a_pod_whose_job_has_started_anew_with_other_devices_leaves() {
+    let mut scene = Scene::new(2).allocated();
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    let held = |index| BTreeMap::from([("gpu".to_owned(), vec![index])]);
+    scene.member("a").bound.as_mut().expect("bound").indexes = held(0);
+    assert_eq!(scene.evicted(), [""; 0], "of b nobody knows");
+    scene.member("b").bound.as_mut().expect("bound").indexes = held(7);
+    assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn pods_stay_while_their_placeholder_is_in_the_queue_again_and_slurms_half_hears_of_them() {
+    // slurmctld has forgotten the start.
+    let mut scene = Scene::new(2).with(queued_for("Resources"));
+    scene.asked(&["a", "b"]);
+    scene.now = QUIET_MS;
+    assert_eq!(scene.told("Queued"), "in the queue");
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    assert_eq!(scene.actions(), [Action::Ask]);
+    scene.asked(&["a", "b"]);
+    assert!(scene.actions().is_empty(), "once");
+}
+
+#[test]
 fn a_replacement_is_asked_for_once() {
     let mut scene = Scene::new(2).allocated();
     scene.bind("a", 7, 1);
@@ -408,6 +434,7 @@ impl Scene {
                 over: false,
                 after: None,
                 nowhere: None,
+                torn: false,
             },
             verdict: None,
             progress: Progress::default(),
@@ -464,7 +491,9 @@ impl Scene {
 
     fn asked(&mut self, pods: &[&str]) {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
-        self.progress.asked = Some(Asked { pods, at: 0, reach: Reach::of(&self.assembled.gang) });
+        let gang = &self.assembled.gang;
+        let bound = gang.members.iter().filter(|m| m.bound.is_some()).count();
+        self.progress.asked = Some(Asked { pods, at: 0, reach: Reach::of(gang), bound });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {

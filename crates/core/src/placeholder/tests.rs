@@ -156,6 +156,47 @@ fn of_live_duplicates_the_holding_one_wins_then_the_oldest() {
 }
 
 #[test]
+fn of_live_duplicates_the_one_that_pods_are_bound_for_wins() {
+    // slurmctld has forgotten that 5 was ended, and pods are bound for 6.
+    let jobs = [listed(5, 1, &["old"], "RUNNING"), listed(6, 2, PODS, "RUNNING")];
+    assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(6, 2), vec![JobId(5)]));
+    assert_eq!(next("c", &gang(&[Some((1, 5)), None]), &jobs), (follow(5, 1), vec![JobId(6)]));
+    // Where that one is in the queue again, whoever has nodes wins.
+    let jobs = [listed(5, 1, PODS, "RUNNING"), listed(6, 2, PODS, "PENDING")];
+    assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(5, 1), vec![JobId(6)]));
+}
+
+#[test]
+fn what_was_given_back_and_lives_again_comes_last() {
+    let (stamp, old) = listed(5, 1, PODS, "RUNNING");
+    let jobs = [(stamp.given_back(), old), listed(6, 2, PODS, "PENDING")];
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(6, 2), vec![JobId(5)]));
+}
+
+#[test]
+fn a_lost_attempt_is_asked_for_again_as_it_was_unless_there_was_a_later_one() {
+    let lost = |gang: &Gang, jobs: &[(Stamp, Job)], lost| after_lost("c", gang, jobs, lost);
+    assert_eq!(lost(&gang(&[None, None]), &[], 3), stamp(3, PODS));
+    assert_eq!(lost(&gang(&[Some((3, 9)), None]), &[], 3), stamp(3, PODS));
+    assert_eq!(lost(&gang(&[Some((5, 9)), None]), &[], 3), stamp(6, PODS));
+    let ended = [listed(5, 7, &["old"], "CANCELLED")];
+    assert_eq!(lost(&gang(&[None, None]), &ended, 3), stamp(8, PODS));
+}
+
+#[test]
+fn a_jump_of_slurms_clock_decides_nothing() {
+    let jobs = [listed(5, 1, PODS, "PENDING"), listed(6, 1, PODS, "RUNNING")];
+    let bound = gang(&[Some((1, 6)), None]);
+    for jump in [-600, 600] {
+        let mut moved = jobs.clone();
+        for (_, job) in &mut moved {
+            (job.submit_time, job.start_time) = (1_000_000 + jump, 1_000_001 + jump);
+        }
+        assert_eq!(next("c", &bound, &moved), next("c", &bound, &jobs));
+    }
+}
+
+#[test]
 fn an_end_under_the_same_pods_is_over_and_under_others_a_new_attempt() {
     let ended = [listed(5, 1, &["old"], "TIMEOUT"), listed(6, 2, PODS, "CANCELLED")];
     let step = next("c", &gang(&[None, None]), &ended).0;

@@ -118,13 +118,7 @@ where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    let app = Router::new()
-        .route("/filter", post(filter))
-        .route("/prioritize", post(prioritize))
-        .route("/bind", post(bind))
-        .route("/healthz", get(async || "ok"))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(desk);
+    let app = app(desk);
     let late = stop.clone();
     tokio::select! {
         served = async {
@@ -133,6 +127,16 @@ where
         // kube-scheduler keeps its connections open.
         () = async { late.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
     }
+}
+
+fn app(desk: Desk) -> Router {
+    Router::new()
+        .route("/filter", post(filter))
+        .route("/prioritize", post(prioritize))
+        .route("/bind", post(bind))
+        .route("/healthz", get(async || "ok"))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(desk)
 }
 
 fn write(answer: &impl Serialize) -> Response {
@@ -214,5 +218,83 @@ impl Desk {
     fn is_bound(&self, args: &BindingArgs) -> bool {
         let index = self.world.index();
         index.pod(&args.pod_uid).is_some_and(|pod| pod.node() == Some(args.node.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use gangway_core::job::JobId;
+    use gangway_core::offer::Standing;
+    use serde_json::{Value, json};
+    use tokio::sync::Notify;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// A desk where pod `seated` has its seat on n2 and pod `waits` has none.
+    fn desk() -> Desk {
+        let (offers, follower) = (Offers::default(), Arc::new(Notify::new()));
+        let seat = Standing::Seat { node: "n2".to_owned(), job: JobId(7) };
+        offers.stand("seated", seat, &follower);
+        offers.stand("waits", Standing::Waiting("in the queue".to_owned()), &follower);
+        Desk::new(offers, World::default(), "ours", &Registry::new()).expect("metrics of its own")
+    }
+
+    /// What kube-scheduler posts for a pod and n1 to n3: as names where it keeps the nodes for us.
+    fn question(uid: &str, scheduler: &str, node_cache_capable: bool) -> Value {
+        let names = ["n1", "n2", "n3"];
+        let items = names.map(|name| json!({"metadata": {"name": name}, "status": {"phase": ""}}));
+        let nodes = json!({"metadata": {}, "items": items});
+        json!({
+            "Pod": {
+                "metadata": {"uid": uid, "namespace": "team", "name": uid},
+                "spec": {"schedulerName": scheduler, "containers": []},
+            },
+            "Nodes": if node_cache_capable { Value::Null } else { nodes },
+            "NodeNames": if node_cache_capable { json!(names) } else { Value::Null },
+        })
+    }
+
+    async fn post_to(desk: &Desk, path: &str, body: String) -> (StatusCode, Vec<u8>) {
+        let request = Request::post(path).body(Body::from(body)).expect("a request");
+        let answer = app(desk.clone()).oneshot(request).await.expect("an answer");
+        let status = answer.status();
+        (status, to_bytes(answer.into_body(), 1 << 20).await.expect("a body").to_vec())
+    }
+
+    /// Each node's score, in the order in which the nodes were asked about.
+    async fn scores(desk: &Desk, question: &Value) -> Vec<(String, i64)> {
+        let (status, body) = post_to(desk, "/prioritize", question.to_string()).await;
+        assert_eq!(status, StatusCode::OK);
+        let list: Vec<Value> = serde_json::from_slice(&body).expect("a HostPriorityList");
+        let score = |entry: &Value| {
+            let host = entry["Host"].as_str().expect("a host").to_owned();
+            (host, entry["Score"].as_i64().expect("a score"))
+        };
+        list.iter().map(score).collect()
+    }
+
+    #[tokio::test]
+    async fn the_node_of_the_seat_is_preferred_to_all_others() {
+        let desk = desk();
+        let given = |scores: [i64; 3]| {
+            ["n1", "n2", "n3"].map(str::to_owned).into_iter().zip(scores).collect::<Vec<_>>()
+        };
+        for node_cache_capable in [true, false] {
+            let ask = |uid, scheduler| question(uid, scheduler, node_cache_capable);
+            assert_eq!(scores(&desk, &ask("seated", "ours")).await, given([0, 10, 0]));
+            assert_eq!(scores(&desk, &ask("waits", "ours")).await, given([0, 0, 0]));
+            // Another scheduler's pod is no business of ours, whatever its uid.
+            assert_eq!(scores(&desk, &ask("seated", "theirs")).await, given([0, 0, 0]));
+        }
+        let counted = |answer| desk.answers.with_label_values(&["prioritize", answer]).get();
+        assert_eq!(["node", "none", "stranger"].map(counted), [2, 2, 2]);
+        let (status, said) = post_to(&desk, "/prioritize", "{\"Pod\":".to_owned()).await;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(said.contains("not what kube-scheduler sends"), "{said}");
+        assert_eq!(counted("bad"), 1);
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
-use gangway_core::placeholder::Stamp;
+use gangway_core::placeholder::{Ended, Stamp};
 use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
@@ -30,6 +30,8 @@ const FAST: Duration = Duration::from_millis(100);
 const SLOWLY: u32 = 4;
 /// Poll interval otherwise.
 const SLOW: Duration = Duration::from_secs(1);
+/// How long it is believed that slurmctld has not begun anew: it takes longer to.
+const A_MOMENT: Duration = Duration::from_millis(500);
 /// How often reasons of waiting placeholders are read.
 const REASONS: Duration = Duration::from_secs(1);
 /// How often the ends of running placeholders are read whose gangs want to be warned: while any job
@@ -79,6 +81,12 @@ pub(crate) struct Board {
     begun: AtomicU64,
     /// The last full list that was taken in, by its number, so that one can be waited for.
     lists: watch::Sender<u64>,
+    /// Counts how often slurmctld has begun anew and everything has been read again since.
+    restarts: watch::Sender<u64>,
+    /// When slurmctld began, as it said a moment ago.
+    said: tokio::sync::Mutex<Option<(Instant, i64)>>,
+    /// What times are counted from.
+    origin: Instant,
     changes: broadcast::Sender<(Stamp, Arc<Job>)>,
 }
 
@@ -96,6 +104,14 @@ struct Inner {
     noted: HashMap<JobId, Instant>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
     endings: u64,
+    /// When the slurmctld began that everything was last read from, as it says itself; 0 before that.
+    boot: i64,
+    /// When all was last read well.
+    heard: Option<Instant>,
+    /// Messages of slurmctld that nobody took when it was last asked.
+    undelivered: u64,
+    /// What we ended lately.
+    ended: Ended,
 }
 
 impl Inner {
@@ -122,6 +138,9 @@ impl Board {
             health: watch::Sender::new(Health::Unknown),
             begun: AtomicU64::new(0),
             lists: watch::Sender::new(0),
+            restarts: watch::Sender::new(0),
+            said: tokio::sync::Mutex::default(),
+            origin: Instant::now(),
             changes: broadcast::Sender::new(4096),
         }
     }
@@ -134,6 +153,63 @@ impl Board {
     /// Whether Slurm answers, as it changes.
     pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+
+    /// Changes when slurmctld has begun anew and everything has been read again since.
+    pub(crate) fn restarts(&self) -> watch::Receiver<u64> {
+        self.restarts.subscribe()
+    }
+
+    /// When the slurmctld began that everything was last read from, by its own clock; 0 before it was
+    /// asked.
+    pub(crate) fn boot(&self) -> i64 {
+        self.inner().boot
+    }
+
+    /// Whether slurmctld is still the one that had begun then: what it was seen to know then is not
+    /// forgotten, and an id is whose it was. One question serves many.
+    pub(crate) async fn is_still(&self, boot: i64) -> Result<bool, gangway_slurm::Error> {
+        let mut said = self.said.lock().await;
+        let now = match *said {
+            Some((at, now)) if at.elapsed() < A_MOMENT => now,
+            _ => {
+                let asked = Instant::now();
+                let now = self.slurm.diag().await?.boot_time;
+                *said = Some((asked, now));
+                now
+            }
+        };
+        Ok(now == boot)
+    }
+
+    /// How many messages of slurmctld nobody took, when it was last asked: something is poisoned.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.inner().undelivered
+    }
+
+    /// A job of ours was ended.
+    pub(crate) fn ended(&self, job: &Job, why: &str) {
+        let now = self.now();
+        if let Some(stamp) = Stamp::of(job) {
+            self.inner().ended.note(stamp, job, why, now);
+        }
+    }
+
+    /// The jobs that were ended and live all the same, for slurmctld has forgotten it; and why.
+    pub(crate) fn revived(&self) -> Vec<(Job, String)> {
+        let inner = self.inner();
+        let revived = inner.ended.revived(|id| inner.stamped.find(id));
+        revived.into_iter().map(|(job, why)| (job.clone(), why.to_owned())).collect()
+    }
+
+    /// When slurmctld was last heard from.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        self.inner().heard
+    }
+
+    /// Milliseconds, by a clock that does not jump.
+    fn now(&self) -> i64 {
+        i64::try_from(self.origin.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Changes of stamped jobs, from now on.
@@ -228,6 +304,9 @@ impl Board {
                 // Nobody listening is fine.
                 let _ = self.changes.send((stamp, job.clone()));
             }
+        } else {
+            // An id that has come back: it is nobody's of ours any more.
+            inner.stamped.remove(job.id);
         }
         inner.show(job.id, Seen::Job(job.clone()));
     }
@@ -255,16 +334,31 @@ impl Board {
         let mut reasons = Instant::now();
         let mut ends = Instant::now();
         let mut next_list = Instant::now();
+        let mut next_boot = Instant::now();
+        // slurmctld has begun anew, then, and not everything has been read again.
+        let mut doubt = None;
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
             let due = asked_again || next_full.is_none_or(|at| Instant::now() >= at);
             let result = async {
-                if due {
+                let asked = self.now();
+                let ask_boot = *self.health.borrow() != Health::Up || Instant::now() >= next_boot;
+                if ask_boot {
+                    doubt = self.has_begun_anew().await?.or(doubt);
+                    next_boot = Instant::now() + SLOW;
+                }
+                if due || doubt.is_some() {
                     let began = Instant::now();
                     self.list().await?;
                     next_full = Some(Instant::now() + FULL.max(began.elapsed() * BREATHERS));
                 }
                 let (waiting, took) = self.states().await?;
+                if let Some(boot) = doubt.take() {
+                    self.inner().boot = boot;
+                    self.restarts.send_modify(|count| *count += 1);
+                } else if ask_boot {
+                    self.inner().ended.saved(asked);
+                }
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
                     self.reasons(&waiting, &mut next_list).await?;
@@ -279,6 +373,7 @@ impl Board {
             };
             let pause = match result.await {
                 Ok(pause) => {
+                    self.inner().heard = Some(Instant::now());
                     self.set_health(Health::Up);
                     pause
                 }
@@ -301,6 +396,28 @@ impl Board {
             let _ = timeout(pause, wait).await;
         }
         Ok(())
+    }
+
+    /// When slurmctld began, where that is news: then everything of the last seconds may be forgotten
+    /// (rule 2). It also says so when only its counters were reset, at midnight; reading everything again
+    /// for nothing does no harm.
+    async fn has_begun_anew(&self) -> Result<Option<i64>, gangway_slurm::Error> {
+        let diag = self.slurm.diag().await?;
+        let boot = diag.boot_time;
+        let mut inner = self.inner();
+        inner.undelivered = diag.agent_queue;
+        if inner.boot == 0 {
+            inner.boot = boot;
+        }
+        if inner.boot == boot {
+            return Ok(None);
+        }
+        tracing::warn!(
+            before = inner.boot,
+            boot,
+            "slurmctld has begun anew; reading everything again"
+        );
+        Ok(Some(boot))
     }
 
     fn set_health(&self, health: Health) {
@@ -367,8 +484,7 @@ impl Board {
         let asked = Instant::now();
         let states: HashMap<JobId, JobState> = self.slurm.job_states().await?.into_iter().collect();
         let took = asked.elapsed();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        self.metrics.last_poll.set(now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)));
+        self.metrics.last_poll.set(crate::wall::now().as_second());
         let mut changed = Vec::new();
         let mut waiting = Vec::new();
         {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gangway_core::job::JobId;
+use gangway_core::job::{Job, JobId};
+use gangway_core::placeholder::Stamp;
 use gangway_slurm::Error;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
@@ -27,20 +28,28 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The keys that are still to be written.
 #[derive(Default)]
 pub(super) struct Seals {
-    owed: Mutex<BTreeMap<JobId, String>>,
+    owed: Mutex<BTreeMap<JobId, Owed>>,
     more: Notify,
     /// Held while a key is being written, so that an older one is never written last.
     writing: AsyncMutex<()>,
 }
 
+/// A key that is to be written.
+#[derive(Clone)]
+struct Owed {
+    key: String,
+    /// When the slurmctld began that gave the job its id; another one may give it to somebody else.
+    boot: i64,
+}
+
 impl Seals {
-    /// Has a job's key written, soon.
-    pub(super) fn owe(&self, job: JobId, key: String) {
-        self.owed().insert(job, key);
+    /// Has a job's key written, soon. `boot`: when the slurmctld began that knows the job.
+    pub(super) fn owe(&self, job: JobId, key: String, boot: i64) {
+        self.owed().insert(job, Owed { key, boot });
         self.more.notify_one();
     }
 
-    fn owed(&self) -> MutexGuard<'_, BTreeMap<JobId, String>> {
+    fn owed(&self) -> MutexGuard<'_, BTreeMap<JobId, Owed>> {
         // A panic while the lock is held ends the process anyway (see nursery).
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,9 +77,12 @@ impl Queue {
     /// Writes another key than the one that may be owed, which is forgotten.
     pub(super) async fn seal_as(&self, job: JobId, key: &str) -> Result<(), Error> {
         let _alone = self.seals.writing.lock().await;
-        self.slurm.set_admin_comment(job, key).await?;
+        let owed = Owed { key: key.to_owned(), boot: self.board.boot() };
+        let written = self.write_key(job, &owed).await?;
         failpoint::pass(Point::Marked);
-        self.board.sealed(job, key);
+        if !written {
+            return Ok(());
+        }
         // Whoever owed it one meanwhile had not seen this.
         self.seals.owed().remove(&job);
         Ok(())
@@ -80,8 +92,8 @@ impl Queue {
     pub(super) async fn seal_last(&self, job: JobId) {
         let _alone = self.seals.writing.lock().await;
         let owed = self.seals.owed().remove(&job);
-        let Some(key) = owed else { return };
-        let written = self.slurm.set_admin_comment(job, &key).await;
+        let Some(owed) = owed else { return };
+        let written = self.write_key(job, &owed).await;
         failpoint::pass(Point::SealedLast);
         if let Err(error) = written {
             tracing::debug!(%job, error = explain(&error), "could not write the key of an ending job");
@@ -91,21 +103,37 @@ impl Queue {
     /// `false`: nothing is owed.
     async fn seal_one(&self) -> bool {
         let writing = self.seals.writing.lock().await;
-        let Some((job, key)) = self.seals.owed().pop_first() else { return false };
-        let written = self.slurm.set_admin_comment(job, &key).await;
+        let Some((job, owed)) = self.seals.owed().pop_first() else { return false };
+        let written = self.write_key(job, &owed).await;
         failpoint::pass(Point::Sealed);
-        match written {
-            Ok(()) => self.board.sealed(job, &key),
-            Err(error) => {
-                // A job that is over keeps its key in the comment alone.
-                tracing::debug!(%job, error = explain(&error), "could not write a key");
-                if error.is_retryable() {
-                    self.seals.owed().entry(job).or_insert(key);
-                    drop(writing);
-                    sleep(RETRY).await;
-                }
+        if let Err(error) = written {
+            // A job that is over keeps its key in the comment alone.
+            tracing::debug!(%job, error = explain(&error), "could not write a key");
+            if error.is_retryable() {
+                self.seals.owed().entry(job).or_insert(owed);
+                drop(writing);
+                sleep(RETRY).await;
             }
         }
         true
+    }
+
+    /// Writes a key, but never into somebody else's job: where slurmctld has begun anew since, it may have
+    /// forgotten ours and given the id away. `false`: it is not ours any more.
+    async fn write_key(&self, job: JobId, owed: &Owed) -> Result<bool, Error> {
+        if !self.board.is_still(owed.boot).await? {
+            let own = Stamp::parse(&owed.key);
+            let same = |seen: &Job| {
+                let (own, seen) = (own.as_ref(), Stamp::of(seen));
+                own.zip(seen).is_some_and(|(o, s)| s.is_of(&o.cluster, &o.gang, o.generation))
+            };
+            if !self.slurm.job(job).await?.is_some_and(|seen| same(&seen)) {
+                tracing::warn!(%job, "slurmctld has forgotten a job whose key was to be written");
+                return Ok(false);
+            }
+        }
+        self.slurm.set_admin_comment(job, &owed.key).await?;
+        self.board.sealed(job, &owed.key);
+        Ok(true)
     }
 }

@@ -1,12 +1,13 @@
 //! Jobs: asking for placeholders, looking at them, ending them.
 //!
-//! It must never signal with anything but KILL, never cancel as another user (rule 12), never wait
+//! It must never signal with anything but KILL ([`Client::stir`] is for the cure of poisoned nodes
+//! alone), never cancel as another user (rule 12), never wait
 //! for an allocation, and never let "could not ask" look like "gone" (rule 6).
 
 use gangway_core::job::{Allocation, Job, JobId, JobState, PlaceholderRequest};
 use serde_json::json;
 
-use super::{Call, Client, Plugin, Reply, about_job};
+use super::{Call, Client, Plugin, Reply, about_job, segment};
 use crate::code::SlurmCode;
 use crate::error::Error;
 use crate::placeholder;
@@ -128,6 +129,14 @@ impl Client {
         self.order(&call).await.map_err(about_job(job))
     }
 
+    /// Says anew what each node must give to a job that waits, as in `tres_per_node`. Its place in the
+    /// queue, its age and its id stay.
+    pub async fn set_tres_per_node(&self, job: JobId, tres: &str) -> Result<(), Error> {
+        let body = json!({ "tres_per_node": tres });
+        let call = Call::post("job", format!("job/{job}"), &body)?;
+        self.order(&call).await.map_err(about_job(job))
+    }
+
     /// One job; `None` only where slurmctld says that it has no such job. Without the per-core
     /// detail, which is nine tenths of the default answer.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
@@ -206,9 +215,24 @@ impl Client {
         answer.into_allocation().map_err(|what| reply.malformed(what))
     }
 
-    /// Ends a job with KILL (`DELETE job/{id}`), as the configured user.
+    /// Ends a job with KILL (`DELETE job/{id}`), as the configured user. Whichever job has the id now:
+    /// see [`Client::cancel_submission`].
     pub async fn cancel(&self, id: JobId) -> Result<Cancelled, Error> {
-        let reply = self.call(&Call::delete("job", format!("job/{id}"))).await?;
+        self.end(id, &id.to_string()).await
+    }
+
+    /// Ends this very job, all of its components, and no other that has been given its id since:
+    /// [`Cancelled::Unknown`] then. By Slurm's unique id of the submission, where that is known (tried:
+    /// `DELETE job/{sluid}`).
+    pub async fn cancel_submission(&self, job: &Job) -> Result<Cancelled, Error> {
+        match job.sluid.as_str() {
+            "" => self.cancel(job.id).await,
+            sluid => self.end(job.id, sluid).await,
+        }
+    }
+
+    async fn end(&self, id: JobId, name: &str) -> Result<Cancelled, Error> {
+        let reply = self.call(&Call::delete("job", format!("job/{}", segment(name)))).await?;
         let (endpoint, status) = (reply.endpoint, reply.answer.status);
         let answer: WireKill = match reply.accepted().map_err(about_job(id)) {
             Ok(reply) => reply.read()?,
@@ -228,6 +252,15 @@ impl Client {
             }
         }
         Ok(outcome)
+    }
+
+    /// Sends CONT to a job that runs, which changes nothing for a job without processes. Only where each
+    /// of its EXTERNAL nodes has an address that answers: the answer makes slurmctld believe in them
+    /// again, and where none comes the node is lost to Slurm (rule 12).
+    pub async fn stir(&self, job: &Job) -> Result<(), Error> {
+        let name = if job.sluid.is_empty() { job.id.to_string() } else { job.sluid.clone() };
+        let call = Call::delete("job", format!("job/{}?signal=SIGCONT", segment(&name)));
+        self.order(&call).await.map_err(about_job(job.id))
     }
 
     /// What the accounting database knows of a job that slurmctld may have purged

@@ -70,6 +70,8 @@ pub(crate) struct WireJob {
     het_job_offset: Number,
     #[serde(deserialize_with = "or_default")]
     excluded_nodes: String,
+    #[serde(deserialize_with = "or_default")]
+    tres_per_node: String,
     /// One entry per node; empty without the flag DETAIL.
     #[serde(deserialize_with = "or_default")]
     gres_detail: Vec<String>,
@@ -150,6 +152,7 @@ impl WireJob {
             external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
             parts: Vec::new(),
             excluded_nodes: self.excluded_nodes,
+            tres_per_node: self.tres_per_node,
         })
     }
 
@@ -219,6 +222,7 @@ fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
             nodes: job.nodes,
             admin_comment: job.admin_comment,
             excluded_nodes: job.excluded_nodes,
+            tres_per_node: job.tres_per_node,
         }
     };
     let parts: Vec<Part> = components.map(part).collect();
@@ -350,7 +354,7 @@ fn bits(bitmap: &str) -> Option<u32> {
 }
 
 /// `0-3,5` as numbers, ascending; empty for a resource that is only counted.
-fn indexes(text: &str) -> Option<Vec<u32>> {
+pub(super) fn indexes(text: &str) -> Option<Vec<u32>> {
     /// More devices than any node has: a range beyond it is nonsense, not a list to build.
     const MOST: u32 = 65_536;
     let mut found = Vec::new();

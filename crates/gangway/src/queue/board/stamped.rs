@@ -21,6 +21,11 @@ impl Stamped {
         self.jobs.get(&job).map(|(_, job)| job)
     }
 
+    /// The same with its stamp.
+    pub(super) fn find(&self, job: JobId) -> Option<&(Stamp, Arc<Job>)> {
+        self.jobs.get(&job)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &(Stamp, Arc<Job>)> {
         self.jobs.values()
     }
