@@ -112,6 +112,14 @@ impl Slurm {
         all["jobs"][0].take()
     }
 
+    /// Waits until it answers, after it was away.
+    pub async fn answers(&self) {
+        wait("slurmctld answers", SOON, async || {
+            self.client.job_states().await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
     /// Waits until a job is in a state.
     pub async fn reaches(&self, id: u32, state: BaseState) -> Job {
         let what = format!("job {id} becomes {}", state.name());

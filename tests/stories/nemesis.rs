@@ -2,7 +2,8 @@
 //! and the history breaks no rule (docs/faults.md).
 //!
 //! `GANGWAY_NEMESIS_SECONDS` and `GANGWAY_NEMESIS_SEED` say how long and which; `cargo xtask bench
-//! faults` sets them. With `GANGWAY_NEMESIS_FORGETS=1` slurmctld is killed, where it is restarted otherwise. The seed chooses what is done, not how long the machine takes for it.
+//! faults` sets them. With `GANGWAY_NEMESIS_FORGETS=0` slurmctld is restarted where it is killed otherwise.
+//! The seed chooses what is done, not how long the machine takes for it.
 
 mod evil;
 
@@ -53,9 +54,16 @@ async fn random_faults_break_no_rule() {
     let recorder =
         Recorder::begin(story.kube.client.clone(), story.slurm.client_again(), &story.cluster)
             .await;
+    let forgets = number("GANGWAY_NEMESIS_FORGETS", 1) == 1;
+    if forgets {
+        // One that is killed before it has ever saved its state does not start again.
+        let restart = || world.run_as("root", "slurm-daemon", &["restart", "slurmctld"]);
+        tokio::task::block_in_place(restart);
+        story.slurm.answers().await;
+    }
     story.bridge.start().await;
 
-    let chance = (Chance::of(seed), number("GANGWAY_NEMESIS_FORGETS", 0) == 1);
+    let chance = (Chance::of(seed), forgets);
     let mut nemesis = Nemesis::new(&mut story, &recorder, chance, (&slurm, &kube, &way));
     let until = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < until {

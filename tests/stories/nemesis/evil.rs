@@ -142,7 +142,7 @@ impl<'a> Nemesis<'a> {
             self.story.bridge.kill();
             self.story.bridge.spawn();
         }
-        self.answers().await;
+        self.story.slurm.answers().await;
         self.undrain().await;
     }
 
@@ -321,13 +321,6 @@ impl<'a> Nemesis<'a> {
 
     fn daemon(&self, words: &[&str]) {
         tokio::task::block_in_place(|| self.story.world.run_as("root", "slurm-daemon", words));
-    }
-
-    async fn answers(&self) {
-        wait("Slurm answers", SOON, async || {
-            self.story.slurm.client.job_states().await.map(drop).map_err(|error| error.to_string())
-        })
-        .await;
     }
 
     /// Somebody cancels a placeholder. Not one whose nodes a batch job could get while its pods are

@@ -5,6 +5,7 @@
 //! "gone": a tracked job that is not listed is asked for by its id.
 
 mod stamped;
+mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,8 +42,6 @@ const ENDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
 const ONE_BY_ONE: usize = 16;
-/// How often a list that lacks jobs is asked for; one may have been purged in between.
-const LISTS: u32 = 3;
 /// A list of all jobs (9 KB each, those that ended lately too) is not asked for again by itself until
 /// so many times its own duration have passed: it must not keep slurmctld and us busy.
 const BREATHERS: u32 = 60;
@@ -461,23 +460,6 @@ impl Board {
         Ok(())
     }
 
-    /// Every job that is counted. A list that is older than the count, or that somebody on the way has
-    /// emptied, would make a job that was accepted look as if it had never come to be (rule 6).
-    async fn whole_list(&self) -> Result<Vec<Job>, gangway_slurm::Error> {
-        let mut attempts = LISTS;
-        loop {
-            let states = self.slurm.job_states().await?;
-            let jobs = self.slurm.jobs().await?;
-            attempts -= 1;
-            match missing(&states, &jobs) {
-                Some(job) if attempts > 0 => {
-                    tracing::info!(%job, "Slurm's list lacks a job that it counts; listing again");
-                }
-                _ => return Ok(jobs),
-            }
-        }
-    }
-
     /// Reads all states and fetches the tracked jobs that changed. Returns the tracked jobs that wait,
     /// and how long reading the states took.
     async fn states(&self) -> Result<(Vec<JobId>, Duration), gangway_slurm::Error> {
@@ -581,41 +563,8 @@ impl Board {
     }
 }
 
-/// A job that is counted and not listed.
-fn missing(states: &[(JobId, JobState)], jobs: &[Job]) -> Option<JobId> {
-    let parts = |job: &Job| job.parts.iter().map(|part| part.id).collect::<Vec<_>>();
-    let listed: HashSet<JobId> =
-        jobs.iter().flat_map(|job| parts(job).into_iter().chain([job.id])).collect();
-    states.iter().map(|(id, _)| *id).find(|id| !listed.contains(id))
-}
-
 /// Whether a job and all of its components are still in the state they were last seen in.
 fn is_as_seen(job: &Job, states: &HashMap<JobId, JobState>) -> bool {
     states.get(&job.id) == Some(&job.state)
         && job.parts.iter().all(|part| states.get(&part.id) == Some(&part.state))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gangway_core::job::Part;
-
-    #[test]
-    fn a_list_lacks_what_is_counted_and_not_in_it() {
-        let state = |id| (JobId(id), JobState::parse(&["RUNNING"]));
-        let job = |id| Job { id: JobId(id), ..Job::default() };
-        let part = |id| Part {
-            id: JobId(id),
-            state: JobState::default(),
-            nodes: String::new(),
-            admin_comment: String::new(),
-            excluded_nodes: String::new(),
-        };
-        let states = [state(7), state(8), state(9)];
-        let two = Job { parts: vec![part(8), part(9)], ..job(8) };
-        assert_eq!(missing(&states, &[job(7), two.clone()]), None, "components are counted too");
-        assert_eq!(missing(&states, &[two.clone()]), Some(JobId(7)), "an older list");
-        assert_eq!(missing(&states, &[]), Some(JobId(7)), "an emptied list");
-        assert_eq!(missing(&[], &[two]), None, "one that has come since");
-    }
 }
