@@ -17,8 +17,6 @@ use crate::world::World;
 pub struct Setup {
     /// Where the bridge believes slurmrestd to be.
     pub slurm_url: String,
-    /// How the bridge gets to the API server.
-    pub kubeconfig: PathBuf,
     /// Where the bridge believes its token to be.
     pub token_file: PathBuf,
     /// Whether the bridge may take nodes at once, where nobody waits.
@@ -33,6 +31,10 @@ pub struct Setup {
     pub policy: String,
     /// Further YAML for the configuration file.
     pub more: String,
+    /// Which bridge of the story it is, as the audit log and the Lease show it.
+    pub who: String,
+    /// Another way to the API server than the world's own.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Setup {
@@ -40,7 +42,6 @@ impl Setup {
     pub fn of(world: &World) -> Self {
         Self {
             slurm_url: world.slurm_url().to_owned(),
-            kubeconfig: world.bridge_kubeconfig(),
             token_file: world.token_file(),
             immediate: true,
             heterogeneous: true,
@@ -48,6 +49,8 @@ impl Setup {
             identity: String::new(),
             policy: String::new(),
             more: String::new(),
+            who: "one".to_owned(),
+            kubeconfig: None,
         }
     }
 }
@@ -63,6 +66,7 @@ pub struct Bridge {
     pub health: u16,
     directory: PathBuf,
     kubeconfig: PathBuf,
+    who: String,
     child: Option<Child>,
     /// Where its next process dies.
     armed: Option<String>,
@@ -70,15 +74,17 @@ pub struct Bridge {
 
 impl Bridge {
     /// Writes the configuration; nothing is started.
-    pub fn new(cluster: &str, setup: &Setup) -> Self {
-        let directory = std::env::temp_dir().join(format!("gangway-{cluster}"));
+    pub fn new(world: &World, cluster: &str, setup: &Setup) -> Self {
+        let who = setup.who.clone();
+        let directory = std::env::temp_dir().join(format!("gangway-{cluster}-{who}"));
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         let [grpc, metrics, health] = [(); 3].map(|()| http::free_port());
         let bridge = Self {
             grpc,
             metrics,
             health,
-            kubeconfig: setup.kubeconfig.clone(),
+            kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
+            who,
             child: None,
             armed: None,
             directory,
@@ -133,6 +139,9 @@ impl Bridge {
         for name in ["SLURM_REST_URL", "SLURM_TOKEN_FILE", "GANGWAY_CONFIG", "KUBECONFIG"] {
             command.env_remove(name);
         }
+        for name in ["GANGWAY_LEADER_ELECTION", "POD_NAMESPACE", "POD_NAME"] {
+            command.env_remove(name);
+        }
         // A failing story shows the end of the log: the error, not sixty frames below it.
         command.env("RUST_BACKTRACE", "0");
         command.arg("scheduler").arg("--config").arg(config).stdin(Stdio::null());
@@ -147,7 +156,7 @@ impl Bridge {
         let child = Self::command(&self.config())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args(["--log", "info,gangway=debug"])
+            .args(["--log", "info,gangway=debug", "--identity", &self.who])
             .envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)))
             .env("GANGWAY_CRASH_LOG", self.passed_file())
             .stdout(Stdio::null())
@@ -240,6 +249,15 @@ impl Bridge {
         signal(id, if frozen { "STOP" } else { "CONT" });
     }
 
+    /// Waits until it has ended by itself, and how.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("a bridge that runs");
+        let ended = wait("the bridge ends by itself", within, async || {
+            child.try_wait().ok().flatten().ok_or_else(|| "it runs".to_owned())
+        });
+        ended.await
+    }
+
     /// SIGTERM, and how it ended.
     pub async fn stop(&mut self, within: Duration) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
@@ -286,7 +304,7 @@ impl Bridge {
     }
 
     /// Takes its files away.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         // What cannot be removed is in the temporary directory.
         let _ = fs::remove_dir_all(&self.directory);
     }

@@ -37,7 +37,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    fn of(pod: KubePod) -> Self {
+    pub(crate) fn of(pod: KubePod) -> Self {
         let (meta, spec) = (pod.metadata, pod.spec.unwrap_or_default());
         let status = pod.status.unwrap_or_default();
         let scheduled = status.conditions.unwrap_or_default();

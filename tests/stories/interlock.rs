@@ -8,6 +8,18 @@ use serde_json::json;
 
 use crate::slurmctld::{answers, daemon};
 
+/// Waits until the old pods are on their way out, which their finalizers hold up.
+async fn leaving(story: &Story) {
+    wait("the old pods are on their way out", SOON, async || {
+        let pods = story.pods("old-").await;
+        if pods.len() == 2 && pods.iter().all(|pod| pod.deleting) {
+            return Ok(());
+        }
+        Err(format!("{pods:?}"))
+    })
+    .await;
+}
+
 /// slurmctld goes away before a gang that waits for a device is bound, and may come back without having
 /// heard of its start: nobody is bound before it has been asked again (rule 1).
 #[tokio::test]
@@ -27,6 +39,7 @@ async fn a_young_start_is_looked_at_again_before_anybody_is_bound() {
     let first = story.seated(&story.bound("old-", 2).await).await;
     story.slurm.scancel("alice", first.id.0);
     story.slurm.reaches(first.id.0, BaseState::Cancelled).await;
+    leaving(&story).await;
     let uid = story.kube.create(&manifest::indexed_job("new", 2, &template)).await;
     story.told("new-", "still holds a device").await;
 
@@ -66,14 +79,7 @@ async fn a_freed_device_waits_for_its_old_pod() {
     let first = story.seated(&old).await;
     story.slurm.scancel("alice", first.id.0);
     story.slurm.reaches(first.id.0, BaseState::Cancelled).await;
-    wait("the old pods are on their way out", SOON, async || {
-        let pods = story.pods("old-").await;
-        if pods.len() == 2 && pods.iter().all(|pod| pod.deleting) {
-            return Ok(());
-        }
-        Err(format!("{pods:?}"))
-    })
-    .await;
+    leaving(&story).await;
 
     let uid = story.kube.create(&manifest::indexed_job("new", 2, &template)).await;
     let second = wait("Slurm gives the freed nodes to the new gang", SOON, async || {

@@ -45,7 +45,7 @@ async fn random_faults_break_no_rule() {
     kube.write_kubeconfig(&kubeconfig);
     let story = Story::prepare("nemesis", |setup| {
         setup.slurm_url = way.url();
-        setup.kubeconfig.clone_from(&kubeconfig);
+        setup.kubeconfig = Some(kubeconfig.clone());
     });
     let Some(mut story) = story.await else { return };
     story.note(&format!("seed {seed}, {seconds} s"));

@@ -10,6 +10,7 @@ mod cache;
 mod codegen;
 mod debian;
 mod demo;
+mod fuzz;
 mod process;
 mod progress;
 mod tidy;
@@ -53,6 +54,9 @@ Usage: cargo xtask COMMAND
                  What is broken on purpose on the real stack: a death at every fail point, N seconds (600) of random
                  faults, and how soon the next pod is bound after slurmrestd and after the bridge have come back, while
                  N gangs (1000) run. Exits with 1 when a rule is broken or a floor is missed.
+  fuzz [--seconds N] [TARGET]
+                 Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
+                 TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
   codegen        Write the generated code again from proto/.
   tidy           The rules of the house that are checked by code.
 
@@ -131,6 +135,15 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let Options { seconds, seed, gangs, .. } = options;
             bench::faults::run(&bench::faults::Ask { seconds, seed, gangs })
         }
+        "fuzz" => {
+            // The target stands before or behind the option.
+            let ends = [0, words.len().saturating_sub(1)];
+            let is_target =
+                |at: &usize| words.get(*at).is_some_and(|w| w.starts_with(char::is_alphabetic));
+            let target = ends.into_iter().find(is_target).map(|at| words.remove(at));
+            let options = Options::parse(&words, &["--seconds"])?;
+            fuzz::run(target.as_deref(), options.seconds.unwrap_or(fuzz::SECONDS))
+        }
         "codegen" => {
             Options::parse(&words, &[])?;
             codegen::run()?;
@@ -150,7 +163,7 @@ struct Options {
     dir: Option<PathBuf>,
     nodes: Option<usize>,
     repeats: Option<usize>,
-    seconds: Option<u64>,
+    seconds: Option<u32>,
     seed: Option<u64>,
     gangs: Option<usize>,
     bridge: bool,

@@ -187,7 +187,7 @@ impl Barrier<'_> {
 
 /// Where the members of a gang may not go: a table of Slurm hostlists, and which of them each member
 /// has, in the members' order. Both empty where every member may go anywhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reach {
     /// Slurm hostlists, different ones.
     pub excluded: Vec<Arc<str>>,

@@ -6,6 +6,7 @@
 //! What can be bound now, and what must come first, is in `seating`.
 
 mod leave;
+mod rival;
 mod seating;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use crate::place::Seat;
 use crate::policy::Refusal;
 use crate::reason::{DEPENDENCY, needs_a_person};
 
-use seating::{Seating, Start};
+use seating::{Seating, Start, no_seat};
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -40,7 +41,7 @@ pub const LINGER_MS: i64 = 5_000;
 pub const STAGE_GAP_MS: i64 = 60_000;
 
 /// The latest word on the gang's placeholder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It cannot run as asked.
     Refused(Refusal),
@@ -84,7 +85,7 @@ pub enum Verdict {
 }
 
 /// When an allocation will end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// Milliseconds from when it was said.
     pub in_ms: i64,
@@ -93,7 +94,7 @@ pub struct Ends {
 }
 
 /// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// The pods for which room was asked, and when (ms).
     pub asked: Option<Asked>,
@@ -115,15 +116,19 @@ pub struct Progress {
     pub ends: Option<(i64, bool)>,
     /// Until when its members were told that they may stay (ms); `None`: they were told nothing.
     pub leave_by: Option<i64>,
+    /// The placeholders that members were bound for, as far as whoever gave the latest word knew.
+    pub weighed: BTreeSet<JobId>,
     /// Who was seen bound at each rank.
     pub held: BTreeMap<u32, String>,
 }
 
 /// An open question to Slurm.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Asked {
     /// For these pods.
     pub pods: BTreeSet<String>,
+    /// The placeholders that members were bound for then.
+    pub bound_for: BTreeSet<JobId>,
     /// Since (ms).
     pub at: i64,
     /// Where they might not go then.
@@ -348,7 +353,8 @@ fn placeholder_over(
 ) -> Plan {
     let asked = facts.progress.asked.as_ref();
     let of_this_round = |m: &&Member| match &m.bound {
-        Some(bound) => bound.generation <= generation || bound.job == job,
+        // Of one generation there may be another placeholder, which this says nothing of.
+        Some(bound) => bound.generation < generation || bound.job == job,
         None => asked.is_some_and(|a| a.pods.contains(&m.uid)),
     };
     let leaving: Vec<&Member> = unfinished(facts).filter(of_this_round).collect();
@@ -464,6 +470,9 @@ fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64)
 /// The gang has its nodes: whoever must not stay leaves, and the others are seated.
 fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> Plan {
     let Start { job, seats, .. } = *start;
+    if let Some(plan) = rival::weighed(facts, job, now) {
+        return plan;
+    }
     // A pod from an earlier placeholder holds a node that is no longer ours.
     // The same id may also have started elsewhere, once slurmctld has lost its memory (rule 2).
     let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| is_elsewhere(s, b));
@@ -553,15 +562,6 @@ fn seat_members(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Plan {
         }
         None => Plan { actions, wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)), report: None },
     }
-}
-
-/// Its Slurm job has no room for a member that came after the others were bound.
-fn no_seat(facts: &Facts<'_>, job: JobId) -> String {
-    let gang = &facts.assembled.gang;
-    format!(
-        "Slurm job {job}, which holds the nodes of {} {}, has none for this pod: it was made larger since it started; restart it to be asked for as a whole",
-        gang.kind, gang.name
-    )
 }
 
 /// Nothing is bound before everything can be (rule 3): first every seat must be free and open to its

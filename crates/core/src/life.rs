@@ -21,7 +21,7 @@ pub const RETRY_MS: i64 = 500;
 pub const SETTLE_MS: i64 = 5_000;
 
 /// What a bridge remembers of one gang.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Life {
     verdict: Option<Verdict>,
     progress: Progress,
@@ -247,6 +247,9 @@ impl Life {
         if let Verdict::Allocated { ends, .. } = &verdict {
             self.progress.ends = ends.map(|ends| (now + ends.in_ms, ends.by_time_limit));
         }
+        if let Some(asked) = &self.progress.asked {
+            self.progress.weighed.clone_from(&asked.bound_for);
+        }
         self.verdict = Some(verdict);
     }
 
@@ -265,7 +268,10 @@ impl Life {
             let bound = unfinished.clone().filter(|m| m.bound.is_some()).count();
             let pods: BTreeSet<String> = unfinished.map(|m| m.uid.clone()).collect();
             let at = self.progress.asked.as_ref().map_or(now, |asked| asked.at);
-            self.progress.asked = Some(Asked { pods, at, reach: Reach::of(gang), bound });
+            let bound_for = gang.members.iter().filter_map(|m| Some(m.bound.as_ref()?.job));
+            let bound_for = bound_for.collect();
+            let reach = Reach::of(gang);
+            self.progress.asked = Some(Asked { pods, at, reach, bound, bound_for });
             self.progress.others.clone_from(&gang.ask.others);
             self.progress.released = false;
         }

@@ -41,7 +41,7 @@ pub struct Seeker<'a> {
 }
 
 /// One member's place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seat {
     /// Rank of the member.
     pub rank: u32,

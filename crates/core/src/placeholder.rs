@@ -3,6 +3,7 @@
 //! Pure: given what Slurm knows of a gang's key, say whether to submit, to follow a job that is
 //! there, or that it is over. All memory is in Slurm's job records and on the bound pods.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::eligible;
@@ -43,8 +44,9 @@ impl Stamp {
         Self { pods: 0, ..self.clone() }
     }
 
-    /// Whether its placeholder was given back: should it live all the same, it is of no use.
-    fn was_given_back(&self) -> bool {
+    /// Whether its placeholder was given back although its pods wait on: should it live all the same, it is
+    /// of no use.
+    pub fn is_given_back(&self) -> bool {
         self.pods == 0
     }
 
@@ -186,7 +188,13 @@ pub enum Step {
 
 /// Decides the next step from what Slurm lists with this gang's stamp.
 ///
-/// Returns also the jobs that must not be: live duplicates, later ones first.
+/// Two bridges that both believe they lead may make two placeholders of one gang: the immediate way
+/// cannot choose its job id. Which of them is the gang's is said by the API server, which takes a pod's
+/// binding only once: the first member to be bound, always the same one, is the vote, and the placeholder
+/// it was bound for is the one. Before the vote every live one is left alone, for another bridge may be
+/// binding to it at this moment; after it, whoever looks comes to the same answer.
+///
+/// Returns also the jobs that must not be: live ones beside the one that was voted for, later ones first.
 pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<JobId>) {
     let mut mine: Vec<&(Stamp, Job)> =
         listed.iter().filter(|(s, _)| s.cluster == cluster && s.gang == gang.uid).collect();
@@ -195,19 +203,22 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let mut live: Vec<&(Stamp, Job)> =
         mine.iter().copied().filter(|(_, j)| j.standing() != Standing::Over).collect();
     let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).max_by_key(|b| b.generation);
+    let vote = voted(gang);
+    let voted =
+        |s: &Stamp, j: &Job| vote.is_some_and(|b| b.job == j.id && b.generation == s.generation);
     if !live.is_empty() {
         // The one that pods are bound for wins, then one that holds nodes, then the oldest. What was
         // given back and lives again, because slurmctld has forgotten its end, comes last.
-        let has_pods = |s: &Stamp, j: &Job| {
-            let same = |b: &Bound| b.job == j.id && b.generation == s.generation;
-            j.standing() == Standing::Holding && bound.is_some_and(same)
-        };
         live.sort_by_key(|(s, j)| {
             let holds = j.standing() == Standing::Holding;
-            (!has_pods(s, j), s.was_given_back(), !holds, s.generation, j.submit_time, j.id)
+            let first = holds && voted(s, j);
+            (!first, s.is_given_back(), !holds, s.generation, j.submit_time, j.id)
         });
         let (stamp, job) = live[0];
-        let duplicates = live[1..].iter().rev().map(|(_, j)| j.id).collect();
+        // Whatever was given back was to end already, and needs no vote.
+        let decided = voted(stamp, job);
+        let others = live[1..].iter().rev().filter(|(s, _)| decided || s.is_given_back());
+        let duplicates = others.map(|(_, j)| j.id).collect();
         return (Step::Follow { job: job.id, generation: stamp.generation }, duplicates);
     }
 
@@ -239,6 +250,13 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let (cluster, gang) = (cluster.to_owned(), gang.uid.clone());
     let stamp = Stamp { cluster, gang, generation, pods, part: None };
     (Step::Submit { stamp }, Vec::new())
+}
+
+/// The placeholder that the gang's first member was bound for.
+fn voted(gang: &Gang) -> Option<&Bound> {
+    let bound = gang.members.iter().filter_map(|m| Some((m.rank, m.bound.as_ref()?)));
+    let first = bound.min_by_key(|(rank, bound)| (Reverse(bound.generation), *rank));
+    first.map(|(_, bound)| bound)
 }
 
 /// The stamp of a forgotten attempt that is asked for once more: its own, so that the pods that are bound

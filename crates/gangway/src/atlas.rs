@@ -382,8 +382,8 @@ mod tests {
             labels: keys.map(str::to_owned).to_vec(),
             ..Network::default()
         };
-        let atlas = Atlas::new(network(keys));
-        let turned = Atlas::new(network([keys[1], keys[0]]));
+        let atlas = Atlas::new(network(keys), GpuTypes::default());
+        let turned = Atlas::new(network([keys[1], keys[0]]), GpuTypes::default());
         for atlas in [&atlas, &turned] {
             let put = |name, rack, slot, layer| {
                 atlas.put(name, &labels(&[(keys[0], rack), (keys[1], slot), (LAYER, layer)]));

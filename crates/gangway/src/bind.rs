@@ -76,6 +76,15 @@ pub(crate) async fn select_node(cluster: &Cluster, namespace: &str, told: &Told)
 pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (String, bool) {
     let uid = binding.pod.clone();
     let Some(member) = gang.members.iter().find(|m| m.uid == uid) else { return (uid, false) };
+    if let Err(holder) = cluster.world.promise(&uid, &binding.node, &binding.seat) {
+        tracing::info!(
+            pod = member.name,
+            node = binding.node,
+            holder,
+            "its seat has just been taken"
+        );
+        return (uid, false);
+    }
     let Ok(_permit) = cluster.writes.acquire().await else { return (uid, false) };
     let body = KubeBinding {
         metadata: ObjectMeta {
@@ -110,6 +119,12 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
             (uid, true)
         }
         Err(error) => {
+            // Said no, for certain: it is not there. Bound already is seen soon, and whatever else it is
+            // may have been done.
+            if matches!(&error, kube::Error::Api(status) if matches!(status.code, 400..=408 | 410..=499))
+            {
+                cluster.world.withdraw(&uid);
+            }
             tracing::warn!(
                 gang = gang.uid, job = %binding.job, pod = member.name, node = binding.node,
                 error = explain(&error), "could not bind"

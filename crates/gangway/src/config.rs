@@ -4,6 +4,7 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod election;
 mod kubescheduler;
 mod section;
 mod topology;
@@ -23,6 +24,7 @@ use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 use section::Section;
 pub(crate) use topology::Network;
@@ -55,17 +57,34 @@ pub(crate) struct ProcessFlags {
     /// Log one JSON object per line
     #[arg(long)]
     pub(crate) log_json: bool,
+    /// Take part in an election, so that one of several replicas leads and the others stand by
+    #[arg(
+        long, value_name = "BOOL", env = "GANGWAY_LEADER_ELECTION",
+        num_args = 0..=1, default_missing_value = "true", require_equals = true
+    )]
+    pub(crate) leader_election: Option<bool>,
+    /// Namespace of the election's Lease
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub(crate) leader_election_namespace: Option<String>,
+    /// Who this process is in the Lease and the API server's audit log; else the host's name
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub(crate) identity: Option<String>,
 }
 
 impl ProcessFlags {
     /// Logs to standard error from now on.
     pub(crate) fn start_log(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log).context("--log is not a filter")?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        // Fails only when a log is there already, which is fine.
-        let _ = if self.log_json { log.json().try_init() } else { log.with_ansi(false).try_init() };
-        Ok(())
+        log_to_stderr(&self.log, self.log_json)
     }
+}
+
+/// Logs to standard error from now on.
+pub(crate) fn log_to_stderr(filter: &str, json: bool) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("--log is not a filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a log is there already, which is fine.
+    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    Ok(())
 }
 
 /// Everything the scheduler needs to know, checked.
@@ -83,6 +102,9 @@ pub(crate) struct Settings {
     pub(crate) gpu_types: GpuTypes,
     pub(crate) network: Network,
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// This process among its replicas.
+    pub(crate) identity: String,
+    pub(crate) election: Option<Election>,
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +180,10 @@ impl Settings {
         let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
+        let identity = election::identity(&flags.process);
+        let election = root.section("leaderElection");
+        let election =
+            election::read(election, &flags.process, &identity, "gangway-scheduler", &problems);
         root.finish();
         problems.into_result()?;
         Ok(Self {
@@ -171,6 +197,8 @@ impl Settings {
             gpu_types,
             network,
             kubeconfig,
+            identity,
+            election,
         })
     }
 }
@@ -370,6 +398,7 @@ tls: { key: k }
 policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
+leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -393,9 +422,39 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "topology.layouts[0]:",
             "topology.layouts[0].instanceType:",
             "topology.layouts[0].devices:",
+            "leaderElection.enabled:",
+            "leaderElection.namespace:",
+            "leaderElection.leaseSeconds:",
+            "leaderElection.renewSeconds:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
+    }
+
+    #[test]
+    fn an_election_is_asked_for_by_file_or_flag() {
+        let election = |yaml: &str, flag: Option<bool>| {
+            let mut flags = Flags {
+                slurm_url: Some("http://127.0.0.1:1".into()),
+                slurm_token_file: Some("token".into()),
+                ..Flags::default()
+            };
+            flags.process.leader_election = flag;
+            flags.process.identity = Some("pod-1".into());
+            let file = parse_yaml(yaml).expect("YAML");
+            Settings::read(&file, &flags).expect("usable").election
+        };
+        assert!(election("", None).is_none());
+        let by_flag = election("", Some(true)).expect("an election");
+        let told = (by_flag.namespace.as_str(), by_flag.name.as_str(), by_flag.lease_seconds);
+        assert_eq!(told, ("gangway", "gangway-scheduler", 10));
+        let yaml = "leaderElection: { enabled: true, namespace: ha, name: one, leaseSeconds: 30 }";
+        let by_file = election(yaml, None).expect("an election");
+        let told = (by_file.namespace.as_str(), by_file.name.as_str(), by_file.lease_seconds);
+        assert_eq!(told, ("ha", "one", 30));
+        assert!(election(yaml, Some(false)).is_none(), "the flag goes over the file");
+        // Two processes of one name are two candidates.
+        assert!(by_flag.identity.starts_with("pod-1_") && by_flag.identity != by_file.identity);
     }
 
     #[test]

@@ -285,7 +285,10 @@ impl Follower {
         }
     }
 
-    /// Binds members, all at once, each with its one write.
+    /// Binds members, each with its one write: the first of a gang alone, then all others at once.
+    ///
+    /// The API server takes the first one's binding only once, whoever sends it, and so says which
+    /// placeholder is the gang's. A bridge that comes second binds nobody (`core::placeholder::next`).
     async fn bind(&mut self, view: &View, binds: &[Binding]) {
         if binds.is_empty() {
             return;
@@ -293,8 +296,15 @@ impl Follower {
         let gang = &view.assembled.gang;
         let some_bound = gang.members.iter().any(|m| m.bound.is_some());
         self.note(Event::Binding { some_bound });
-        let answers = binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding));
-        let answers = join_all(answers).await;
+        let first = binds.iter().map(|b| b.seat.rank).min().filter(|_| !some_bound);
+        let (first, others): (Vec<&Binding>, Vec<&Binding>) =
+            binds.iter().partition(|b| Some(b.seat.rank) == first);
+        let first = first.into_iter().map(|binding| bind::bind(&self.cluster, gang, binding));
+        let mut answers = join_all(first).await;
+        if answers.iter().all(|(_, ok)| *ok) {
+            let others = others.into_iter().map(|b| bind::bind(&self.cluster, gang, b));
+            answers.extend(join_all(others).await);
+        }
         if let Some(offering) = &self.offering {
             offering.bound(&answers);
         }

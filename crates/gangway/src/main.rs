@@ -7,6 +7,7 @@ mod chain;
 mod cluster;
 mod config;
 mod door;
+mod election;
 mod evict;
 mod extender;
 mod failpoint;
@@ -15,14 +16,18 @@ mod http;
 mod index;
 mod kubescheduler;
 mod lean;
+mod mandate;
 mod metrics;
 mod nursery;
+mod prolog;
 mod queue;
 mod report;
 mod scheduler;
 mod source;
 mod wall;
 mod warn;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -44,25 +49,30 @@ enum Command {
     /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
     /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
     Extender(Box<config::ExtenderFlags>),
+    /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
+    /// GPUs have ended.
+    Prolog(Box<prolog::Flags>),
     /// List the fail points: where a test can let this bridge die.
     #[cfg(feature = "fail-points")]
     FailPoints,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let Cli { command } = Cli::parse();
     #[cfg(feature = "fail-points")]
     failpoint::arm()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Scheduler(flags) => scheduler::run(&flags).await,
-            Command::Extender(flags) => kubescheduler::run(&flags).await,
+            Command::Scheduler(flags) => scheduler::run(&flags).await?,
+            Command::Extender(flags) => kubescheduler::run(&flags).await?,
+            Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {
                 use std::io::Write as _;
-                Ok(write!(std::io::stdout(), "{}", failpoint::table())?)
+                write!(std::io::stdout(), "{}", failpoint::table())?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     })
 }

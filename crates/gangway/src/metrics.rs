@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) slurm_up: IntGauge,
     /// Seconds since the epoch of the last good poll.
     pub(crate) last_poll: IntGauge,
+    /// 1 while this process may act.
+    pub(crate) leads: IntGauge,
     /// EXTERNAL nodes of ours that Slurm gives to nobody.
     pub(crate) poisoned: IntGauge,
 }
@@ -82,6 +84,7 @@ impl Metrics {
             binds: counter("gangway_binds_total", "Bindings by outcome", &["outcome"])?,
             evictions: counter("gangway_evictions_total", "Evictions by outcome", &["outcome"])?,
             slurm_up: gauge("gangway_slurm_up", "1 while slurmrestd and slurmctld answer")?,
+            leads: gauge("gangway_leads", "1 while this process leads, 0 while it stands by")?,
             last_poll: gauge(
                 "gangway_slurm_last_poll_timestamp_seconds",
                 "When Slurm's job states were last read",

@@ -11,7 +11,7 @@ mod shun;
 mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -78,8 +78,10 @@ pub(crate) struct Key {
 /// One gang in flight.
 struct Entry {
     key: Key,
-    /// The gang as last asked for.
-    gang: Mutex<Gang>,
+    /// The gang as last asked for, and how often it was.
+    gang: Mutex<(Gang, u64)>,
+    /// The placeholder that is followed, and its generation; 0 for none yet.
+    following: Mutex<(JobId, u32)>,
     /// The gang has changed, or it is to be released.
     changed: Notify,
     /// Why it is to be released, and since when.
@@ -96,7 +98,8 @@ impl Entry {
     fn new(key: Key, gang: Gang) -> Self {
         Self {
             key,
-            gang: Mutex::new(gang),
+            gang: Mutex::new((gang, 0)),
+            following: Mutex::new((JobId(0), 0)),
             changed: Notify::new(),
             release: Mutex::new(None),
             verdict: watch::Sender::new(None),
@@ -105,13 +108,54 @@ impl Entry {
         }
     }
 
+    fn asked(&self) -> MutexGuard<'_, (Gang, u64)> {
+        // A panic while the lock is held ends the process anyway (see nursery).
+        self.gang.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn gang(&self) -> Gang {
-        self.gang.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.asked().0.clone()
+    }
+
+    /// The gang is asked for anew. A verdict that did not know for which placeholder its members are
+    /// bound is none for this question.
+    fn ask_anew(&self, gang: &Gang) {
+        let mut asked = self.asked();
+        *asked = (gang.clone(), asked.1 + 1);
+        self.verdict.send_if_modified(|verdict| {
+            let other = |job: JobId| bound_for(gang).any(|bound| bound != job);
+            let stale = matches!(verdict, Some(Verdict::Allocated { job, .. }) if other(*job));
+            if stale {
+                *verdict = None;
+            }
+            stale
+        });
+        drop(asked);
+        self.changed.notify_one();
+    }
+
+    /// Says what was found out for the gang as it was asked for at this time, unless it was asked for
+    /// anew since.
+    fn say_of(&self, number: u64, verdict: Verdict) -> bool {
+        let asked = self.asked();
+        let same = asked.1 == number;
+        if same {
+            self.say(verdict);
+        }
+        same
     }
 
     /// Where its members must not go.
     fn excluded(&self) -> Vec<Arc<str>> {
-        self.gang.lock().unwrap_or_else(PoisonError::into_inner).excluded_nodes.clone()
+        self.asked().0.excluded_nodes.clone()
+    }
+
+    fn following(&self) -> (JobId, u32) {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follows(&self, job: JobId, generation: u32) {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = (job, generation);
     }
 
     fn releasing(&self) -> Option<(String, Instant)> {
@@ -129,6 +173,11 @@ impl Entry {
             true
         });
     }
+}
+
+/// The placeholders that members are bound for.
+fn bound_for(gang: &Gang) -> impl Iterator<Item = JobId> + '_ {
+    gang.members.iter().filter_map(|member| Some(member.bound.as_ref()?.job))
 }
 
 /// A verdict in a word, and its job (0 for none): seats and messages would fill the log.
@@ -213,10 +262,8 @@ impl Queue {
                 return Err(found.get().done.clone());
             }
             dashmap::Entry::Occupied(found) => {
-                let entry = found.get();
-                *entry.gang.lock().unwrap_or_else(PoisonError::into_inner) = gang.clone();
-                entry.changed.notify_one();
-                return Ok(entry.verdict.subscribe());
+                found.get().ask_anew(gang);
+                return Ok(found.get().verdict.subscribe());
             }
             dashmap::Entry::Vacant(vacant) => {
                 let entry = Arc::new(Entry::new(key.clone(), gang.clone()));
@@ -249,7 +296,16 @@ impl Queue {
         again: bool,
     ) -> Result<Vec<JobId>, gangway_slurm::Error> {
         let listed = self.board.listed(&key.cluster, &key.gang);
-        let live = || listed.iter().filter(|(_, job)| job.standing() != Standing::Over);
+        let entry = self.entries.get(key).map(|e| e.clone());
+        // A later one than is known here is another bridge's, for other pods than these.
+        let latest = match entry.as_ref().map_or(0, |entry| entry.following().1) {
+            0 => u32::MAX,
+            generation => generation,
+        };
+        let live = || {
+            let ours = |stamp: &Stamp| stamp.generation <= latest;
+            listed.iter().filter(move |(s, j)| j.standing() != Standing::Over && ours(s))
+        };
         if again {
             // Slurm has just given a node that was not excluded, so it may be new.
             self.reaches.forget().await;
@@ -259,7 +315,6 @@ impl Queue {
                 self.seal_as(job.id, &stamp).await?;
             }
         }
-        let entry = self.entries.get(key).map(|e| e.clone());
         if let Some(entry) = entry {
             *entry.release.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((why.to_owned(), Instant::now()));

@@ -27,6 +27,10 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// A gang that is still being made is left alone until it has not grown for so long: writing to its
 /// pods then would cost a write each, just when the API server is busiest.
 const GROWN: Duration = Duration::from_secs(1);
+/// Pause before what could not be written is written again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often an event is tried that meets a conflict.
+const EVENT_ATTEMPTS: u32 = 3;
 /// A new wording of the same reason is written at most this often.
 const REWORD: Duration = Duration::from_secs(10);
 
@@ -80,8 +84,11 @@ impl Reporter {
         if Instant::now() < due {
             return Some(due);
         }
+        if !self.write(view, &unbound, report).await {
+            // It stays pending.
+            return Some(Instant::now() + RETRY);
+        }
         self.pending = None;
-        self.write(view, &unbound, report).await;
         self.written = Some((report.clone(), Instant::now(), unbound));
         None
     }
@@ -91,7 +98,8 @@ impl Reporter {
         self.written.as_ref().map(|(report, _, _)| sentence(report))
     }
 
-    async fn write(&self, view: &View, pods: &[String], report: &Report) {
+    /// Whether everything is written.
+    async fn write(&self, view: &View, pods: &[String], report: &Report) -> bool {
         let gang = &view.assembled.gang;
         tracing::info!(
             gang = gang.uid,
@@ -105,16 +113,18 @@ impl Reporter {
             pods.iter().for_each(|pod| terms.offers.say(pod, &sentence));
         }
         let writes = pods.iter().map(|uid| self.write_one(uid, report));
-        futures::future::join_all(writes).await;
+        let all = futures::future::join_all(writes).await.into_iter().all(|ok| ok);
         let workload = self.cluster.world.index().workload(&view.group).cloned();
         if let Some(workload) = workload {
             event(&self.cluster, workload_reference(&workload), &Note::of(report)).await;
         }
+        all
     }
 
-    async fn write_one(&self, uid: &str, report: &Report) {
-        let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return };
-        let Ok(permit) = self.cluster.writes.acquire().await else { return };
+    /// Whether the pod tells it, or is gone.
+    async fn write_one(&self, uid: &str, report: &Report) -> bool {
+        let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return true };
+        let Ok(permit) = self.cluster.writes.acquire().await else { return true };
         // Where kube-scheduler owns that condition, ours stands beside it; seeing it change,
         // kube-scheduler asks again and tells the news in its own.
         if self.cluster.terms.is_some() {
@@ -124,7 +134,7 @@ impl Reporter {
             if report.problem {
                 event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
             }
-            return;
+            return true;
         }
         let condition = serde_json::json!({
             "metadata": {"uid": uid},
@@ -142,16 +152,21 @@ impl Reporter {
         let patch = Patch::Strategic(condition);
         let written = api.patch_status(&pod.name, &PatchParams::default(), &patch).await;
         failpoint::pass(Point::Condition);
-        if let Err(error) = written {
-            tracing::debug!(
-                pod = pod.path(),
-                error = explain(&error),
-                "could not write the condition"
-            );
-        }
+        let written = match written {
+            Ok(_) => true,
+            Err(error) => {
+                // A decision of the API server's stands; anything else is tried again.
+                let decided = matches!(&error, kube::Error::Api(status)
+                    if (400..500).contains(&status.code) && !matches!(status.code, 409 | 429));
+                let error = explain(&error);
+                tracing::debug!(pod = pod.path(), error, "could not write the condition");
+                decided
+            }
+        };
         if report.problem {
             event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
         }
+        written
     }
 }
 
@@ -239,11 +254,18 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
         ..Event::default()
     };
     let api = Api::<Event>::namespaced(cluster.client.clone(), &namespace);
-    let written = api.create(&PostParams::default(), &event).await;
-    failpoint::pass(Point::Event);
-    match written {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => tracing::debug!(error = explain(&error), "could not write an event"),
+    for _ in 0..EVENT_ATTEMPTS {
+        let written = api.create(&PostParams::default(), &event).await;
+        failpoint::pass(Point::Event);
+        match written {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => return,
+            // Somebody was in the way, not a word on the event.
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(error) => {
+                tracing::debug!(error = explain(&error), "could not write an event");
+                return;
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `gangway scheduler`: puts the rooms together, in the order in which a gang passes through them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,11 +13,14 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::apiserver;
+use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
-use crate::config::{Flags, Settings};
+use crate::config::{self, Flags, Settings};
 use crate::door;
+use crate::election::Election;
+use crate::extender;
 use crate::http::{self, Readiness};
+use crate::mandate::Mandate;
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
 use crate::queue::{Board, Health, Queue};
@@ -37,25 +41,95 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (nursery, mut parent) = nursery();
     let readiness = Arc::new(Readiness::default());
+    let mandate = Mandate::new();
 
-    let slurm = slurm_client(&settings, &metrics)?;
+    let slurm = slurm_client(&settings, &metrics, &mandate)?;
     let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
     start_queue(&nursery, &queue, &readiness, &stop);
     if let Some(sink) = settings.slurm.sink.clone() {
         let (slurm, board) = (queue.slurm().clone(), queue.board().clone());
-        nursery.start("heal", heal::run(sink, slurm, board, metrics.clone(), stop.clone()));
+        let healing = heal::run(sink, slurm, board, metrics.clone(), stop.clone());
+        let (mandate, stop) = (mandate.clone(), stop.clone());
+        nursery.start("heal", async move {
+            tokio::select! {
+                () = mandate.granted() => healing.await,
+                () = stop.cancelled() => Ok(()),
+            }
+        });
     }
-    listen(&nursery, &settings, &queue, &metrics, &readiness, &stop).await?;
-    start_source(&nursery, &settings, &queue, &metrics, readiness, &stop).await?;
+    listen(&nursery, &settings, &queue, &mandate, &metrics, &readiness, &stop).await?;
+    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
+    let election = settings.election.as_ref();
+    elect(&nursery, way, election, &mandate, &metrics, &stop).await?;
+    start_source(&nursery, &settings, &queue, &mandate, &metrics, readiness, &stop).await?;
 
-    parent.live(&stop).await
+    let lived = parent.live(&stop).await;
+    give_up(way, election).await;
+    lived
 }
 
-fn slurm_client(settings: &Settings, metrics: &Metrics) -> anyhow::Result<SlurmClient> {
+/// How a process of this identity reaches the API server.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) kubeconfig: Option<&'a Path>,
+    pub(crate) identity: &'a str,
+}
+
+impl Way<'_> {
+    /// A client of its own; with a mandate, its writes are held back where that does not hold.
+    pub(crate) async fn client(self, mandate: Option<&Mandate>) -> anyhow::Result<kube::Client> {
+        apiserver::client(self.kubeconfig, Hand::of(self.identity, mandate.cloned())?).await
+    }
+}
+
+/// Has this process lead, at once or when the Lease is its own.
+pub(crate) async fn elect(
+    nursery: &Nursery,
+    way: Way<'_>,
+    election: Option<&config::Election>,
+    mandate: &Mandate,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    match election {
+        None => nursery.start("mandate", mandate.clone().without_election(stop.clone())),
+        Some(settings) => {
+            let client = way.client(None).await?;
+            let election = Election::new(client, settings, mandate.clone());
+            nursery.start("election", election.run(stop.clone()));
+            nursery.start("mandate", mandate.clone().with_election(stop.clone()));
+        }
+    }
+    let (mandate, leads, stop) = (mandate.clone(), metrics.leads.clone(), stop.clone());
+    nursery.start("standing", async move {
+        tokio::select! {
+            () = mandate.granted() => leads.set(1),
+            () = stop.cancelled() => {}
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Gives the Lease up at the end, when nothing is done any more.
+pub(crate) async fn give_up(way: Way<'_>, election: Option<&config::Election>) {
+    let Some(settings) = election else { return };
+    match way.client(None).await {
+        Ok(client) => Election::release(client, settings).await,
+        Err(error) => tracing::warn!(%error, "could not give the Lease up; it runs out"),
+    }
+}
+
+fn slurm_client(
+    settings: &Settings,
+    metrics: &Metrics,
+    mandate: &Mandate,
+) -> anyhow::Result<SlurmClient> {
     let token = TokenSource::File(settings.slurm.token_file.clone());
     let mut config = SlurmConfig::new(&settings.slurm.url, token);
     config.user.clone_from(&settings.slurm.user);
     config.observer = Some(Arc::new(Observed(metrics.clone())));
+    config.gate = Some(Arc::new(mandate.clone()));
     SlurmClient::new(config).context("cannot use slurm.url")
 }
 
@@ -102,6 +176,7 @@ fn start_queue(
         }
     });
     nursery.start("keys", queue.clone().keep_sealed());
+    nursery.start("single", queue.clone().keep_single());
     nursery.start("endings", queue.clone().keep_ended());
     let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
     nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
@@ -114,6 +189,7 @@ async fn listen(
     nursery: &Nursery,
     settings: &Settings,
     queue: &Arc<Queue>,
+    mandate: &Mandate,
     metrics: &Metrics,
     readiness: &Arc<Readiness>,
     stop: &CancellationToken,
@@ -128,7 +204,9 @@ async fn listen(
         grpc = %grpc.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         "listening"
     );
-    nursery.start("gRPC", door::serve(grpc, settings.tls.clone(), queue.clone(), stop.clone()));
+    let room = extender::service(queue.clone(), mandate.clone());
+    let served = door::serve(grpc, settings.tls.clone(), room, mandate.clone(), stop.clone());
+    nursery.start("gRPC", served);
     nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
     Ok(())
@@ -138,14 +216,17 @@ async fn start_source(
     nursery: &Nursery,
     settings: &Settings,
     queue: &Arc<Queue>,
+    mandate: &Mandate,
     metrics: &Metrics,
     readiness: Arc<Readiness>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (door, serving) = door::inside(queue.clone(), stop.clone());
+    let room = extender::service(queue.clone(), mandate.clone());
+    let (door, serving) = door::inside(room, stop.clone());
     nursery.start("own door", serving);
+    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let cluster = Cluster {
-        client: apiserver::client(settings.kubeconfig.as_deref()).await?,
+        client: way.client(Some(mandate)).await?,
         door,
         id: settings.cluster.clone(),
         scheduler_name: settings.scheduler_name.clone(),
@@ -162,7 +243,16 @@ async fn start_source(
     let client = cluster.client.clone();
     let world = cluster.world.clone();
     let source = Source::new(cluster, world, readiness);
+    let (queue, mandate) = (queue.clone(), mandate.clone());
+    let elected = settings.election.is_some();
+    let begin = async move {
+        mandate.granted().await;
+        // Whoever led before us may have asked Slurm for something at the last moment.
+        if elected {
+            queue.board().catch_up().await;
+        }
+    };
     let stop = stop.clone();
-    nursery.start("source", async move { source.run(client, stop).await });
+    nursery.start("source", async move { source.run(client, begin, stop).await });
     Ok(())
 }

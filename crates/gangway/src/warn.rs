@@ -78,7 +78,8 @@ pub(crate) async fn warn(
     (uid.to_owned(), written)
 }
 
-/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end.
+/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is
+/// tried again: either somebody else has just written, or the pod is another one, as the watch will tell.
 ///
 /// By way of the status, which the bridge writes anyway: the right to patch pods would be one to change
 /// their images too.

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::code::SlurmCode;
 use crate::error::Error;
-use crate::observe::Observer;
+use crate::observe::{Gate, Observer};
 use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
@@ -48,6 +48,8 @@ pub struct Config {
     pub newest: Version,
     /// Told about every exchange.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Asked before every request that changes something.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Config {
@@ -63,6 +65,7 @@ impl Config {
             max_body: 256 << 20,
             newest: Version::PREFERRED[0],
             observer: None,
+            gate: None,
         }
     }
 }
@@ -144,7 +147,7 @@ struct Call<'a> {
 }
 
 /// An answer and the path it answers.
-struct Reply {
+pub(crate) struct Reply {
     endpoint: &'static str,
     path: String,
     answer: Answer,
@@ -265,6 +268,12 @@ impl<'a> Call<'a> {
 }
 
 impl Reply {
+    /// To nothing in particular.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(answer: Answer) -> Self {
+        Self { endpoint: "test", path: "/test".to_owned(), answer }
+    }
+
     /// slurmrestd's own "no such URL" is plain text; a 404 in JSON is slurmctld's.
     fn is_no_such_endpoint(&self) -> bool {
         self.answer.status == 404 && !self.answer.is_json
@@ -275,7 +284,7 @@ impl Reply {
     }
 
     /// The answer where it is a yes: a 2xx in JSON that complains of nothing.
-    fn accepted(self) -> Result<Self, Error> {
+    pub(crate) fn accepted(self) -> Result<Self, Error> {
         if self.is_success() && self.answer.is_json && self.envelope()?.errors.is_empty() {
             return Ok(self);
         }
@@ -287,7 +296,7 @@ impl Reply {
         self.read()
     }
 
-    fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
         // serde would also read a list as a struct, field by field.
         if self.answer.body.trim_ascii_start().first() != Some(&b'{') {
             return Err(self.malformed("not a JSON object"));
@@ -299,7 +308,7 @@ impl Reply {
         })
     }
 
-    fn malformed(&self, what: impl Into<String>) -> Error {
+    pub(crate) fn malformed(&self, what: impl Into<String>) -> Error {
         Error::Malformed { path: self.path.clone(), what: what.into(), source: None }
     }
 

@@ -24,6 +24,8 @@ pub mod conformance;
 mod error;
 mod observe;
 mod placeholder;
+#[cfg(feature = "testing")]
+pub mod reading;
 mod token;
 mod transport;
 mod wire;
@@ -34,5 +36,5 @@ pub use client::{
 };
 pub use code::SlurmCode;
 pub use error::Error;
-pub use observe::{Exchange, Observer};
+pub use observe::{Exchange, Gate, Observer};
 pub use token::TokenSource;

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::client::Config;
 use crate::error::Error;
-use crate::observe::{Exchange, Observer};
+use crate::observe::{Exchange, Gate, Observer};
 use crate::token::Token;
 
 /// slurmrestd closes idle connections by itself; ours go first, so that a request never meets a
@@ -53,6 +53,7 @@ pub(crate) struct Transport {
     max_body: u64,
     permits: Semaphore,
     observer: Option<Arc<dyn Observer>>,
+    gate: Option<Arc<dyn Gate>>,
 }
 
 impl Transport {
@@ -70,6 +71,7 @@ impl Transport {
             max_body: config.max_body,
             permits: Semaphore::new(config.max_connections.max(1)),
             observer: config.observer,
+            gate: config.gate,
         })
     }
 
@@ -114,6 +116,11 @@ impl Transport {
         // Those before us may have given up at this very moment.
         if tokio::time::Instant::now() >= deadline {
             return Err(late(false));
+        }
+        // Last of all, so that nothing lies between the question and the sending.
+        let shut = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
+        if shut && question.method != Method::GET {
+            return Err(Error::Shut { endpoint });
         }
         let connection = self.take()?;
         let exchange = self.exchange(&connection, question, token);

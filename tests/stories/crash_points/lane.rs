@@ -51,7 +51,7 @@ impl<'a> Lane<'a> {
         let mut setup = Setup::of(story.world);
         setup.more = format!("schedulerName: {}\n", story.cluster);
         differ(&mut setup);
-        self.story.bridge = Bridge::new(&self.story.cluster, &setup);
+        self.story.bridge = Bridge::new(self.story.world, &self.story.cluster, &setup);
     }
 
     /// Makes a gang. `edit` may change each pod.

@@ -13,7 +13,7 @@ use crate::progress::step;
 use crate::world::{self, Wish, repo};
 
 /// How long the nemesis goes on unless asked.
-const SECONDS: u64 = 600;
+const SECONDS: u32 = 600;
 /// Gangs that run while the bridge crashes, one GPU each, and the nodes they need.
 const GANGS: usize = 1000;
 const GPUS_PER_NODE: usize = 8;
@@ -25,7 +25,7 @@ const WITHIN_MS: [(&str, f64); 2] = [("slurmrestd", 2000.0), ("bridge", 5000.0)]
 /// What `bench faults` is asked for.
 #[derive(Default)]
 pub(crate) struct Ask {
-    pub(crate) seconds: Option<u64>,
+    pub(crate) seconds: Option<u32>,
     pub(crate) seed: Option<u64>,
     pub(crate) gangs: Option<usize>,
 }

@@ -196,6 +196,29 @@ fn after_a_roll_back_the_gang_is_bound_afresh() {
 fn a_pod_bound_for_another_job_leaves_before_anybody_is_bound() {
     let mut scene = Scene::new(2).allocated();
     scene.bind("b", 6, 1);
+    scene.progress.weighed.insert(JobId(6));
+    assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn a_pod_that_another_bridge_has_bound_is_weighed_before_anything_is_done() {
+    let mut scene = Scene::new(2).allocated();
+    scene.asked(&["a", "b"]);
+    scene.bind("b", 6, 1);
+    // Job 7 may be the one too many: Slurm's half has to know that job 6 was bound for.
+    assert_eq!(scene.actions(), [Action::Ask]);
+    scene.progress.asked.as_mut().expect("asked").bound_for.insert(JobId(6));
+    let waits = Plan { wake: Some(scene.now + QUIET_MS), ..Plan::default() };
+    assert_eq!(scene.plan(), waits, "nobody is bound or evicted until the answer is there");
+}
+
+#[test]
+fn the_end_of_one_placeholder_is_not_that_of_another_of_the_same_generation() {
+    let mut scene = Scene::new(2).with(ended(7, 1));
+    scene.bind("a", 6, 1);
+    scene.bind("b", 6, 1);
+    assert_eq!(scene.actions(), [Action::NewRound], "it is asked for anew, and stays");
+    scene.bind("b", 7, 1);
     assert_eq!(scene.evicted(), ["b"]);
 }
 
@@ -493,7 +516,8 @@ impl Scene {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
         let gang = &self.assembled.gang;
         let bound = gang.members.iter().filter(|m| m.bound.is_some()).count();
-        self.progress.asked = Some(Asked { pods, at: 0, reach: Reach::of(gang), bound });
+        self.progress.asked =
+            Some(Asked { pods, at: 0, reach: Reach::of(gang), bound, bound_for: BTreeSet::new() });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {

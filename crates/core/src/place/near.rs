@@ -74,9 +74,9 @@ pub(super) fn share(
     let shares = &mut shares[first..];
     // Of the kinds that are needed, known by their indexes, and in the layout, the first leads; but
     // network cards go to the devices that they serve, not the other way round.
-    let lead = (0..width)
-        .filter(|k| needs[*k].count > 0 && wiring.covers(*k, free[*k]))
-        .min_by_key(|k| layout::is_network(&needs[*k].name));
+    let leads = |k: &usize| needs[*k].count > 0 && wiring.covers(*k, free[*k]);
+    let serves = |k: &usize| layout::is_network(&needs[*k].name);
+    let lead = (0..width).find(|k| !serves(k) && leads(k)).or_else(|| (0..width).find(leads));
     let Some(lead) = lead else {
         for one in shares.chunks_exact_mut(width.max(1)) {
             for (k, own) in one.iter_mut().enumerate() {

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gangway_core::offer::Answer;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::offers::Offers;
 use super::wire::{Args, BindingArgs, BindingResult, FilterResult, HostPriority};
 use crate::cluster::World;
+use crate::mandate::{Mandate, Standing};
 
 /// Largest body that is read: 5,000 nodes as whole objects.
 const MAX_BODY: usize = 64 << 20;
@@ -37,6 +38,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(super) struct Desk {
     offers: Offers,
     world: World,
+    mandate: Mandate,
     scheduler_name: Arc<str>,
     questions: Arc<Semaphore>,
     answers: IntCounterVec,
@@ -47,13 +49,14 @@ impl Desk {
     pub(super) fn new(
         offers: Offers,
         world: World,
+        mandate: Mandate,
         scheduler_name: &str,
         registry: &Registry,
     ) -> prometheus::Result<Self> {
         let answers = IntCounterVec::new(
             Opts::new(
                 "gangway_extender_answers_total",
-                "Answers to kube-scheduler by verb and kind: node, none, stranger, bound, refused, bad",
+                "Answers to kube-scheduler by verb and kind: node, none, stranger, bound, refused, bad, standby",
             ),
             &["verb", "answer"],
         )?;
@@ -69,6 +72,7 @@ impl Desk {
         Ok(Self {
             offers,
             world,
+            mandate,
             scheduler_name: scheduler_name.into(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             answers,
@@ -81,13 +85,23 @@ impl Desk {
         self.seconds.with_label_values(&[verb]).observe(since.elapsed().as_secs_f64());
     }
 
-    /// What a question asks, or an answer that says why it cannot be read.
+    /// What a question asks, or an answer that says why it cannot be read, or not here.
     fn read<T: DeserializeOwned>(
         &self,
         verb: &str,
         body: &Bytes,
         since: Instant,
     ) -> Result<T, Box<Response>> {
+        if !self.mandate.holds() {
+            self.count(verb, "standby", since);
+            let why = match self.mandate.standing() {
+                Standing::Waits(leader) => format!("this extender stands by; {leader:?} leads\n"),
+                _ => "this extender does not lead any more and is ending\n".to_owned(),
+            };
+            // Behind one address with other replicas, the next connection may come to the leader.
+            let close = [(CONNECTION, "close")];
+            return Err(Box::new((StatusCode::SERVICE_UNAVAILABLE, close, why).into_response()));
+        }
         serde_json::from_slice(body).map_err(|error| {
             self.count(verb, "bad", since);
             let problem = format!("this is not what kube-scheduler sends: {error}\n");
@@ -239,7 +253,9 @@ mod tests {
         let seat = Standing::Seat { node: "n2".to_owned(), job: JobId(7) };
         offers.stand("seated", seat, &follower);
         offers.stand("waits", Standing::Waiting("in the queue".to_owned()), &follower);
-        Desk::new(offers, World::default(), "ours", &Registry::new()).expect("metrics of its own")
+        let (world, mandate) = (World::default(), Mandate::new());
+        assert!(mandate.extend(i64::MAX), "it leads");
+        Desk::new(offers, world, mandate, "ours", &Registry::new()).expect("metrics of its own")
     }
 
     /// What kube-scheduler posts for a pod and n1 to n3: as names where it keeps the nodes for us.
@@ -296,5 +312,21 @@ mod tests {
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert!(said.contains("not what kube-scheduler sends"), "{said}");
         assert_eq!(counted("bad"), 1);
+    }
+
+    #[test]
+    fn a_standby_answers_nothing_but_who_leads_and_hangs_up() {
+        let (registry, mandate) = (Registry::new(), Mandate::new());
+        let (offers, world) = (Offers::default(), World::default());
+        let desk = Desk::new(offers, world, mandate.clone(), "p", &registry).expect("metrics");
+        mandate.waits_for("other_1");
+        let ask = || desk.read::<Value>("filter", &Bytes::from("{}"), Instant::now());
+        let answer = ask().expect_err("it stands by");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[CONNECTION], "close");
+        assert!(mandate.extend(mandate.now() + 60_000));
+        assert!(ask().is_ok(), "it leads");
+        mandate.end();
+        assert!(ask().is_err(), "it does not lead any more");
     }
 }

@@ -327,6 +327,17 @@ impl Board {
         let _ = lists.wait_for(|n| *n >= next).await;
     }
 
+    /// Lists every job now and waits for it, or for Slurm not to answer: once it does again, the list
+    /// comes before anything else.
+    pub(crate) async fn catch_up(&self) {
+        let mut health = self.health();
+        tokio::select! {
+            () = self.list_again() => {}
+            // The sender lives in self.
+            _ = health.wait_for(|health| matches!(health, Health::Down(_))) => {}
+        }
+    }
+
     /// Polls until `stop`.
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut next_full: Option<Instant> = None;

@@ -3,10 +3,10 @@
 mod depend;
 mod given;
 mod lost;
+mod rivals;
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ use super::{Entry, Health, Key, Queue, RETRY};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 
+/// While a gang has another placeholder, its question is closed after so long, to be put again.
+const CONTESTED: Duration = Duration::from_secs(2);
 /// Slurm's number for a node name that it does not know.
 const INVALID_NODE: u32 = SlurmCode::INVALID_NODE_NAME.0.unsigned_abs();
 
@@ -54,6 +56,11 @@ impl Queue {
                 continue;
             }
             let gang = entry.gang();
+            if let Err(error) = self.learn(entry, &gang).await {
+                entry.say(unreachable(&explain(&error)));
+                self.pause(entry).await;
+                continue;
+            }
             let listed = self.board.listed(&entry.key.cluster, &gang.uid);
             let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
             for job in duplicates {
@@ -109,8 +116,13 @@ impl Queue {
     }
 
     async fn end_duplicate(&self, listed: &[(Stamp, Job)], id: JobId) {
-        let Some((_, job)) = listed.iter().find(|(_, j)| j.id == id) else { return };
-        if let Err(error) = self.end(job, "another placeholder of the same gang is there").await {
+        let Some((stamp, job)) = listed.iter().find(|(_, j)| j.id == id) else { return };
+        // Written first: whoever else follows it must not take its end for that of the pods.
+        let ended = async {
+            self.seal_as(id, &stamp.given_back().to_text()).await?;
+            self.end(job, "another placeholder of the same gang was bound for").await
+        };
+        if let Err(error) = ended.await {
             tracing::warn!(job = %id, error = explain(&error), "could not end a duplicate");
         }
     }
@@ -210,6 +222,7 @@ impl Queue {
         generation: u32,
         mut granted: Option<Allocation>,
     ) -> Next {
+        entry.follows(id, generation);
         let mut seen = self.board.track(id);
         let mut gpu_news = self.atlas.gpu_news();
         let mut told = None;
@@ -254,6 +267,7 @@ impl Queue {
                     return self.vanished(entry, Lost { job: id, generation, alive });
                 }
                 Seen::Job(job) => match job.standing() {
+                    Standing::Over if self.superseded(entry, &job).await => return Next::Again,
                     Standing::Over => {
                         return Next::Done(Some(ended(&job, generation)));
                     }
@@ -298,6 +312,7 @@ impl Queue {
                     }
                 },
             }
+            let contested = entry.releasing().is_none() && self.others(entry, id);
             let again = async {
                 match retry {
                     Some(pause) => sleep(pause).await,
@@ -309,7 +324,14 @@ impl Queue {
                 _ = health.changed() => {}
                 _ = restarts.changed() => if self.has_rivals(entry, id) { return Next::Again },
                 _ = gpu_news.changed() => {}
-                () = entry.changed.notified() => seated = None,
+                () = entry.changed.notified() => {
+                    if self.reconsiders(entry, id) {
+                        return Next::Again;
+                    }
+                    seated = None;
+                }
+                // Whoever binds the gang is to ask again: for which of them it was bound decides.
+                () = sleep(CONTESTED), if contested => return Next::Done(None),
                 () = again => {}
                 () = self.stop.cancelled() => {}
             }
@@ -342,7 +364,11 @@ impl Queue {
         granted: Option<Allocation>,
     ) -> bool {
         self.seal(entry, job, generation);
-        let gang = entry.gang();
+        let (mut gang, number) = entry.asked().clone();
+        // Those that are bound for another placeholder hold nothing of this one, and leave.
+        for member in &mut gang.members {
+            member.bound = member.bound.take().filter(|bound| bound.job == job.id);
+        }
         let held = match translate::held_by(&gang, &self.table, job) {
             Ok(Some(held)) => held,
             Ok(None) => {
@@ -399,8 +425,8 @@ impl Queue {
         let note = self.note(&gang, job);
         let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
         let renewed = Stamp::of(job).is_some_and(|stamp| stamp.pods != pods);
-        entry.say(Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed });
-        true
+        let verdict = Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed };
+        entry.say_of(number, verdict)
     }
 
     /// When the job will end, by Slurm's own clock, where the gang asked to be warned.
@@ -446,7 +472,7 @@ impl Queue {
 
 /// Whether the gang asked to be warned of its end.
 fn warns(entry: &Entry) -> bool {
-    entry.gang.lock().unwrap_or_else(PoisonError::into_inner).ask.grace_seconds.is_some()
+    entry.asked().0.ask.grace_seconds.is_some()
 }
 
 /// Whether a job carries the key of this attempt of the gang: ids are given again after slurmctld has

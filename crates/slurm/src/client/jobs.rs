@@ -189,7 +189,7 @@ impl Client {
     pub async fn jobs(&self) -> Result<Vec<Job>, Error> {
         let reply = self.call(&Call::get("jobs", "jobs/?flags=ALL".to_owned())).await?;
         let reply = reply.accepted()?;
-        let jobs = all_jobs(&reply)?;
+        let jobs = reply.all_jobs()?;
         // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
         jobs.map(|jobs| jobs.jobs).ok_or_else(|| reply.malformed("jobs without last_update"))
     }
@@ -198,7 +198,7 @@ impl Client {
     /// [`Jobs::last_update`]). On any change it is all jobs again, not the difference.
     pub async fn jobs_since(&self, since: i64) -> Result<Option<Jobs>, Error> {
         let path = format!("jobs/?flags=ALL&update_time={since}");
-        all_jobs(&self.call(&Call::get("jobs", path)).await?.accepted()?)
+        self.call(&Call::get("jobs", path)).await?.accepted()?.all_jobs()
     }
 
     /// What a RUNNING job was granted (`GET resources/{id}`), to its owner and operators.
@@ -284,19 +284,19 @@ impl Client {
     }
 }
 
-/// All jobs, or `None` for "unchanged": an empty list at time 0.
-fn all_jobs(reply: &Reply) -> Result<Option<Jobs>, Error> {
-    let answer: WireJobs = reply.read()?;
-    let last_update = answer.last_update.seconds();
-    if answer.jobs.is_empty() && last_update == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Jobs { jobs: answer.into_jobs(), last_update }))
-}
-
 impl Reply {
+    /// All jobs, or `None` for "unchanged": an empty list at time 0.
+    pub(crate) fn all_jobs(&self) -> Result<Option<Jobs>, Error> {
+        let answer: WireJobs = self.read()?;
+        let last_update = answer.last_update.seconds();
+        if answer.jobs.is_empty() && last_update == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Jobs { jobs: answer.into_jobs(), last_update }))
+    }
+
     /// A job id above 0 is an accepted job, whatever the HTTP status and the errors beside it.
-    fn submitted(self) -> Result<Submitted, Error> {
+    pub(crate) fn submitted(self) -> Result<Submitted, Error> {
         let envelope = if self.answer.is_json { self.envelope().ok() } else { None };
         let id = envelope.as_ref().and_then(|envelope| envelope.job_id.count());
         let Some((envelope, id)) = envelope.zip(id).filter(|&(_, id)| id > 0) else {

@@ -177,6 +177,12 @@ impl WireJob {
 }
 
 impl WireJobs {
+    /// The ids that are named.
+    #[cfg(feature = "testing")]
+    pub(crate) fn ids(&self) -> impl Iterator<Item = JobId> {
+        self.jobs.iter().filter_map(|job| job.job_id.count().map(JobId))
+    }
+
     /// What one of the jobs was granted, where that can be read.
     pub(crate) fn granted(&self, id: JobId) -> Option<Allocation> {
         self.jobs.iter().find(|job| job.job_id.count() == Some(id.0))?.granted()
@@ -353,15 +359,16 @@ fn bits(bitmap: &str) -> Option<u32> {
     digits.chars().map(|digit| digit.to_digit(16).map(u32::count_ones)).sum()
 }
 
+/// More devices than any node has: ranges beyond it, one or all together, are nonsense, not a list to build.
+const MOST_DEVICES: usize = 65_536;
+
 /// `0-3,5` as numbers, ascending; empty for a resource that is only counted.
-pub(super) fn indexes(text: &str) -> Option<Vec<u32>> {
-    /// More devices than any node has: a range beyond it is nonsense, not a list to build.
-    const MOST: u32 = 65_536;
+pub(crate) fn indexes(text: &str) -> Option<Vec<u32>> {
     let mut found = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        if first > last || last >= MOST {
+        if first > last || found.len() + (last - first) as usize >= MOST_DEVICES {
             return None;
         }
         found.extend(first..=last);
@@ -373,8 +380,9 @@ pub(super) fn indexes(text: &str) -> Option<Vec<u32>> {
 
 /// The generic resources of one node as in `gres_detail`: `gpu:h100:2(IDX:0,4),efa:8(IDX:0-7)`, or
 /// `(CNT:8)` where the devices are only counted. `None` for anything else.
-fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
+pub(crate) fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
     let mut found = Vec::new();
+    let mut more = 0;
     let mut rest = text;
     while !rest.is_empty() {
         let (head, tail) = rest.split_once('(')?;
@@ -389,7 +397,8 @@ fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
             ("CNT", _) => Vec::new(),
             _ => return None,
         };
-        if name.is_empty() || words.next().is_some() {
+        more += indexes.len();
+        if name.is_empty() || words.next().is_some() || more > MOST_DEVICES {
             return None;
         }
         let (name, kind) = (name.to_owned(), kind.to_owned());

@@ -134,6 +134,16 @@ fn an_index_that_cannot_be_read_is_an_error_not_a_guess() {
 }
 
 #[test]
+fn ranges_are_bounded_together_not_one_by_one() {
+    assert_eq!(indexes("0-65535").map(|all| all.len()), Some(65_536));
+    assert_eq!(indexes("0-65536"), None);
+    let again = vec!["0-65535"; 100_000].join(",");
+    assert_eq!(indexes(&again), None);
+    let detail = vec!["gpu:1(IDX:0-65535)"; 100_000].join(",");
+    assert_eq!(gres_detail(&detail), None);
+}
+
+#[test]
 fn a_finished_job_tells_its_end() {
     let wire: WireFinished = read(
         r#"{"jobs":[{"job_id":7,"state":{"current":["TIMEOUT"],"reason":"None"},"nodes":"p5-1",
