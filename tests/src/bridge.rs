@@ -1,7 +1,9 @@
 //! A bridge of the story's own: its configuration, its process, its log.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -66,6 +68,8 @@ pub struct Bridge {
     kubeconfig: PathBuf,
     who: String,
     child: Option<Child>,
+    /// Where its next process dies.
+    armed: Option<String>,
 }
 
 impl Bridge {
@@ -82,6 +86,7 @@ impl Bridge {
             kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
             who,
             child: None,
+            armed: None,
             directory,
         };
         let yaml = format!(
@@ -152,6 +157,8 @@ impl Bridge {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--log", "info,gangway=debug", "--identity", &self.who])
+            .envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)))
+            .env("GANGWAY_CRASH_LOG", self.passed_file())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
@@ -184,6 +191,47 @@ impl Bridge {
     /// Whether the process is there.
     pub fn alive(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Every fail point of the binary under test. It must have been built with them.
+    pub fn fail_points() -> Vec<String> {
+        let told = Command::new(Self::binary()).arg("fail-points").output();
+        let told = told.expect("the bridge can be started");
+        assert!(
+            told.status.success(),
+            "this gangway has no fail points: run `cargo build -p gangway --features fail-points`"
+        );
+        let text = String::from_utf8(told.stdout).expect("names are text");
+        text.lines().filter_map(|line| Some(line.split_once('\t')?.0.to_owned())).collect()
+    }
+
+    /// Lets the process that is started next die at a fail point: `pod.bound`, or `pod.bound:3` for the
+    /// third time.
+    pub fn arm(&mut self, at: &str) {
+        self.armed = Some(at.to_owned());
+    }
+
+    /// The fail points that its processes have passed.
+    pub fn passed(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(self.passed_file()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn passed_file(&self) -> PathBuf {
+        self.directory.join("passed")
+    }
+
+    /// Waits until it has died at the fail point at which it was to.
+    pub async fn dies(&mut self, at: &str) {
+        // It stays ours until it has ended: whoever gives up ends it.
+        let ended = wait(&format!("the bridge dies at {at}"), SOON, async || {
+            let child = self.child.as_mut().expect("a bridge that runs");
+            child.try_wait().ok().flatten().ok_or_else(|| self.tail(5))
+        })
+        .await;
+        self.child = None;
+        // SIGABRT, which nothing else of it ever raises.
+        assert_eq!(ended.signal(), Some(6), "{at}: {ended:?}\n{}", self.tail(20));
     }
 
     /// SIGKILL, as a crash would be.

@@ -183,6 +183,21 @@ impl Kubernetes {
         assert!(deleted.is_ok(), "pod {name} cannot be deleted: {deleted:?}");
     }
 
+    /// Deletes the pods whose names begin so, all at once; one that is gone is fine.
+    pub async fn delete_pods(&self, prefix: &str) {
+        let api = self.api::<KubePod>();
+        let pods = self.pods().await;
+        let own = pods.iter().filter(|pod| pod.name.starts_with(prefix));
+        let gone = futures::future::join_all(own.map(async |pod| {
+            match api.delete(&pod.name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                other => other.map(drop),
+            }
+        }));
+        let failed: Vec<_> = gone.await.into_iter().filter_map(Result::err).collect();
+        assert!(failed.is_empty(), "pods {prefix} cannot be deleted: {failed:?}");
+    }
+
     /// Deletes everything a story may have made; what is not there is fine.
     pub async fn delete_all(&self) {
         let kinds = [

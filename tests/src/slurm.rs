@@ -38,6 +38,11 @@ impl Slurm {
         }
     }
 
+    /// Another client, for whoever asks beside us.
+    pub fn client_again(&self) -> Client {
+        self.again().client
+    }
+
     /// The same by a client of its own, for another runtime.
     pub(crate) fn again(&self) -> Self {
         Self { made: self.made.clone(), ..Self::reach(self.world, &self.cluster) }
@@ -107,6 +112,14 @@ impl Slurm {
         all["jobs"][0].take()
     }
 
+    /// Waits until it answers, after it was away.
+    pub async fn answers(&self) {
+        wait("slurmctld answers", SOON, async || {
+            self.client.job_states().await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
     /// Waits until a job is in a state.
     pub async fn reaches(&self, id: u32, state: BaseState) -> Job {
         let what = format!("job {id} becomes {}", state.name());
@@ -159,6 +172,16 @@ impl Slurm {
         let id = id.unwrap_or_else(|| unreachable!("sbatch says {said}"));
         self.adopt(JobId(id));
         id
+    }
+
+    /// The same where Slurm may be away: none, if it does not take it.
+    pub fn try_sbatch(&self, user: &str, words: &[&str]) -> Option<u32> {
+        let mut sbatch = self.world.command("sbatch");
+        sbatch.args(["--parsable", "--output=/dev/null", "--wrap=sleep 600"]).args(words);
+        let said = sbatch.env("SLURM_AS", user).output().ok().filter(|ran| ran.status.success())?;
+        let id = String::from_utf8_lossy(&said.stdout).trim().split(';').next()?.parse().ok()?;
+        self.adopt(JobId(id));
+        Some(id)
     }
 
     /// Ends this job with the story.

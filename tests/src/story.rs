@@ -35,7 +35,7 @@ pub struct Story {
     name: String,
     began: Instant,
     ended: bool,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Story {
@@ -53,8 +53,24 @@ impl Story {
             return None;
         };
         let turn = TURN.lock().await;
+        Some(Self::enter(name, world, Some(turn), differ).await)
+    }
+
+    /// Prepares another one in the same world, for as long as this one is told. The scheduler name of
+    /// its bridge is that of its cluster, so that neither sees the other's pods.
+    pub async fn beside(&self, name: &str) -> Self {
+        let scheduler = format!("schedulerName: {}\n", cluster(name));
+        Self::enter(name, self.world, None, |setup| setup.more.push_str(&scheduler)).await
+    }
+
+    async fn enter(
+        name: &str,
+        world: &'static World,
+        turn: Option<MutexGuard<'static, ()>>,
+        differ: impl FnOnce(&mut Setup),
+    ) -> Self {
         let began = Instant::now();
-        let cluster = format!("t-{name}-{}", std::process::id());
+        let cluster = cluster(name);
         let kube = Kubernetes::reach(&world.kubeconfig(), &cluster).await;
         let slurm = Slurm::reach(world, &cluster);
         slurm.look_around().await;
@@ -63,7 +79,7 @@ impl Story {
         differ(&mut setup);
         let bridge = Bridge::new(world, &cluster, &setup);
         let name = name.to_owned();
-        Some(Self { world, kube, slurm, bridge, cluster, name, began, ended: false, _turn: turn })
+        Self { world, kube, slurm, bridge, cluster, name, began, ended: false, _turn: turn }
     }
 
     /// Another bridge of the same cluster id, not started yet.
@@ -211,6 +227,11 @@ impl Drop for Story {
             tell(&self.name, "could not clean up");
         }
     }
+}
+
+/// A name for the bridge of a story that no other has.
+fn cluster(story: &str) -> String {
+    format!("t-{story}-{}", std::process::id())
 }
 
 /// Leaves nothing of a story on either side, with or without its bridge.

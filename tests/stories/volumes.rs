@@ -13,15 +13,15 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Classes and volumes belong to no namespace: their names carry the story's.
-struct Storage<'a> {
-    story: &'a Story,
+pub(crate) struct Storage<'a> {
+    pub(crate) story: &'a Story,
 }
 
 impl Storage<'_> {
-    fn class(&self) -> String {
+    pub(crate) fn class(&self) -> String {
         format!("{}-disk", self.story.cluster)
     }
 
@@ -31,7 +31,7 @@ impl Storage<'_> {
         Api::all(self.story.kube.client.clone())
     }
 
-    async fn make_class(&self, mode: &str, zones: &[&str]) {
+    pub(crate) async fn make_class(&self, mode: &str, zones: &[&str]) {
         let topologies = json!([{"matchLabelExpressions": [{"key": ZONE, "values": zones}]}]);
         let class: StorageClass = serde_json::from_value(json!({
             "metadata": {"name": self.class()},
@@ -43,7 +43,7 @@ impl Storage<'_> {
         self.api().create(&PostParams::default(), &class).await.expect("a new class");
     }
 
-    async fn make_claim(&self, name: &str, class: &str) {
+    pub(crate) async fn make_claim(&self, name: &str, class: &str) {
         let claim = json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
             "spec": {
@@ -64,7 +64,7 @@ impl Storage<'_> {
     }
 
     /// Waits until a claim names its node.
-    async fn wait_selected(&self, name: &str) -> String {
+    pub(crate) async fn wait_selected(&self, name: &str) -> String {
         wait(&format!("claim {name} names a node"), SOON, async || {
             let claim = self.claim(name).await;
             Self::selected(&claim).cloned().ok_or_else(|| format!("{:?}", claim.metadata))
@@ -81,7 +81,7 @@ impl Storage<'_> {
     }
 
     /// Makes the volume of a claim, in a zone.
-    async fn provision(&self, name: &str, zone: &str) {
+    pub(crate) async fn provision(&self, name: &str, zone: &str) {
         let claim = self.claim(name).await;
         let uid = claim.metadata.uid.expect("a uid");
         let volume: PersistentVolume = serde_json::from_value(json!({
@@ -112,7 +112,7 @@ impl Storage<'_> {
     }
 
     /// Takes away what belongs to no namespace.
-    async fn clear(&self, claims: &[&str]) {
+    pub(crate) async fn clear(&self, claims: &[&str]) {
         for claim in claims {
             let uid = self.claim(claim).await.metadata.uid.expect("a uid");
             let volumes: Api<PersistentVolume> = self.api();

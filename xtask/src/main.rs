@@ -50,6 +50,10 @@ Usage: cargo xtask COMMAND
   bench e2e [--nodes N] [--repeats N]
                  How fast the bridge is on a real stack of its own, N nodes (256); one line of JSON per shape. Exits
                  with 1 when a floor is missed.
+  bench faults [--seconds N] [--seed S] [--gangs N]
+                 What is broken on purpose on the real stack: a death at every fail point, N seconds (600) of random
+                 faults, and how soon the next pod is bound after slurmrestd and after the bridge have come back, while
+                 N gangs (1000) run. Exits with 1 when a rule is broken or a floor is missed.
   fuzz [--seconds N] [TARGET]
                  Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
                  TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
@@ -126,6 +130,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let options = Options::parse(&words, &["--nodes", "--repeats"])?;
             bench::e2e(options.nodes, options.repeats)
         }
+        "bench faults" => {
+            let options = Options::parse(&words, &["--seconds", "--seed", "--gangs"])?;
+            let Options { seconds, seed, gangs, .. } = options;
+            bench::faults::run(&bench::faults::Ask { seconds, seed, gangs })
+        }
         "fuzz" => {
             // The target stands before or behind the option.
             let ends = [0, words.len().saturating_sub(1)];
@@ -155,6 +164,8 @@ struct Options {
     nodes: Option<usize>,
     repeats: Option<usize>,
     seconds: Option<u32>,
+    seed: Option<u64>,
+    gangs: Option<usize>,
     bridge: bool,
     kube_scheduler: bool,
     kinds: bool,
@@ -184,6 +195,13 @@ impl Options {
                     let count = value()?.parse().ok().filter(|count| (1..=86_400).contains(count));
                     options.seconds =
                         Some(count.context("--seconds takes a number from 1 to 86400")?);
+                }
+                "--seed" => {
+                    options.seed = Some(value()?.parse().context("--seed takes a number")?);
+                }
+                "--gangs" => {
+                    let count = value()?.parse().ok().filter(|count| (1..=10_000).contains(count));
+                    options.gangs = Some(count.context("--gangs takes a number from 1 to 10000")?);
                 }
                 "--kube-scheduler" => options.kube_scheduler = true,
                 "--kinds" => options.kinds = true,

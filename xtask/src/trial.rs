@@ -33,15 +33,23 @@ pub(crate) fn run() -> Result<bool> {
     let mut rising =
         up.args(["--kinds", "--kube-scheduler"]).spawn().context("cannot start world up")?;
     let up_since = Instant::now();
-    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    // With the fail points in, here as in the tests, so that nothing is compiled twice.
+    let armed = ["--features", "gangway/fail-points"];
+    let clippy = [
+        &["clippy", "--workspace", "--all-targets", "--quiet"][..],
+        &armed,
+        &["--", "-D", "warnings"],
+    ];
+    let clippy = clippy.concat();
     outcomes.push(cargo(&top, "clippy", &clippy, &[]));
     let docs = ["doc", "--workspace", "--no-deps", "--quiet"];
     outcomes.push(cargo(&top, "docs", &docs, &[("RUSTDOCFLAGS", "-D warnings")]));
-    outcomes.push(cargo(&top, "build", &["build", "--quiet", "-p", "gangway"], &[]));
+    let build = [&["build", "--quiet", "-p", "gangway"][..], &armed].concat();
+    outcomes.push(cargo(&top, "build", &build, &[]));
     outcomes.push(timed("instructions", || {
         crate::bench::gate::run(false).unwrap_or_else(|error| complain(&error))
     }));
-    let tests = ["test", "--workspace", "--quiet"];
+    let tests = [&["test", "--workspace", "--quiet"][..], &armed].concat();
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
     let up = rising.wait()?.success();

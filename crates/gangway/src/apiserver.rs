@@ -17,6 +17,7 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{ClientBuilder, ConfigExt as _};
+use kube::core::response::reason::NOT_FOUND;
 use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
 
@@ -61,6 +62,12 @@ pub(crate) async fn client(kubeconfig: Option<&Path>, hand: Hand) -> anyhow::Res
         return Ok(builder.with_layer(&hand).build());
     }
     multiplexed(&config, hand).context("cannot make a Kubernetes client")
+}
+
+/// Whether the API server has said that an object is gone. A 404 from anybody else, such as a proxy that
+/// has lost its way, says nothing of the object.
+pub(crate) fn says_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == NOT_FOUND)
 }
 
 /// A client that offers HTTP/2 and falls back to HTTP/1.1 where the server does not take it.
@@ -135,7 +142,20 @@ where
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use kube::core::Status;
+
     use super::*;
+
+    #[test]
+    fn only_the_api_server_can_say_that_a_pod_is_gone() {
+        let error = |code: u16, reason: &str| {
+            kube::Error::Api(Status::failure("", reason).with_code(code).boxed())
+        };
+        assert!(says_gone(&error(404, "NotFound")));
+        // What kube makes of a text 404, as of a proxy.
+        assert!(!says_gone(&error(404, "Failed to parse error data")));
+        assert!(!says_gone(&error(409, "Conflict")));
+    }
 
     #[tokio::test]
     async fn without_a_mandate_only_reading_goes_out_and_all_of_it_is_signed() {

@@ -13,6 +13,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::{LeanClaim, LeanPod};
 use crate::report::{self, Note};
@@ -48,6 +49,7 @@ pub(crate) async fn select_node(cluster: &Cluster, namespace: &str, told: &Told)
     let patch = serde_json::json!({"metadata": {"uid": told.uid, "annotations": annotations}});
     let api = Api::<LeanClaim>::namespaced(cluster.client.clone(), namespace);
     let outcome = api.patch(&told.claim, &PatchParams::default(), &Patch::Merge(patch)).await;
+    failpoint::pass(Point::ClaimTold);
     match outcome {
         Ok(_) => {
             tracing::info!(
@@ -102,6 +104,7 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
     let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &gang.namespace);
     let outcome: Result<Status, _> =
         api.create_subresource("binding", &member.name, &PostParams::default(), &body).await;
+    failpoint::pass(Point::Bound);
     let label = match &outcome {
         Ok(_) => "bound",
         // Bound already, being deleted, gated, or another pod of that name: the watch tells which.

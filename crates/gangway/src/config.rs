@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use gangway_core::ask::TABLE;
+use gangway_core::names;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::poison::Sink;
 use gangway_core::policy::{Identity, Policy};
@@ -91,6 +92,8 @@ pub(crate) fn log_to_stderr(filter: &str, json: bool) -> anyhow::Result<()> {
 pub(crate) struct Settings {
     /// Names this bridge's world in every placeholder.
     pub(crate) cluster: String,
+    /// `spec.schedulerName` of its pods.
+    pub(crate) scheduler_name: String,
     pub(crate) slurm: Slurm,
     pub(crate) listen: Listen,
     pub(crate) tls: Option<Tls>,
@@ -161,6 +164,11 @@ impl Settings {
         if !is_word(&cluster) {
             problems.add("cluster", "must be letters, digits, '.', '_', ':' or '-'");
         }
+        let scheduler_name =
+            root.text("schedulerName").unwrap_or_else(|| names::SCHEDULER.to_owned());
+        if !is_word(&scheduler_name) {
+            problems.add("schedulerName", "must be letters, digits, '.', '_', ':' or '-'");
+        }
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
@@ -180,6 +188,7 @@ impl Settings {
         problems.into_result()?;
         Ok(Self {
             cluster,
+            scheduler_name,
             slurm,
             listen,
             tls,
@@ -372,6 +381,7 @@ mod tests {
     fn environment_alone_is_enough() {
         let settings = read("").expect("usable");
         assert_eq!(settings.cluster, "default");
+        assert_eq!(settings.scheduler_name, "gangway");
         assert_eq!(settings.policy.identities[0].user, "slurm");
         assert!(settings.slurm.immediate);
     }
@@ -381,6 +391,7 @@ mod tests {
         let yaml = "
 cluster: a b
 clutser: x
+schedulerName: two words
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
@@ -393,6 +404,7 @@ leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSecond
         for path in [
             "cluster:",
             "clutser:",
+            "schedulerName:",
             "slurm.immediate:",
             "slurm.retries:",
             "slurm.jobIds:",
@@ -449,6 +461,7 @@ leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSecond
     fn a_full_file_is_read() {
         let yaml = "
 cluster: prod
+schedulerName: gangway-prod
 slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60, sink: { address: 10.0.0.9, partitions: [gpu] } }
 policy:
   defaultPartition: gpu
@@ -466,6 +479,7 @@ topology:
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
+        assert_eq!(settings.scheduler_name, "gangway-prod");
         assert_eq!(settings.slurm.sink.map(|sink| sink.partitions), Some(vec!["gpu".to_owned()]));
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);

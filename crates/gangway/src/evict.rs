@@ -9,8 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use kube::api::{Api, PostParams};
 
+use crate::apiserver::says_gone;
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::LeanPod;
 use crate::report::{self, Note};
@@ -63,9 +65,10 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
     };
     let outcome: Result<Status, _> =
         api.create_subresource("eviction", &pod.name, &PostParams::default(), &body).await;
+    failpoint::pass(Point::Evicted);
     let (label, ok) = match &outcome {
         Ok(_) => ("evicted", true),
-        Err(kube::Error::Api(status)) if status.code == 404 => ("gone", true),
+        Err(error) if says_gone(error) => ("gone", true),
         // Another pod has the name by now, or somebody else has just written: the watch tells which.
         Err(kube::Error::Api(status)) if status.code == 409 => ("conflict", false),
         Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),

@@ -10,6 +10,7 @@ mod door;
 mod election;
 mod evict;
 mod extender;
+mod failpoint;
 mod follow;
 mod http;
 mod index;
@@ -51,16 +52,26 @@ enum Command {
     /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
     /// GPUs have ended.
     Prolog(Box<prolog::Flags>),
+    /// List the fail points: where a test can let this bridge die.
+    #[cfg(feature = "fail-points")]
+    FailPoints,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let Cli { command } = Cli::parse();
+    #[cfg(feature = "fail-points")]
+    failpoint::arm()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
             Command::Scheduler(flags) => scheduler::run(&flags).await?,
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
             Command::Prolog(flags) => return prolog::run(&flags).await,
+            #[cfg(feature = "fail-points")]
+            Command::FailPoints => {
+                use std::io::Write as _;
+                write!(std::io::stdout(), "{}", failpoint::table())?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     })

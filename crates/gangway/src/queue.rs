@@ -34,6 +34,7 @@ use shun::Shunning;
 
 use crate::chain::explain;
 use crate::config::Settings;
+use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 
@@ -340,18 +341,23 @@ impl Queue {
         self.seal_last(job.id).await;
         // By its unique id: the number may be somebody else's job by now.
         self.slurm.cancel_submission(job).await?;
+        failpoint::pass(Point::Cancelled);
         self.board.ended(job, why);
-        match self.slurm.job(job.id).await? {
+        let seen = self.slurm.job(job.id).await?;
+        failpoint::pass(Point::CancelSeen);
+        match seen {
             Some(seen) => self.board.note(seen),
             None => self.board.forget(job.id),
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());
-        if let Some(node) = first.filter(|_| self.board.anything_pending())
-            && let Err(error) = self.slurm.kick(&node).await
-        {
-            // It starts later, not never.
-            tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+        if let Some(node) = first.filter(|_| self.board.anything_pending()) {
+            let woken = self.slurm.kick(&node).await;
+            failpoint::pass(Point::Woken);
+            if let Err(error) = woken {
+                // It starts later, not never.
+                tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+            }
         }
         Ok(())
     }

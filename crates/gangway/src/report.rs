@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::cluster::View;
+use crate::failpoint::{self, Point};
 use crate::kubescheduler::offering;
 use crate::lean::LeanPod;
 
@@ -149,7 +150,9 @@ impl Reporter {
         });
         let api = Api::<LeanPod>::namespaced(self.cluster.client.clone(), &pod.namespace);
         let patch = Patch::Strategic(condition);
-        let written = match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
+        let written = api.patch_status(&pod.name, &PatchParams::default(), &patch).await;
+        failpoint::pass(Point::Condition);
+        let written = match written {
             Ok(_) => true,
             Err(error) => {
                 // A decision of the API server's stands; anything else is tried again.
@@ -252,7 +255,9 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
     };
     let api = Api::<Event>::namespaced(cluster.client.clone(), &namespace);
     for _ in 0..EVENT_ATTEMPTS {
-        match api.create(&PostParams::default(), &event).await {
+        let written = api.create(&PostParams::default(), &event).await;
+        failpoint::pass(Point::Event);
+        match written {
             Ok(_) => return,
             Err(kube::Error::Api(status)) if status.is_already_exists() => return,
             // Somebody was in the way, not a word on the event.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use gangway_core::names;
 use gangway_slurm::{
     Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
 };
@@ -230,7 +229,7 @@ async fn start_source(
         client: way.client(Some(mandate)).await?,
         door,
         id: settings.cluster.clone(),
-        scheduler_name: names::SCHEDULER.to_owned(),
+        scheduler_name: settings.scheduler_name.clone(),
         terms: None,
         world: World::drawn_in(queue.atlas().clone()),
         nursery: nursery.clone(),

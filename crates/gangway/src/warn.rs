@@ -15,8 +15,10 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::apiserver::says_gone;
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::LeanPod;
 use crate::report::{self, Note};
@@ -56,6 +58,7 @@ pub(crate) async fn warn(
         }),
     };
     let written = annotate(cluster, uid, &annotations).await;
+    failpoint::pass(Point::Warned);
     if let Some((in_ms, why)) = leave.filter(|_| written) {
         let pod = cluster.world.index().pod(uid).cloned();
         if let Some(pod) = &pod {
@@ -88,7 +91,7 @@ async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
     let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
     match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
         Ok(_) => true,
-        Err(kube::Error::Api(status)) if status.code == 404 => true,
+        Err(error) if says_gone(&error) => true,
         Err(error) => {
             tracing::warn!(pod = pod.path(), error = explain(&error), "could not warn");
             false
@@ -111,8 +114,12 @@ async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: In
                     }
                 }
             }
-            if done && annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await {
-                return Some(200);
+            if done {
+                let written = annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await;
+                failpoint::pass(Point::Checkpointed);
+                if written {
+                    return Some(200);
+                }
             }
             tokio::select! {
                 () = sleep(pause) => pause = RETRY.1.min(pause * 2),

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::offers::{Offers, Wake};
+use crate::apiserver::says_gone;
 use crate::bind::Binding;
 use crate::chain::explain;
 use crate::cluster::Cluster;
@@ -189,7 +190,7 @@ pub(crate) async fn touch(cluster: &Cluster, uid: &str, status: Value) -> bool {
     match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
         Ok(_) => true,
         // Gone, or another pod has the name by now.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+        Err(error) if says_gone(&error) => true,
         Err(error) => {
             tracing::debug!(pod = pod.path(), error = explain(&error), "could not touch the pod");
             false

@@ -5,6 +5,7 @@
 //! "gone": a tracked job that is not listed is asked for by its id.
 
 mod stamped;
+mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use stamped::Stamped;
 
@@ -447,7 +449,8 @@ impl Board {
     async fn list(&self) -> Result<(), gangway_slurm::Error> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let asked = Instant::now();
-        let jobs = self.slurm.jobs().await?;
+        let jobs = self.whole_list().await?;
+        failpoint::pass(Point::JobsListed);
         {
             let mut inner = self.inner();
             inner.partitions.clear();

@@ -29,6 +29,7 @@ use super::board::Seen;
 use super::submit::Submitted;
 use super::{Entry, Health, Key, Queue, RETRY};
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// While a gang has another placeholder, its question is closed after so long, to be put again.
 const CONTESTED: Duration = Duration::from_secs(2);
@@ -385,7 +386,11 @@ impl Queue {
         }
         let answers = match granted {
             Some(granted) if job.parts.is_empty() => vec![Ok(granted)],
-            _ => join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await,
+            _ => {
+                let read = join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await;
+                failpoint::pass(Point::AllocationRead);
+                read
+            }
         };
         let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
         for ((group, part), allocation) in held.iter().zip(answers) {
@@ -430,7 +435,9 @@ impl Queue {
             return Ok(None);
         }
         self.board.heed(job.id);
-        let in_seconds = job.end_time.saturating_sub(self.slurm.diag().await?.now);
+        let now = self.slurm.diag().await?.now;
+        failpoint::pass(Point::TimeRead);
+        let in_seconds = job.end_time.saturating_sub(now);
         let by_time_limit = job.preempt_time == 0;
         Ok(Some(Ends { in_ms: in_seconds.saturating_mul(1_000), by_time_limit }))
     }

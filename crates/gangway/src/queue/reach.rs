@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::{Entry, Queue};
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// How long what was read of the partitions is believed. A node that comes to one meanwhile is not
 /// excluded; a gang that gets it although its pods may not go there gives it back.
@@ -93,6 +94,7 @@ impl Reaches {
             stale => {
                 let read = Instant::now();
                 let partitions = slurm.partitions().await?;
+                failpoint::pass(Point::PartitionsRead);
                 let names = |text: &str| Hostlist::parse(text).map(|list| list.names());
                 let nodes = partitions
                     .into_iter()
@@ -266,6 +268,7 @@ impl Queue {
         let shut = !same_nodes(&wanted, part.excluded);
         if shut {
             self.slurm.set_excluded_nodes(id, &wanted).await?;
+            failpoint::pass(Point::Excluded);
             tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
         }
         Ok(shut || gpus.is_some())

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Queue;
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// A burst is over when nothing was added to it for so long.
 const QUIET: Duration = Duration::from_millis(500);
@@ -76,7 +77,10 @@ impl Queue {
     /// Writes another key than the one that may be owed, which is forgotten.
     pub(super) async fn seal_as(&self, job: JobId, key: &str) -> Result<(), Error> {
         let _alone = self.seals.writing.lock().await;
-        if !self.write_key(job, &Owed { key: key.to_owned(), boot: self.board.boot() }).await? {
+        let owed = Owed { key: key.to_owned(), boot: self.board.boot() };
+        let written = self.write_key(job, &owed).await?;
+        failpoint::pass(Point::Marked);
+        if !written {
             return Ok(());
         }
         // Whoever owed it one meanwhile had not seen this.
@@ -88,9 +92,10 @@ impl Queue {
     pub(super) async fn seal_last(&self, job: JobId) {
         let _alone = self.seals.writing.lock().await;
         let owed = self.seals.owed().remove(&job);
-        if let Some(owed) = owed
-            && let Err(error) = self.write_key(job, &owed).await
-        {
+        let Some(owed) = owed else { return };
+        let written = self.write_key(job, &owed).await;
+        failpoint::pass(Point::SealedLast);
+        if let Err(error) = written {
             tracing::debug!(%job, error = explain(&error), "could not write the key of an ending job");
         }
     }
@@ -99,7 +104,9 @@ impl Queue {
     async fn seal_one(&self) -> bool {
         let writing = self.seals.writing.lock().await;
         let Some((job, owed)) = self.seals.owed().pop_first() else { return false };
-        if let Err(error) = self.write_key(job, &owed).await {
+        let written = self.write_key(job, &owed).await;
+        failpoint::pass(Point::Sealed);
+        if let Err(error) = written {
             // A job that is over keeps its key in the comment alone.
             tracing::debug!(%job, error = explain(&error), "could not write a key");
             if error.is_retryable() {

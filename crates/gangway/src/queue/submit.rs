@@ -12,6 +12,7 @@ use gangway_slurm::{Error, SlurmCode};
 
 use super::Queue;
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// What came of a submit.
 pub(super) enum Submitted {
@@ -75,6 +76,7 @@ impl Queue {
         for id in id.into_iter().chain(chosen) {
             match self.slurm.submit(request, Some(id)).await {
                 Ok(submitted) => {
+                    failpoint::pass(Point::Queued);
                     self.count("queued", "accepted");
                     return Submitted::As(submitted.job_id, None);
                 }
@@ -107,18 +109,22 @@ impl Queue {
     async fn allocate(&self, request: &PlaceholderRequest) -> Option<Submitted> {
         match self.slurm.allocate(request).await {
             Ok(job) => {
+                failpoint::pass(Point::Immediate);
                 self.count("immediate", "accepted");
                 // The owner can write `comment`; what we trust in the end is `admin_comment`.
                 if let [component] = request.components.as_slice() {
                     self.seals.owe(job, component.key.clone(), self.board.boot());
                 }
-                match self.look_at(job, request).await {
+                let looked = self.look_at(job, request).await;
+                failpoint::pass(Point::Looked);
+                match looked {
                     Ok(Some((seen, granted))) => Some(self.owned(seen, granted, request).await),
                     Ok(None) => None,
                     Err(error) => Some(Submitted::Doubt(explain(&error))),
                 }
             }
             Err(Error::Refused { .. }) => {
+                failpoint::pass(Point::Missed);
                 self.count("immediate", "missed");
                 self.note_miss();
                 None
@@ -181,7 +187,9 @@ impl Queue {
 
     /// Whether the job that holds our chosen id is our own earlier submit.
     async fn whose(&self, id: JobId, stamp: &Stamp) -> Result<bool, Submitted> {
-        match self.slurm.job(id).await {
+        let holder = self.slurm.job(id).await;
+        failpoint::pass(Point::Taken);
+        match holder {
             Ok(Some(job)) => {
                 let own = Stamp::of(&job)
                     .is_some_and(|s| s.is_of(&stamp.cluster, &stamp.gang, stamp.generation));

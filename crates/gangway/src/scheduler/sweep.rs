@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -112,7 +113,9 @@ async fn release(cluster: &Cluster, uid: &str) {
         reason: "its pods are gone".to_owned(),
         again: false,
     };
-    match cluster.door.clone().release(request).await {
+    let released = cluster.door.clone().release(request).await;
+    failpoint::pass(Point::Swept);
+    match released {
         Ok(answer) => {
             tracing::warn!(gang = uid, jobs = ?answer.into_inner().job_ids, "ended a placeholder without pods");
         }

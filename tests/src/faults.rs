@@ -1,0 +1,316 @@
+//! A proxy that does wrong, question by question, before slurmrestd or before the API server.
+//!
+//! A script looks at each question and says what is to go wrong with it; without a fault everything
+//! passes, watches too. For whole moods (refused connections, silence) there is [`crate::Proxy`].
+
+mod lie;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use futures::{StreamExt as _, stream};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::http::free_port;
+use lie::Memory;
+
+/// What goes wrong with one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It never arrives: the connection is cut before it is passed on.
+    Cut,
+    /// It is carried out, and the answer is lost with the connection.
+    Lose,
+    /// It is carried out, and the answer breaks off in its middle. A watch breaks off at once.
+    Break,
+    /// It is held up for so many milliseconds.
+    Delay(u64),
+    /// It is not passed on; an answer of this status, as a gateway would give.
+    Status(u16),
+    /// It is carried out, and the answer is one of this status all the same.
+    After(u16),
+    /// A text 404, as of a proxy that has lost its way.
+    NotFound,
+    /// A 200 whose lists are all empty.
+    Empty,
+    /// A 200 of `application/json` that is none.
+    Garbage,
+    /// The true answer with its types exchanged.
+    WrongTypes,
+    /// The oldest true answer to the same question of the last three seconds.
+    Stale,
+}
+
+impl Fault {
+    /// Its name without its number.
+    pub fn name(self) -> String {
+        let text = format!("{self:?}");
+        text.split('(').next().unwrap_or_default().to_lowercase()
+    }
+
+    /// Whether Slurm or the API server has carried the question out.
+    fn passes_on(self) -> bool {
+        !matches!(self, Self::Cut | Self::Status(_) | Self::NotFound | Self::Garbage)
+    }
+}
+
+/// A question, as a script sees it.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// `GET` and so on.
+    pub method: &'a str,
+    /// Path with query.
+    pub path: &'a str,
+    /// What is sent along.
+    pub body: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// Nothing is changed by it.
+    pub fn reads(&self) -> bool {
+        self.method == "GET"
+    }
+
+    /// A watch of the API server.
+    pub fn watches(&self) -> bool {
+        self.path.contains("watch=")
+    }
+}
+
+type Script = Arc<dyn Fn(&Asked<'_>) -> Option<Fault> + Send + Sync>;
+
+/// The proxy.
+pub struct Faults {
+    port: u16,
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+struct Shared {
+    way: Way,
+    script: Mutex<Script>,
+    done: Mutex<BTreeMap<String, usize>>,
+    memory: Memory,
+}
+
+/// Where questions are passed on to.
+enum Way {
+    /// slurmrestd: a connection for each question, as it closes them at every error.
+    Slurm(reqwest::Client, String),
+    /// The API server, as whoever the client is.
+    Kubernetes(kube::Client),
+}
+
+impl Faults {
+    /// Before slurmrestd.
+    pub async fn before_slurm(url: &str) -> Self {
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
+        let client = client.expect("an HTTP client");
+        Self::before(Way::Slurm(client, url.trim_end_matches('/').to_owned())).await
+    }
+
+    /// Before the API server, as the user of this kubeconfig.
+    pub async fn before_kubernetes(kubeconfig: &std::path::Path) -> Self {
+        let kube = crate::Kubernetes::reach(kubeconfig, "default").await;
+        Self::before(Way::Kubernetes(kube.client)).await
+    }
+
+    async fn before(way: Way) -> Self {
+        let port = free_port();
+        let shared = Arc::new(Shared {
+            way,
+            script: Mutex::new(Arc::new(|_: &Asked<'_>| None)),
+            done: Mutex::default(),
+            memory: Memory::default(),
+        });
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+        let serving = tokio::spawn(serve(listener, shared.clone()));
+        Self { port, shared, serving }
+    }
+
+    /// Where a client should go.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Writes a kubeconfig that leads here.
+    pub fn write_kubeconfig(&self, path: &std::path::Path) {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: faults\n\
+             clusters: [{{name: faults, cluster: {{server: '{}'}}}}]\n\
+             users: [{{name: nobody, user: {{}}}}]\n\
+             contexts: [{{name: faults, context: {{cluster: faults, user: nobody}}}}]\n",
+            self.url()
+        );
+        std::fs::write(path, text).expect("the kubeconfig can be written");
+    }
+
+    /// What goes wrong from now on.
+    pub fn follow(&self, script: impl Fn(&Asked<'_>) -> Option<Fault> + Send + Sync + 'static) {
+        *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(script);
+    }
+
+    /// Nothing goes wrong from now on.
+    pub fn rest(&self) {
+        self.follow(|_| None);
+    }
+
+    /// How often each fault was done.
+    pub fn done(&self) -> BTreeMap<String, usize> {
+        self.shared.done.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    // Connections end with the proxy.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let service = tower::service_fn(move |request| treat(shared.clone(), request));
+            let service = TowerToHyperService::new(service);
+            // A connection that was cut on purpose ends with an error.
+            let _ = Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Answers one question. An error cuts the connection.
+async fn treat(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let body = to_bytes(Body::new(body), usize::MAX).await.map_err(std::io::Error::other)?;
+    let asked = Asked { method: head.method.as_str(), path: &path, body: &body };
+    let watches = asked.watches();
+    let script = shared.script.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let fault = script(&asked);
+    if let Some(fault) = fault {
+        let mut done = shared.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done.entry(fault.name()).or_default() += 1;
+    }
+    match fault {
+        Some(Fault::Delay(ms)) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        Some(fault) if !fault.passes_on() => return made_up(fault),
+        _ => {}
+    }
+    let answer = shared.way.ask(&head.method, &path, &head.headers, body).await?;
+    if watches {
+        return match fault {
+            Some(Fault::Break | Fault::Lose) => Ok(broken(answer.status(), Bytes::new())),
+            Some(Fault::After(status)) => made_up(Fault::Status(status)),
+            _ => Ok(answer),
+        };
+    }
+    let (head, body) = answer.into_parts();
+    let body = to_bytes(body, usize::MAX).await.map_err(std::io::Error::other)?;
+    let truth = (head.status, head.headers.get(header::CONTENT_TYPE).cloned(), body);
+    shared.memory.keep(&path, &truth);
+    let (status, kind, body) = match fault {
+        Some(Fault::Lose) => return Err(std::io::Error::other("the answer is lost")),
+        Some(Fault::Break) => return Ok(broken(truth.0, truth.2.slice(..truth.2.len() / 2))),
+        Some(Fault::After(status)) => return made_up(Fault::Status(status)),
+        Some(Fault::Empty) => (StatusCode::OK, truth.1, lie::emptied(&truth.2)),
+        Some(Fault::WrongTypes) => (truth.0, truth.1, lie::exchanged(&truth.2)),
+        Some(Fault::Stale) => shared.memory.oldest(&path).unwrap_or(truth),
+        _ => truth,
+    };
+    let mut answer = Response::builder().status(status);
+    if let Some(kind) = kind {
+        answer = answer.header(header::CONTENT_TYPE, kind);
+    }
+    if !status.is_success() {
+        // As slurmrestd does.
+        answer = answer.header(header::CONNECTION, "close");
+    }
+    answer.body(Body::from(body)).map_err(std::io::Error::other)
+}
+
+/// An answer that nobody behind the proxy has given.
+fn made_up(fault: Fault) -> Result<Response<Body>, std::io::Error> {
+    let (status, kind, body) = match fault {
+        Fault::Status(status) => (status, "text/html", "<html>the gateway is unwell</html>"),
+        Fault::NotFound => (404, "text/plain", "Unable to find requested URL endpoint"),
+        Fault::Garbage => (200, "application/json", "{\"jobs\": [{\"job_id\": 1"),
+        _ => return Err(std::io::Error::other("cut on purpose")),
+    };
+    let answer = Response::builder().status(status).header(header::CONTENT_TYPE, kind);
+    answer.body(Body::from(body)).map_err(std::io::Error::other)
+}
+
+/// An answer that begins so and then breaks off.
+fn broken(status: StatusCode, part: Bytes) -> Response<Body> {
+    let rest = Err(std::io::Error::other("broken off on purpose"));
+    let mut answer = Response::new(Body::from_stream(stream::iter([Ok(part), rest])));
+    *answer.status_mut() = status;
+    let kind = header::HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}
+
+impl Way {
+    async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Body>, std::io::Error> {
+        let passed = headers.iter().filter(|(name, _)| {
+            let own = [header::HOST, header::AUTHORIZATION, header::CONNECTION];
+            let length =
+                [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, header::TRANSFER_ENCODING];
+            !own.contains(name) && !length.contains(name)
+        });
+        match self {
+            Self::Slurm(client, url) => {
+                let mut request = client.request(method.clone(), format!("{url}{path}")).body(body);
+                for (name, value) in passed {
+                    request = request.header(name, value);
+                }
+                let answer = request.send().await.map_err(std::io::Error::other)?;
+                let (status, kind) =
+                    (answer.status(), answer.headers().get(header::CONTENT_TYPE).cloned());
+                let body = answer.bytes().await.map_err(std::io::Error::other)?;
+                let mut response = Response::new(Body::from(body));
+                *response.status_mut() = status;
+                response.headers_mut().extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
+                Ok(response)
+            }
+            Self::Kubernetes(client) => {
+                let mut request = Request::builder().method(method.clone()).uri(path);
+                for (name, value) in passed {
+                    request = request.header(name, value);
+                }
+                let request = request.body(kube::client::Body::from(body));
+                let answer = client.send(request.map_err(std::io::Error::other)?).await;
+                let answer = answer.map_err(std::io::Error::other)?;
+                let (mut head, body) = answer.into_parts();
+                head.headers.remove(header::CONTENT_LENGTH);
+                head.headers.remove(header::TRANSFER_ENCODING);
+                let body = Body::new(body).into_data_stream();
+                let body = body.map(|part| part.map_err(std::io::Error::other));
+                Ok(Response::from_parts(head, Body::from_stream(body)))
+            }
+        }
+    }
+}
