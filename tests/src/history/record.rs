@@ -24,6 +24,10 @@ const EVERY: Duration = Duration::from_millis(200);
 const HYBRID: &str = "h";
 
 /// Milliseconds since the epoch.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "all parts of a world are on one machine and share its clock"
+)]
 pub(crate) fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)

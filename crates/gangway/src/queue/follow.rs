@@ -4,6 +4,7 @@ mod depend;
 mod given;
 mod lost;
 mod rivals;
+mod words;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -11,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lost::Lost;
+use words::{ended, queued};
 
 use futures::future::join_all;
 use gangway_core::follow::{Ends, Verdict};
@@ -547,56 +549,4 @@ fn started<'a>(mut all: Vec<(&'a Place, Seeker<'a>)>, room: usize) -> Vec<(&'a P
         stays
     });
     all
-}
-
-fn queued(job: &Job, note: &str) -> Verdict {
-    let waiting = reason::waiting(&job.reason, &job.description);
-    let mut message = format!("Slurm job {} in partition {}: {waiting}", job.id, job.partition);
-    if !note.is_empty() {
-        message = format!("{message}; {note}");
-    }
-    Verdict::Queued {
-        job: Some(job.id),
-        reason: job.reason.clone(),
-        message,
-        expected_start: job.start_time,
-    }
-}
-
-fn ended(job: &Job, generation: u32) -> Verdict {
-    Verdict::Ended {
-        job: job.id,
-        generation,
-        state: job.ending().clone(),
-        message: ended_message(job.id, job.ending(), &job.failed_nodes, &job.description),
-    }
-}
-
-fn ended_message(
-    id: JobId,
-    state: &gangway_core::job::BaseState,
-    failed_nodes: &str,
-    description: &str,
-) -> String {
-    use gangway_core::job::BaseState;
-    let what = match state {
-        BaseState::Cancelled => "was cancelled in Slurm",
-        BaseState::Timeout => "reached its time limit",
-        BaseState::Preempted => "was preempted by a job of higher priority",
-        BaseState::NodeFail => "lost a node",
-        BaseState::Completed => "has completed",
-        BaseState::Deadline => "reached its deadline",
-        _ => "ended in Slurm",
-    };
-    let mut out =
-        format!("Slurm job {id}, which held the nodes of this gang, {what} ({})", state.name());
-    if !failed_nodes.is_empty() {
-        out.push_str(", ");
-        out.extend(failed_nodes.chars().take(200));
-    }
-    if !description.is_empty() {
-        out.push_str(": ");
-        out.extend(description.chars().take(200));
-    }
-    out
 }

@@ -52,11 +52,12 @@ mod tests {
             nodes: String::new(),
             admin_comment: String::new(),
             excluded_nodes: String::new(),
+            tres_per_node: String::new(),
         };
         let states = [state(7), state(8), state(9)];
         let two = Job { parts: vec![part(8), part(9)], ..job(8) };
         assert_eq!(missing(&states, &[job(7), two.clone()]), None, "components are counted too");
-        assert_eq!(missing(&states, &[two.clone()]), Some(JobId(7)), "an older list");
+        assert_eq!(missing(&states, std::slice::from_ref(&two)), Some(JobId(7)), "an older list");
         assert_eq!(missing(&states, &[]), Some(JobId(7)), "an emptied list");
         assert_eq!(missing(&[], &[two]), None, "one that has come since");
     }

@@ -10,7 +10,8 @@ use gangway_core::placeholder::{Fate, Record, Silence, Stamp, after_lost, fate};
 use gangway_core::reason;
 use gangway_slurm::Error;
 
-use super::{Entry, Key, Next, Queue, ended_message};
+use super::words::ended_message;
+use super::{Entry, Key, Next, Queue};
 use crate::chain::explain;
 
 /// A job that slurmctld does not know.
