@@ -324,7 +324,7 @@ impl Queue {
             tokio::select! {
                 _ = seen.changed() => {}
                 _ = health.changed() => {}
-                _ = restarts.changed() => if self.has_rivals(entry, id) { return Next::Again },
+                _ = restarts.changed() => if self.others(entry, id) { return Next::Again },
                 _ = gpu_news.changed() => {}
                 () = entry.changed.notified() => {
                     if self.reconsiders(entry, id) {
@@ -338,12 +338,6 @@ impl Queue {
                 () = self.stop.cancelled() => {}
             }
         }
-    }
-
-    /// Whether the gang has another placeholder that is alive: slurmctld knows it again.
-    fn has_rivals(&self, entry: &Entry, id: JobId) -> bool {
-        let listed = self.board.listed(&entry.key.cluster, &entry.key.gang);
-        listed.iter().any(|(_, job)| job.id != id && job.standing() != Standing::Over)
     }
 
     /// Whoever released the gang has told Slurm; if the job lives on all the same (it was just being
