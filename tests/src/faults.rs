@@ -64,7 +64,7 @@ impl Fault {
 
 /// A question, as a script sees it.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct Question<'a> {
     /// `GET` and so on.
     pub method: &'a str,
     /// Path with query.
@@ -73,7 +73,7 @@ pub struct Asked<'a> {
     pub body: &'a [u8],
 }
 
-impl Asked<'_> {
+impl Question<'_> {
     /// Nothing is changed by it.
     pub fn reads(&self) -> bool {
         self.method == "GET"
@@ -85,7 +85,7 @@ impl Asked<'_> {
     }
 }
 
-type Script = Arc<dyn Fn(&Asked<'_>) -> Option<Fault> + Send + Sync>;
+type Script = Arc<dyn Fn(&Question<'_>) -> Option<Fault> + Send + Sync>;
 
 /// The proxy.
 pub struct Faults {
@@ -127,7 +127,7 @@ impl Faults {
         let port = free_port();
         let shared = Arc::new(Shared {
             way,
-            script: Mutex::new(Arc::new(|_: &Asked<'_>| None)),
+            script: Mutex::new(Arc::new(|_: &Question<'_>| None)),
             done: Mutex::default(),
             memory: Memory::default(),
         });
@@ -154,7 +154,7 @@ impl Faults {
     }
 
     /// What goes wrong from now on.
-    pub fn follow(&self, script: impl Fn(&Asked<'_>) -> Option<Fault> + Send + Sync + 'static) {
+    pub fn follow(&self, script: impl Fn(&Question<'_>) -> Option<Fault> + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(script);
     }
 
@@ -200,7 +200,7 @@ async fn treat(
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let body = to_bytes(Body::new(body), usize::MAX).await.map_err(std::io::Error::other)?;
-    let asked = Asked { method: head.method.as_str(), path: &path, body: &body };
+    let asked = Question { method: head.method.as_str(), path: &path, body: &body };
     let watches = asked.watches();
     let script = shared.script.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let fault = script(&asked);

@@ -28,7 +28,7 @@ pub use audit::Write;
 pub use bridge::{Bridge, Setup};
 pub use chance::Chance;
 pub use chronicle::Chronicle;
-pub use faults::{Asked, Fault, Faults};
+pub use faults::{Fault, Faults, Question};
 pub use kube_scheduler::{KubeScheduler, Terms};
 pub use kubernetes::{Kubernetes, Note, Pod};
 pub use nodes::Nodes;
