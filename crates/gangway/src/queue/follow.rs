@@ -382,12 +382,9 @@ impl Queue {
         }
         let answers = match granted {
             Some(granted) if job.parts.is_empty() => vec![Ok(granted)],
-            _ => {
-                let read = join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await;
-                failpoint::pass(Point::AllocationRead);
-                read
-            }
+            _ => join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await,
         };
+        failpoint::pass(Point::AllocationRead);
         let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
         for ((group, part), allocation) in held.iter().zip(answers) {
             let allocation = match allocation {
