@@ -62,7 +62,7 @@ async fn heals(story: &Story, prefix: &str, gang: &str, count: usize) -> Vec<Pod
 /// What slurmctld now knows of a job, in a word or two.
 async fn known(story: &Story, id: u32) -> String {
     let job = story.slurm.client.job(JobId(id)).await.expect("Slurm answers");
-    job.map_or("forgotten".to_owned(), |job| format!("{} {}", job.state, job.reason))
+    job.map_or_else(|| "forgotten".to_owned(), |job| format!("{} {}", job.state, job.reason))
 }
 
 async fn a_crash_at_every_age_of_a_start(name: &str, immediate: bool) {

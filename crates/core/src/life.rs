@@ -284,6 +284,7 @@ impl Life {
         } else {
             // Nobody is bound, so whatever was tried before is over: time counts from here.
             self.progress.first_bind = Some(now);
+            self.progress.began = true;
         }
     }
 

@@ -211,8 +211,7 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
         // given back and lives again, because slurmctld has forgotten its end, comes last.
         live.sort_by_key(|(s, j)| {
             let holds = j.standing() == Standing::Holding;
-            let first = holds && voted(s, j);
-            (!first, s.is_given_back(), !holds, s.generation, j.submit_time, j.id)
+            (!voted(s, j), s.is_given_back(), !holds, s.generation, j.submit_time, j.id)
         });
         let (stamp, job) = live[0];
         // Whatever was given back was to end already, and needs no vote.

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use gangway_core::lease::{Candidate, Seen, Step};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
+
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::explain;
 use crate::config::Election as Settings;
 use crate::mandate::{Lapsed, Mandate};
+use crate::wall;
 
 /// After a conflict: somebody wrote between our look and our write.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -156,7 +157,7 @@ impl Election {
     /// The Lease as ours. Its times are for people; nobody of us reads them.
     fn lease(&self, found: Option<Lease>, version: Option<String>, transitions: i32) -> Lease {
         let before = found.and_then(|lease| lease.spec).unwrap_or_default();
-        let now = || Some(MicroTime(Timestamp::now()));
+        let now = || Some(MicroTime(wall::now()));
         let ours = before.holder_identity.as_ref() == Some(&self.settings.identity);
         let spec = LeaseSpec {
             holder_identity: Some(self.settings.identity.clone()),

@@ -150,9 +150,7 @@ pub(super) fn for_a_successor(
         Some(uid) => *uid != m.uid,
         // What was before this bridge is known from the placeholder alone: it says nothing of members
         // that come later, and has no seat for one by whom the workload was made larger.
-        None => {
-            renewed && progress.first_bind.is_none() && seats.contains_key(&m.uid) && !later(m.rank)
-        }
+        None => renewed && !progress.began && seats.contains_key(&m.uid) && !later(m.rank),
     };
     let successor = unfinished(facts).find(|m| m.bound.is_none() && took_over(m))?;
     let others = || unfinished(facts).filter(|m| m.bound.is_some());

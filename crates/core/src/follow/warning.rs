@@ -161,6 +161,14 @@ fn a_bridge_that_has_just_started_knows_a_successor_by_its_placeholder() {
     assert_eq!(scene.actions(), [bind("b", 1)], "it was being bound");
     scene.renewed();
     assert_eq!(scene.evicted(), ["a"]);
+    // Also where the binding was begun so lately that it might have been cut off.
+    scene.progress.all_bound = false;
+    scene.progress.first_bind = Some(0);
+    assert_eq!(scene.evicted(), ["a"]);
+    // But not in the middle of its own binding.
+    scene.progress.began = true;
+    assert_eq!(scene.actions(), [bind("b", 1)]);
+    scene.progress.began = false;
     // One by whom the workload was made larger has no seat, and nobody leaves for it.
     scene.seats_for(&["a"]);
     scene.renewed();

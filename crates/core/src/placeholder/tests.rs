@@ -198,10 +198,9 @@ fn of_live_duplicates_the_one_that_pods_are_bound_for_wins() {
     let jobs = [listed(5, 1, &["old"], "RUNNING"), listed(6, 2, PODS, "RUNNING")];
     assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(6, 2), vec![JobId(5)]));
     assert_eq!(next("c", &gang(&[Some((1, 5)), None]), &jobs), (follow(5, 1), vec![JobId(6)]));
-    // Where that one is in the queue again, whoever has nodes is followed; but it may start again at any
-    // moment, and another bridge may see that first: nobody is ended before the pods are bound anew.
+    // Also where that one is in the queue again, for the nodes that the other has: its pods are there.
     let jobs = [listed(5, 1, PODS, "RUNNING"), listed(6, 2, PODS, "PENDING")];
-    assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(5, 1), vec![]));
+    assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(6, 2), vec![JobId(5)]));
 }
 
 #[test]
