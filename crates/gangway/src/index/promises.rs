@@ -114,7 +114,7 @@ mod tests {
         index.put_pod(bound("a", "0"));
         assert_eq!(
             (spot(&index, "b", &[0]), spot(&index, "b", &[1])),
-            (taken.clone(), free.clone())
+            (taken, free.clone())
         );
         // The API server says no, or the pod goes.
         assert!(index.promise("c", "kube-1", &seat(&[1]), now).is_ok() && index.withdraw("c"));
