@@ -51,6 +51,8 @@ pub(crate) struct Half {
     asked: View,
     /// Job and generation that slurmctld does not know.
     lost: Option<(u32, u32)>,
+    /// The question was put since a verdict was heard: the next word is heard even if it is the same.
+    unheard: bool,
     /// When the slurmctld began that was last seen to know its job alive.
     alive: Option<i64>,
 }
@@ -121,7 +123,7 @@ impl Half {
         match self.todo.remove(0) {
             Command::Ask(view) => {
                 self.note(Event::Asked { assembled: &view.assembled(), ok: true }, now);
-                self.asked = view;
+                (self.asked, self.unheard) = (view, true);
                 if self.desk == Desk::Idle {
                     self.desk = Desk::Deciding;
                 }
@@ -163,8 +165,13 @@ impl Half {
 
     fn release(&mut self, slurm: &mut Slurm, gang: u8, done: bool) {
         self.releasing = self.desk != Desk::Idle;
+        // A later one than is known here is another bridge's, for other pods than these.
+        let latest = match self.desk {
+            Desk::Following { generation, .. } => generation,
+            _ => u32::MAX,
+        };
         if done {
-            end_all(slurm, gang);
+            end_all(slurm, gang, latest);
         }
     }
 
@@ -361,7 +368,8 @@ impl Half {
     }
 
     fn say(&mut self, verdict: Verdict, now: i64) {
-        if self.listens() && self.life.verdict() != Some(&verdict) {
+        if self.listens() && (self.unheard || self.life.verdict() != Some(&verdict)) {
+            self.unheard = false;
             self.note(Event::Heard(verdict), now);
         }
     }
@@ -399,9 +407,10 @@ pub(crate) struct Closed {
     pub(crate) promised: Vec<(Uid, u8)>,
 }
 
-/// Ends every placeholder of a gang.
-pub(crate) fn end_all(slurm: &mut Slurm, gang: u8) {
-    let live: Vec<u32> = slurm.of(gang).filter(|job| job.live()).map(|job| job.id).collect();
+/// Ends every placeholder of a gang up to this generation.
+pub(crate) fn end_all(slurm: &mut Slurm, gang: u8, latest: u32) {
+    let ours = |job: &&Job| job.live() && job.generation <= latest;
+    let live: Vec<u32> = slurm.of(gang).filter(ours).map(|job| job.id).collect();
     for id in live {
         slurm.end(id, BaseState::Cancelled);
     }

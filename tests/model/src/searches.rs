@@ -160,13 +160,6 @@ fn known_two_bridges_at_once_allocate_twice() {
 }
 
 #[test]
-fn known_a_bridge_that_is_behind_evicts_the_pods_of_a_later_placeholder() {
-    let faults = Faults { ends: 1, ..Faults::default() };
-    let setting = Setting { bridges: 2, late: Late::Ever, faults, ..small() };
-    known(setting, "6 could not ask is not gone");
-}
-
-#[test]
 fn known_a_release_of_one_bridge_ends_what_another_has_begun() {
     let faults = Faults { ends: 1, ..Faults::default() };
     let setting = Setting { bridges: 2, late: Late::ByAnother, faults, ..small() };

@@ -357,7 +357,7 @@ impl Setting {
                 let seen = Arc::new(next.kubernetes.clone());
                 next.bridges[usize::from(bridge)].seen = Some(seen);
             }
-            Step::Sweep { gang, .. } => end_all(&mut next.slurm, gang),
+            Step::Sweep { gang, .. } => end_all(&mut next.slurm, gang, u32::MAX),
             Step::Make { gang, rank } => next.kubernetes.make(gang, rank),
             Step::Gone(uid) => next.kubernetes.gone(uid),
             Step::Start { job, above } => {
