@@ -8,6 +8,7 @@
 mod leave;
 mod rival;
 mod seating;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use crate::policy::Refusal;
 use crate::reason::{DEPENDENCY, needs_a_person};
 
 use seating::{Seating, Start, no_seat};
+pub use verdict::{Ends, Verdict};
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -39,59 +41,6 @@ pub const LINGER_MS: i64 = 5_000;
 /// The same where members are still to come whose pods are made only when others are ready: so
 /// long may be between one stage and the next.
 pub const STAGE_GAP_MS: i64 = 60_000;
-
-/// The latest word on the gang's placeholder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// It cannot run as asked.
-    Refused(Refusal),
-    /// It waits.
-    Queued {
-        /// Its job, once Slurm has one.
-        job: Option<JobId>,
-        /// Slurm's reason.
-        reason: String,
-        /// For the user.
-        message: String,
-        /// Slurm's estimate, seconds since the epoch; 0 when it has none.
-        expected_start: i64,
-    },
-    /// It has its nodes.
-    Allocated {
-        /// The placeholder.
-        job: JobId,
-        /// Its generation.
-        generation: u32,
-        /// One seat per member by pod uid.
-        seats: BTreeMap<String, Seat>,
-        /// For the user: what the way it was asked for costs; empty for nothing.
-        note: String,
-        /// When it will end, where Slurm has said so and the gang asked for a warning.
-        ends: Option<Ends>,
-        /// Its pods are not the ones it was submitted for: some have successors.
-        renewed: bool,
-    },
-    /// It is over, on Slurm's own word.
-    Ended {
-        /// The placeholder.
-        job: JobId,
-        /// Its generation.
-        generation: u32,
-        /// How it ended.
-        state: BaseState,
-        /// For the user.
-        message: String,
-    },
-}
-
-/// When an allocation will end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ends {
-    /// Milliseconds from when it was said.
-    pub in_ms: i64,
-    /// By its time limit, rather than because another job takes its nodes.
-    pub by_time_limit: bool,
-}
 
 /// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
