@@ -65,7 +65,7 @@ proptest! {
             prop_assert!(!member.finished);
             match &scene.verdict {
                 Some(Verdict::Ended { job, generation, .. }) => match &member.bound {
-                    Some(b) => prop_assert!(b.generation <= *generation || b.job == *job),
+                    Some(b) => prop_assert!(b.generation < *generation || b.job == *job),
                     None => prop_assert!(
                         scene.progress.asked.as_ref().is_some_and(|a| a.pods.contains(&pod))
                     ),
@@ -96,7 +96,7 @@ proptest! {
         let Some(Verdict::Ended { job, generation, .. }) = scene.verdict else { return Ok(()) };
         let of_it = |m: &&Member| {
             !m.finished
-                && m.bound.as_ref().is_some_and(|b| b.generation <= generation || b.job == job)
+                && m.bound.as_ref().is_some_and(|b| b.generation < generation || b.job == job)
         };
         let bound: Vec<&Member> = scene.assembled.gang.members.iter().filter(of_it).collect();
         if bound.is_empty() {
