@@ -1,4 +1,5 @@
-//! Nodes that shut after a gang was asked for, and volumes that are still to be made.
+//! What changes after a gang was asked for: nodes that shut, volumes that are still to be made, workloads that
+//! it waits for.
 
 use std::sync::Arc;
 
@@ -136,4 +137,31 @@ fn unmade(selected: Option<&str>) -> Spot {
 fn tell() -> Action {
     let [pod, claim, uid, node] = ["b", "data", "data-uid", "kube-1"].map(str::to_owned);
     Action::SelectNode { pod, claim, uid, node }
+}
+
+#[test]
+fn a_gang_that_waits_for_others_is_asked_again_when_they_have_gone_on() {
+    let mut scene = Scene::new(1);
+    scene.asked(&["a"]);
+    scene.verdict = Some(queued_for("Dependency"));
+    scene.now = 2 * QUIET_MS;
+    assert_eq!(scene.told("Queued"), "in the queue");
+    let other = Other { uid: "u".to_owned(), outcome: None };
+    scene.assembled.gang.ask.others = [("job/first".to_owned(), other)].into();
+    assert_eq!(scene.actions(), [Action::Ask]);
+    // The same question twice would be one too many.
+    scene.progress.others = scene.assembled.gang.ask.others.clone();
+    assert_eq!(scene.told("Queued"), "in the queue");
+    // Another workload to wait for is news, not another wording.
+    assert_eq!(scene.plan().report.expect("told").topic, "in the queue");
+    // What Slurm itself waits for is Slurm's.
+    scene.progress.others.clear();
+    scene.verdict = Some(Verdict::Queued {
+        job: Some(JobId(7)),
+        reason: "Dependency".to_owned(),
+        message: "job 6".to_owned(),
+        expected_start: 0,
+    });
+    assert_eq!(scene.told("Queued"), "job 6");
+    assert_eq!(scene.plan().report.expect("told").topic, "Dependency");
 }

@@ -15,33 +15,6 @@ mod staged;
 mod warning;
 
 #[test]
-fn a_gang_that_waits_for_others_is_asked_again_when_they_have_gone_on() {
-    let mut scene = Scene::new(1);
-    scene.asked(&["a"]);
-    scene.verdict = Some(queued_for("Dependency"));
-    scene.now = 2 * QUIET_MS;
-    assert_eq!(scene.told("Queued"), "in the queue");
-    let other = Other { uid: "u".to_owned(), outcome: None };
-    scene.assembled.gang.ask.others = [("job/first".to_owned(), other)].into();
-    assert_eq!(scene.actions(), [Action::Ask]);
-    // The same question twice would be one too many.
-    scene.progress.others = scene.assembled.gang.ask.others.clone();
-    assert_eq!(scene.told("Queued"), "in the queue");
-    // Another workload to wait for is news, not another wording.
-    assert_eq!(scene.plan().report.expect("told").topic, "in the queue");
-    // What Slurm itself waits for is Slurm's.
-    scene.progress.others.clear();
-    scene.verdict = Some(Verdict::Queued {
-        job: Some(JobId(7)),
-        reason: "Dependency".to_owned(),
-        message: "job 6".to_owned(),
-        expected_start: 0,
-    });
-    assert_eq!(scene.told("Queued"), "job 6");
-    assert_eq!(scene.plan().report.expect("told").topic, "Dependency");
-}
-
-#[test]
 fn room_is_asked_for_once_the_gang_is_complete_and_sound() {
     let mut scene = Scene::new(2);
     assert_eq!(scene.actions(), [Action::Ask]);
