@@ -90,9 +90,11 @@ def main(proto, address, cluster, uid):
     say("release", extender.Release(release, timeout=10))
     for verdict in verdicts:
         say(verdict.WhichOneof("verdict"), verdict)
+    # What it was a moment ago may be told once more.
     for event in watch:
         say("watch", event)
-        break
+        if event.placeholder.state != "RUNNING":
+            break
     say("release again", extender.Release(release, timeout=10))
 
 
