@@ -14,6 +14,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::lean::{LeanClaim, LeanPod};
+use crate::planted::{self, Bug};
 
 /// A claim and the node it is to be told.
 pub(crate) struct Told {
@@ -77,7 +78,7 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
         metadata: ObjectMeta {
             name: Some(member.name.clone()),
             namespace: Some(gang.namespace.clone()),
-            uid: Some(uid.clone()),
+            uid: Some(uid.clone()).filter(|_| !planted::grows(Bug::NamesInsteadOfUids)),
             annotations: Some(annotations(gang, binding)),
             labels: Some(BTreeMap::from([(names::JOB_LABEL.to_owned(), binding.job.to_string())])),
             ..ObjectMeta::default()

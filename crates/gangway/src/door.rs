@@ -45,6 +45,7 @@ pub(crate) async fn serve(
     }
     // Streams of living gangs never end by themselves, so the server does not wait for them.
     tokio::select! {
+        biased;
         served = server
             .add_service(health)
             .add_service(extender::service(queue))
@@ -99,6 +100,7 @@ pub(crate) fn inside(
     let serving = async move {
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
         tokio::select! {
+            biased;
             served = Server::builder()
                 .max_concurrent_streams(STREAMS)
                 .initial_stream_window_size(1 << 20)

@@ -1,56 +1,8 @@
-//! The one binary: reads flags, hands over to a subcommand, prints the error chain if it fails.
-
-mod apiserver;
-mod atlas;
-mod bind;
-mod chain;
-mod cluster;
-mod config;
-mod door;
-mod evict;
-mod extender;
-mod follow;
-mod http;
-mod index;
-mod kubescheduler;
-mod lean;
-mod metrics;
-mod nursery;
-mod queue;
-mod report;
-mod scheduler;
-mod source;
-mod warn;
-
-use clap::{Parser, Subcommand};
+//! The one binary: prints the error chain if a subcommand fails.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Gangway: gangs of pods cross into Slurm's queue.
-#[derive(Debug, Parser)]
-#[command(name = "gangway", version, about, long_about = None)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Watch pods with `schedulerName: gangway`, ask Slurm for room, bind them where Slurm says.
-    Scheduler(Box<config::Flags>),
-    /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
-    /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
-    Extender(Box<config::ExtenderFlags>),
-}
-
 fn main() -> anyhow::Result<()> {
-    let Cli { command } = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match command {
-            Command::Scheduler(flags) => scheduler::run(&flags).await,
-            Command::Extender(flags) => kubescheduler::run(&flags).await,
-        }
-    })
+    gangway::run()
 }

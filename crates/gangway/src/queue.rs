@@ -11,7 +11,6 @@ mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use dashmap::DashMap;
 use gangway_core::follow::Verdict;
@@ -22,6 +21,7 @@ use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use board::{Board, Health};

@@ -19,7 +19,7 @@ use crate::config::{Flags, Settings};
 use crate::door;
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
-use crate::nursery::{Nursery, nursery};
+use crate::nursery::{Nursery, Parent, nursery};
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
@@ -34,17 +34,35 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     flags.process.start_log()?;
     let settings = Settings::load(flags)?;
     let metrics = Metrics::new()?;
-    let stop = CancellationToken::new();
-    let (nursery, mut parent) = nursery();
-    let readiness = Arc::new(Readiness::default());
-
     let slurm = slurm_client(&settings, &metrics)?;
-    let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
-    start_queue(&nursery, &queue, &readiness, &stop);
-    listen(&nursery, &settings, &queue, &metrics, &readiness, &stop).await?;
-    start_source(&nursery, &settings, &queue, &metrics, readiness, &stop).await?;
+    let (bridge, mut parent) = Bridge::new(settings, slurm, metrics);
+    listen(&bridge).await?;
+    let kubernetes = apiserver::client(bridge.settings.kubeconfig.as_deref()).await?;
+    start_source(&bridge, kubernetes);
 
-    parent.live(&stop).await
+    parent.live(&bridge.stop).await
+}
+
+/// What the rooms of one bridge share, its Slurm half running.
+pub(crate) struct Bridge {
+    settings: Settings,
+    nursery: Nursery,
+    queue: Arc<Queue>,
+    metrics: Metrics,
+    readiness: Arc<Readiness>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Bridge {
+    /// A bridge that has begun to ask Slurm, and its parent.
+    pub(crate) fn new(settings: Settings, slurm: SlurmClient, metrics: Metrics) -> (Self, Parent) {
+        let stop = CancellationToken::new();
+        let (nursery, parent) = nursery();
+        let readiness = Arc::new(Readiness::default());
+        let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
+        start_queue(&nursery, &queue, &readiness, &stop);
+        (Self { settings, nursery, queue, metrics, readiness, stop }, parent)
+    }
 }
 
 fn slurm_client(settings: &Settings, metrics: &Metrics) -> anyhow::Result<SlurmClient> {
@@ -92,6 +110,7 @@ fn start_queue(
         loop {
             ready.slurm.store(*health.borrow_and_update() == Health::Up, Ordering::Relaxed);
             tokio::select! {
+                biased;
                 changed = health.changed() => if changed.is_err() { return Ok(()) },
                 () = stopped.cancelled() => return Ok(()),
             }
@@ -105,14 +124,8 @@ fn start_queue(
 }
 
 /// Opens the ports. Done before anything is asked of anyone, so that a wrong address shows at once.
-async fn listen(
-    nursery: &Nursery,
-    settings: &Settings,
-    queue: &Arc<Queue>,
-    metrics: &Metrics,
-    readiness: &Arc<Readiness>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn listen(bridge: &Bridge) -> anyhow::Result<()> {
+    let Bridge { settings, nursery, queue, metrics, readiness, stop } = bridge;
     let open = async |address| {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
@@ -129,18 +142,13 @@ async fn listen(
     Ok(())
 }
 
-async fn start_source(
-    nursery: &Nursery,
-    settings: &Settings,
-    queue: &Arc<Queue>,
-    metrics: &Metrics,
-    readiness: Arc<Readiness>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+/// Begins to watch Kubernetes.
+pub(crate) fn start_source(bridge: &Bridge, kubernetes: kube::Client) {
+    let Bridge { settings, nursery, queue, metrics, readiness, stop } = bridge;
     let (door, serving) = door::inside(queue.clone(), stop.clone());
     nursery.start("own door", serving);
     let cluster = Cluster {
-        client: apiserver::client(settings.kubeconfig.as_deref()).await?,
+        client: kubernetes,
         door,
         id: settings.cluster.clone(),
         scheduler_name: names::SCHEDULER.to_owned(),
@@ -156,8 +164,7 @@ async fn start_source(
     nursery.start("sweep", sweep::run(cluster.clone()));
     let client = cluster.client.clone();
     let world = cluster.world.clone();
-    let source = Source::new(cluster, world, readiness);
+    let source = Source::new(cluster, world, readiness.clone());
     let stop = stop.clone();
     nursery.start("source", async move { source.run(client, stop).await });
-    Ok(())
 }

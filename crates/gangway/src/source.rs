@@ -94,13 +94,24 @@ impl Source {
         let (sender, mut events) = mpsc::channel(8192);
         let (nursery, name) = (&self.cluster.nursery, &self.cluster.scheduler_name);
         watch::start(nursery, &client, &sender, &stop, name, self.readiness.clone());
-        let (gone, mut ended) = mpsc::unbounded_channel();
+        let (gone, mut ended) = mpsc::unbounded_channel::<String>();
         let mut dirty: HashSet<Group> = HashSet::new();
         let mut due: Option<Instant> = None;
         loop {
             let ready = self.synced.all();
             tokio::select! {
+                // The order is that of what must not wait: a stream of events never keeps gangs from
+                // being looked at.
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                Some(uid) = ended.recv() => self.bury(&uid, &gone),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
+                    self.settle(&mut dirty);
+                    for group in dirty.drain() {
+                        self.look(&group, &gone);
+                    }
+                }
                 Some(event) = events.recv() => {
                     self.apply(event, &mut dirty);
                     if !self.volumes && self.world.index().needs_volumes() {
@@ -117,14 +128,6 @@ impl Source {
                         self.cluster.sweep.notify_one();
                     }
                 }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    due = None;
-                    self.settle(&mut dirty);
-                    for group in dirty.drain() {
-                        self.look(&group, &gone);
-                    }
-                }
-                Some(uid) = ended.recv() => self.bury(&uid, &gone),
             }
         }
     }

@@ -100,6 +100,7 @@ async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: In
                 Err(error) => tracing::debug!(uid, %hook, error, "the hook does not answer"),
             }
             tokio::select! {
+                biased;
                 () = sleep(RETRY) => {}
                 () = cluster.stop.cancelled() => return None,
             }

@@ -46,6 +46,9 @@ pub struct Config {
     pub max_body: u64,
     /// Told about every exchange.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Answers in place of the network, for tests.
+    #[cfg(feature = "testing")]
+    pub server: Option<Arc<dyn crate::transport::memory::Server>>,
 }
 
 impl Config {
@@ -60,6 +63,8 @@ impl Config {
             max_connections: 8,
             max_body: 256 << 20,
             observer: None,
+            #[cfg(feature = "testing")]
+            server: None,
         }
     }
 }

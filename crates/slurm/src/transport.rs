@@ -4,12 +4,16 @@
 //! and never use a connection again that carried an error: slurmrestd writes a second answer behind
 //! every error and closes.
 
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
+
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::client::Config;
 use crate::error::Error;
@@ -53,6 +57,9 @@ pub(crate) struct Transport {
     max_body: u64,
     permits: Semaphore,
     observer: Option<Arc<dyn Observer>>,
+    /// Answers in place of the network.
+    #[cfg(feature = "testing")]
+    server: Option<Arc<dyn memory::Server>>,
 }
 
 impl Transport {
@@ -70,6 +77,8 @@ impl Transport {
             max_body: config.max_body,
             permits: Semaphore::new(config.max_connections.max(1)),
             observer: config.observer,
+            #[cfg(feature = "testing")]
+            server: config.server,
         })
     }
 
@@ -106,14 +115,21 @@ impl Transport {
     /// The deadline covers everything: waiting for a free connection, connecting, the last byte.
     async fn timed(&self, question: &Question<'_>, token: &str) -> Result<Answer, Error> {
         let endpoint = question.endpoint;
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         let late = |sent| Error::TimedOut { endpoint, after: self.timeout, sent };
         let permit = tokio::time::timeout_at(deadline, self.permits.acquire())
             .await
             .map_err(|_elapsed| late(false))?;
         // Those before us may have given up at this very moment.
-        if tokio::time::Instant::now() >= deadline {
+        if Instant::now() >= deadline {
             return Err(late(false));
+        }
+        #[cfg(feature = "testing")]
+        if let Some(server) = &self.server {
+            let exchange = memory::exchange(server.as_ref(), self, question, token);
+            return tokio::time::timeout_at(deadline, exchange)
+                .await
+                .map_err(|_elapsed| late(true))?;
         }
         let connection = self.take()?;
         let exchange = self.exchange(&connection, question, token);
@@ -161,8 +177,9 @@ impl Transport {
     ) -> Result<Answer, Error> {
         let endpoint = question.endpoint;
         let broke = |source: reqwest::Error| {
-            let source = source.without_url();
-            if source.is_connect() {
+            let unreachable = source.is_connect();
+            let source = Box::new(source.without_url());
+            if unreachable {
                 Error::Unreachable { endpoint, source }
             } else {
                 Error::Cut { endpoint, source }

@@ -9,14 +9,14 @@ mod stamped;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
 use gangway_core::placeholder::Stamp;
 use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
@@ -267,6 +267,7 @@ impl Board {
             };
             let wait = async {
                 tokio::select! {
+                    biased;
                     () = self.nudge.notified() => {}
                     () = self.refresh.notified() => self.refresh.notify_one(),
                     () = stop.cancelled() => {}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use gangway_core::follow::{Ends, Verdict};
@@ -19,12 +19,13 @@ use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
 use super::{Entry, Health, Key, Queue};
 use crate::chain::explain;
+use crate::planted::{self, Bug};
 
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,12 +44,16 @@ impl Queue {
     /// Follows a gang until it has been refused, has ended, or the bridge stops. Returns the last word
     /// on it.
     pub(super) async fn follow(&self, entry: &Entry) -> Option<Verdict> {
+        let mut looks = !planted::grows(Bug::SubmitsTwice);
         while !self.stop.is_cancelled() {
             if !self.slurm_answers(entry).await {
                 continue;
             }
             let gang = entry.gang();
-            let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            if !std::mem::replace(&mut looks, true) {
+                listed.clear();
+            }
             let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
             for job in duplicates {
                 self.end_duplicate(&listed, job).await;
@@ -149,6 +154,7 @@ impl Queue {
                 tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
                 entry.say(unreachable(&why));
                 tokio::select! {
+                    biased;
                     () = self.board.list_again() => {}
                     () = self.stop.cancelled() => {}
                 }
@@ -244,7 +250,11 @@ impl Queue {
                 }
             };
             tokio::select! {
-                _ = seen.changed() => {}
+                biased;
+                changed = seen.changed() => if changed.is_err() {
+                    // The board has dropped it: slurmctld was asked and does not know it.
+                    return self.vanished(entry, id, generation).await;
+                },
                 () = entry.changed.notified() => seated = None,
                 () = again => {}
                 () = self.stop.cancelled() => {}
@@ -366,6 +376,10 @@ impl Queue {
         let bound = entry.gang().members.iter().any(|m| m.bound.is_some())
             || matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
         self.board.forget(id);
+        if planted::grows(Bug::TakesGoneForOver) {
+            let job = Job { id, ..Job::default() };
+            return Next::Done(Some(ended(&job, generation)));
+        }
         if bound {
             return self.look_in_accounting(entry, id, generation).await;
         }
@@ -450,8 +464,9 @@ fn seat(
     let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
     // A seat is kept for those that come later, as if they were there.
     let all = (0..).zip(&group.places).map(|(position, place)| {
+        let moved = planted::grows(Bug::MovesRanks) && gang.members.iter().any(|m| m.bound.is_some());
         let seeker = Seeker {
-            rank: place.rank,
+            rank: if moved { (place.rank + 1) % group.places.len().max(1) as u32 } else { place.rank },
             // Within its own component a member's rank counts among those that are alike.
             position: if whole { place.rank } else { position },
             bound: member(place).and_then(|m| m.bound.as_ref()),

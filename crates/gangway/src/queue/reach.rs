@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::gang::Gang;
 use gangway_core::hostlist::Hostlist;
@@ -15,6 +15,7 @@ use gangway_core::policy::{Category, Refusal};
 use gangway_core::{eligible, translate};
 use gangway_slurm::{Client, Error, SlurmCode};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::{Entry, Queue};
 use crate::chain::explain;

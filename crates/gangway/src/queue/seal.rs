@@ -59,6 +59,7 @@ impl Queue {
             }
         };
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => Ok(()),
             () = bursts => Ok(()),
         }

@@ -12,6 +12,7 @@ use gangway_slurm::{Error, SlurmCode};
 
 use super::Queue;
 use crate::chain::explain;
+use crate::planted::{self, Bug};
 
 /// What came of a submit.
 pub(super) enum Submitted {
@@ -46,7 +47,8 @@ impl Queue {
         }
         for attempt in 0..ID_ATTEMPTS {
             let id = self.job_ids.choose(stamp, attempt);
-            match self.slurm.submit(request, Some(id)).await {
+            let chosen = Some(id).filter(|_| !planted::grows(Bug::SubmitsTwice));
+            match self.slurm.submit(request, chosen).await {
                 Ok(submitted) => {
                     self.count("queued", "accepted");
                     return Submitted::As(submitted.job_id, None);

@@ -20,6 +20,7 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(crate) async fn run(cluster: Cluster) -> anyhow::Result<()> {
     // Told once the index is complete.
     tokio::select! {
+        biased;
         () = cluster.sweep.notified() => {}
         () = cluster.stop.cancelled() => return Ok(()),
     }
@@ -27,6 +28,7 @@ pub(crate) async fn run(cluster: Cluster) -> anyhow::Result<()> {
         if let Err(status) = follow(&cluster).await {
             tracing::warn!(%status, "watching placeholders; beginning anew");
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(EVERY) => {}
                 () = cluster.stop.cancelled() => {}
             }
@@ -46,6 +48,7 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
     let mut every = interval(EVERY);
     loop {
         tokio::select! {
+            biased;
             () = cluster.stop.cancelled() => return Ok(()),
             event = events.next() => match event {
                 None => return Err(tonic::Status::unavailable("the watch has ended")),
