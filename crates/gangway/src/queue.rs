@@ -259,8 +259,9 @@ impl Queue {
         }
         let mut ended = Vec::new();
         for (_, job) in live() {
-            self.end(job, why).await?;
-            ended.push(job.id);
+            if self.end(job, why).await? {
+                ended.push(job.id);
+            }
         }
         Ok(ended)
     }
@@ -272,8 +273,11 @@ impl Queue {
     }
 
     /// Cancels one placeholder and wakes Slurm's scheduler, which would otherwise leave the freed
-    /// nodes idle until its next cycle (live-slurm.md, l).
-    async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
+    /// nodes idle until its next cycle (live-slurm.md, l). `false`: its id is somebody else's by now.
+    async fn end(&self, job: &Job, why: &str) -> Result<bool, gangway_slurm::Error> {
+        if !self.is_still_ours(job).await? {
+            return Ok(false);
+        }
         tracing::info!(job = %job.id, why, "releasing placeholder");
         self.seal_last(job.id).await;
         self.slurm.cancel(job.id).await?;
@@ -289,7 +293,22 @@ impl Queue {
             // It starts later, not never.
             tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether an id still is that placeholder's. After a crash slurmctld counts on from where it had
+    /// saved, and gives ids again (live-slurm.md, d); those that we choose it never counts up to.
+    async fn is_still_ours(&self, job: &Job) -> Result<bool, gangway_slurm::Error> {
+        if (self.job_ids.first..=self.job_ids.last).contains(&job.id.0) {
+            return Ok(true);
+        }
+        let Some(seen) = self.slurm.job(job.id).await? else { return Ok(true) };
+        let same = seen.sluid == job.sluid;
+        if !same {
+            tracing::warn!(job = %job.id, "Slurm has given the id of a lost placeholder to another job; leaving it alone");
+            self.board.note(seen);
+        }
+        Ok(same)
     }
 
     /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits in the

@@ -289,12 +289,15 @@ impl Inner {
     }
 
     fn listen(&mut self, now: u64, life: u32, watch: Watch) -> Reply {
+        let (lines, stream) = mpsc::unbounded_channel();
         if watch.since < self.world.compacted {
-            return Reply::Json(410, status(410, "Expired").to_string().into());
+            // Told in the stream, not by the HTTP status; then the stream ends.
+            let expired = json!({"type": "ERROR", "object": status(410, "Expired")});
+            let _ = lines.send(format!("{expired}\n").into());
+            return Reply::Stream(stream);
         }
         self.watches += 1;
         let id = self.watches;
-        let (lines, stream) = mpsc::unbounded_channel();
         let missed: Vec<_> = self.world.store.since(watch.since).cloned().collect();
         let resource = watch.resource;
         self.listeners.insert(id, Listener { life, resource, watch, lines, last_ms: now });

@@ -122,7 +122,8 @@ impl Rules {
         for Change { job, .. } in changes {
             let Some(attempt) = stands_for(job) else { continue };
             let seen = self.attempts.entry(attempt.clone()).or_default();
-            if job.is_over() && !job.granted.is_empty() {
+            // A refusal at once leaves a record too, and is no end of anything.
+            if job.is_over() && (job.state != "FAILED" || !job.granted.is_empty()) {
                 seen.ended = true;
             }
             if !job.is_running() {

@@ -209,6 +209,9 @@ impl Board {
                 // Nobody listening is fine.
                 let _ = self.changes.send((stamp, job.clone()));
             }
+        } else if inner.stamped.get(job.id).is_some_and(|old| old.sluid != job.sluid) {
+            // slurmctld has lost ours and given its id to somebody else's.
+            inner.stamped.remove(job.id);
         }
         inner.show(job.id, Seen::Job(job.clone()));
     }
