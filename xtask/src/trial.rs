@@ -10,6 +10,9 @@ use crate::process::leashed;
 use crate::progress::{minutes, say};
 use crate::world::repo;
 
+/// How many seeds the simulator plays.
+const SEEDS: &str = "10000";
+
 /// A step, how long it took, and whether it went well.
 type Outcome = (String, Duration, bool);
 
@@ -37,9 +40,14 @@ pub(crate) fn run() -> Result<bool> {
     outcomes.push(timed("instructions", || {
         crate::bench::gate::run(false).unwrap_or_else(|error| complain(&error))
     }));
-    let tests = ["test", "--workspace", "--quiet"];
+    // The simulator has a step of its own, optimised.
+    let tests = ["test", "--workspace", "--exclude", "gangway-simulator", "--quiet"];
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
+    let seeds = ["test", "--profile", "simulator", "--package", "gangway-simulator", "--quiet"];
+    let compile = [&seeds[..], &["--no-run"]].concat();
+    outcomes.push(cargo(&top, "build simulator", &compile, &[]));
+    outcomes.push(cargo(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS)]));
     let up = rising.wait()?.success();
     outcomes.push(("world up (beside the above)".to_owned(), up_since.elapsed(), up));
 

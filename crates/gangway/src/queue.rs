@@ -247,8 +247,10 @@ impl Queue {
             self.reaches.forget().await;
             // Written before anything can end: whoever sees the end knows what it means.
             for (stamp, job) in live() {
-                let stamp = stamp.given_back().to_text();
-                self.seal_as(job.id, &stamp).await?;
+                if self.is_still_ours(job).await? {
+                    let stamp = stamp.given_back().to_text();
+                    self.seal_as(job.id, &stamp).await?;
+                }
             }
         }
         let entry = self.entries.get(key).map(|e| e.clone());

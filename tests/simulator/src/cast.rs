@@ -80,6 +80,9 @@ impl Workload {
     }
 }
 
+/// No phase: it is no more.
+const GONE: &str = "gone";
+
 /// What a kubelet knows of a pod.
 #[derive(Clone, Copy, Debug, Default)]
 struct Life {
@@ -116,37 +119,44 @@ impl Cast {
     }
 
     fn kubelets(&mut self, now: u64, dice: Dice, store: &mut Store, told: &mut Vec<String>) {
-        let pods: Vec<Value> = store.of(Resource::Pods).filter(|pod| !finished(pod)).cloned().collect();
-        for pod in pods {
-            let (path, uid) = (path(&pod), uid(&pod).to_owned());
-            let life = self.lives.entry(uid.clone()).or_default();
-            if deleting(&pod) {
-                let gone = *life.gone_ms.get_or_insert_with(|| {
-                    let slow = dice.chance(&uid, 1, self.slow_endings_in_1000);
-                    let most = if slow { 40_000 } else { self.ending_ms };
-                    now + dice.roll(&uid, 2, 50..most.max(51))
-                });
-                if now >= gone {
-                    store.remove(Resource::Pods, &path);
-                    told.push(format!("pod {path} {uid} is gone"));
+        let pods = store.of(Resource::Pods).filter(|pod| !finished(pod));
+        let due: Vec<(String, String, &str)> = pods
+            .filter_map(|pod| Some((path(pod), uid(pod).to_owned(), self.due(pod, now, dice)?)))
+            .collect();
+        for (path, uid, what) in due {
+            told.push(format!("pod {path} {uid} is {what}"));
+            match what {
+                GONE => store.remove(Resource::Pods, &path),
+                phase => {
+                    store.change(Resource::Pods, &path, |pod| pod["status"]["phase"] = phase.into());
                 }
-                continue;
-            }
-            if node(&pod).is_none() {
-                continue;
-            }
-            let starts = *life.starts_ms.get_or_insert_with(|| now + dice.roll(&uid, 3, 50..500));
-            if now < starts {
-                continue;
-            }
-            let runs = || pod["metadata"]["labels"]["runs"].as_str()?.parse().ok();
-            let ends = *life.ends_ms.get_or_insert_with(|| now + runs().unwrap_or(1_000));
-            let phase = if now >= ends { "Succeeded" } else { "Running" };
-            if pod["status"]["phase"] != phase {
-                store.change(Resource::Pods, &path, |pod| pod["status"]["phase"] = phase.into());
-                told.push(format!("pod {path} {uid} is {phase}"));
             }
         }
+    }
+
+    /// What a kubelet has to say of a pod now, if that is news.
+    fn due(&mut self, pod: &Value, now: u64, dice: Dice) -> Option<&'static str> {
+        let uid = uid(pod);
+        if !deleting(pod) && node(pod).is_none() {
+            return None;
+        }
+        let life = self.lives.entry(uid.to_owned()).or_default();
+        if deleting(pod) {
+            let gone = *life.gone_ms.get_or_insert_with(|| {
+                let slow = dice.chance(uid, 1, self.slow_endings_in_1000);
+                let most = if slow { 40_000 } else { self.ending_ms };
+                now + dice.roll(uid, 2, 50..most.max(51))
+            });
+            return (now >= gone).then_some(GONE);
+        }
+        let starts = *life.starts_ms.get_or_insert_with(|| now + dice.roll(uid, 3, 50..500));
+        if now < starts {
+            return None;
+        }
+        let runs = || pod["metadata"]["labels"]["runs"].as_str()?.parse().ok();
+        let ends = *life.ends_ms.get_or_insert_with(|| now + runs().unwrap_or(1_000));
+        let phase = if now >= ends { "Succeeded" } else { "Running" };
+        (pod["status"]["phase"] != phase).then_some(phase)
     }
 }
 

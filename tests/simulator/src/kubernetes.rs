@@ -4,6 +4,7 @@
 //! faults and delays are laid over it by the network.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -54,7 +55,7 @@ pub(crate) struct Written {
     pub(crate) version: u64,
     pub(crate) resource: Resource,
     pub(crate) verb: &'static str,
-    pub(crate) object: Value,
+    pub(crate) object: Arc<Value>,
 }
 
 /// What a watch asked for.
@@ -106,7 +107,7 @@ pub(crate) enum Effect {
 /// The store.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
-    objects: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Arc<Value>>,
     version: u64,
     uids: u64,
     /// Writes that watches have yet to be told of.
@@ -117,11 +118,11 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn of(&self, resource: Resource) -> impl Iterator<Item = &Value> {
-        self.objects.iter().filter(move |((of, _), _)| *of == resource).map(|(_, object)| object)
+        self.objects.iter().filter(move |((of, _), _)| *of == resource).map(|(_, object)| &**object)
     }
 
     pub(crate) fn get(&self, resource: Resource, path: &str) -> Option<&Value> {
-        self.objects.get(&(resource, path.to_owned()))
+        self.objects.get(&(resource, path.to_owned())).map(|object| &**object)
     }
 
     /// The latest version.
@@ -151,8 +152,7 @@ impl Store {
     /// Takes an object away.
     pub(crate) fn remove(&mut self, resource: Resource, path: &str) {
         if let Some(object) = self.objects.remove(&(resource, path.to_owned())) {
-            self.version += 1;
-            self.note("DELETED", resource, object);
+            self.note("DELETED", resource, Value::clone(&object));
         }
     }
 
@@ -170,13 +170,13 @@ impl Store {
     }
 
     fn write(&mut self, verb: &'static str, resource: Resource, object: Value) {
-        self.version += 1;
-        self.objects.insert((resource, path(&object)), object.clone());
         self.note(verb, resource, object);
     }
 
     fn note(&mut self, verb: &'static str, resource: Resource, mut object: Value) {
+        self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let object = Arc::new(object);
         if verb != "DELETED" {
             self.objects.insert((resource, path(&object)), object.clone());
         }

@@ -115,20 +115,4 @@ async fn live(dice: Dice, fate: Fate, cast: Cast) -> anyhow::Result<Outcome> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cast::{Kind, Workload};
-
-    #[test]
-    fn a_gang_is_bound_and_its_nodes_are_given_back() {
-        let workload = Workload::new(Kind::PyTorch, "train".to_owned(), 2, 8);
-        let cast = Cast::new(vec![workload], 100);
-        let outcome = stage(Dice(1), Fate::calm(), cast).expect("a runtime");
-        let count = |what: &str| outcome.history.iter().filter(|line| line.contains(what)).count();
-        let told = outcome.history.join("\n");
-        assert_eq!(outcome.violations, Vec::<String>::new(), "{told}");
-        assert_eq!(count("/binding"), 2, "{told}");
-        assert_eq!(count("is RUNNING"), 1, "{told}");
-        assert_eq!(count("is CANCELLED"), 1, "{told}");
-    }
-}
+mod tests;

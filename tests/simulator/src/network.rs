@@ -331,7 +331,7 @@ impl Inner {
         let delay = self.world.dice.roll("watch", about, 1..if slow { 1_500 } else { 12 });
         let due = listener.last_ms.max(now + delay);
         listener.last_ms = due;
-        let mut line = json!({"type": written.verb, "object": written.object}).to_string();
+        let mut line = format!(r#"{{"type":"{}","object":{}}}"#, written.verb, written.object);
         line.push('\n');
         // Of one watch's events of one moment the first goes first.
         let key = id << 40 | written.version;

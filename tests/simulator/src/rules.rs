@@ -148,6 +148,14 @@ impl Rules {
         }
     }
 
+    /// The bridge has changed a job: as it was before.
+    pub(crate) fn changed(&mut self, scene: &Scene<'_>, job: &Job) {
+        if stands_for(job).is_none() {
+            let what = format!("job {} of somebody else was changed", job.id);
+            self.broken(scene, "5", what);
+        }
+    }
+
     /// The bridge has ended a job: as it was before.
     pub(crate) fn cancelled(&mut self, scene: &Scene<'_>, job: &Job) {
         let Some((gang, generation)) = stands_for(job) else {

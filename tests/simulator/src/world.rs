@@ -269,19 +269,20 @@ impl World {
                 Done::Kubernetes(answer)
             }
             Request::Slurm(request) => {
-                let cancelled = (request.method == "DELETE")
-                    .then(|| request.path.rsplit('/').next()?.parse().ok())
-                    .flatten()
-                    .and_then(|id| self.slurm.job(id).cloned())
-                    .filter(|job| !job.is_over());
+                let about = request.path.rsplit('/').next().and_then(|id| id.parse().ok());
+                let about = about.filter(|_| request.method != "GET");
+                let before = about.and_then(|id| self.slurm.job(id).cloned());
                 let now_ms = EPOCH_MS + i64::try_from(now).unwrap_or(0);
                 let answer = self.slurm.answer(now_ms, request);
                 if request.method != "GET" {
                     let line = format!("{} {} -> {}", request.method, request.path, answer.status);
                     self.note(&line);
                 }
-                if let Some(job) = cancelled {
-                    self.judge(|rules, scene| rules.cancelled(scene, &job));
+                if let Some(job) = before.filter(|job| !job.is_over()) {
+                    let ends = request.method == "DELETE";
+                    self.judge(|rules, scene| {
+                        if ends { rules.cancelled(scene, &job) } else { rules.changed(scene, &job) }
+                    });
                 }
                 self.jobs_changed();
                 Done::Slurm(answer)

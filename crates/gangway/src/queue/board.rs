@@ -6,7 +6,7 @@
 
 mod stamped;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -370,18 +370,19 @@ impl Board {
     }
 
     async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {
+        // In one order: which of them are looked at must not hang on how a map lies in memory.
+        let jobs: BTreeSet<JobId> = jobs.iter().copied().collect();
         let fetched = futures::future::join_all(jobs.iter().map(|id| self.slurm.job(*id))).await;
+        let mut failed = None;
         for (id, job) in jobs.iter().zip(fetched) {
-            match job? {
-                Some(job) => {
-                    self.note(job);
-                }
-                None => {
-                    self.inner().show(*id, Seen::NoSuchJob);
-                }
+            match job {
+                Ok(Some(job)) => self.note(job),
+                Ok(None) => self.inner().show(*id, Seen::NoSuchJob),
+                // What is known of the others is known all the same.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Reads why the waiting placeholders wait: of a few all, of many those that were never told, and
@@ -406,7 +407,10 @@ impl Board {
                 let seen = inner.tracked.get(id).map(|sender| sender.borrow());
                 matches!(seen.as_deref(), Some(Seen::Job(job)) if !job.reason.is_empty())
             };
-            waiting.iter().filter(|id| !told(id)).take(ONE_BY_ONE).copied().collect::<Vec<_>>()
+            let mut untold: Vec<_> = waiting.iter().filter(|id| !told(id)).copied().collect();
+            untold.sort_unstable();
+            untold.truncate(ONE_BY_ONE);
+            untold
         };
         self.fetch(&untold).await
     }

@@ -320,6 +320,11 @@ impl Queue {
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
+        if planted::grows(Bug::MovesRanks) && gang.members.iter().any(|m| m.bound.is_some()) {
+            let ranks: Vec<u32> = seats.values().map(|seat| seat.rank).collect();
+            let moved = ranks.iter().cycle().skip(1);
+            seats.values_mut().zip(moved).for_each(|(seat, rank)| seat.rank = *rank);
+        }
         let ends = match self.ends(&gang, job).await {
             Ok(ends) => ends,
             Err(error) => {
@@ -464,9 +469,8 @@ fn seat(
     let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
     // A seat is kept for those that come later, as if they were there.
     let all = (0..).zip(&group.places).map(|(position, place)| {
-        let moved = planted::grows(Bug::MovesRanks) && gang.members.iter().any(|m| m.bound.is_some());
         let seeker = Seeker {
-            rank: if moved { (place.rank + 1) % group.places.len().max(1) as u32 } else { place.rank },
+            rank: place.rank,
             // Within its own component a member's rank counts among those that are alike.
             position: if whole { place.rank } else { position },
             bound: member(place).and_then(|m| m.bound.as_ref()),

@@ -4,7 +4,7 @@
 //! Only placeholders of our own cluster are looked at, and only once both sides have been read in
 //! full; a gang must be missing twice in a row, so that one in the act of appearing is left alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -42,8 +42,8 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
     let mut door = cluster.door.clone();
     let mut events =
         door.watch(v1::WatchRequest { cluster: cluster.id.clone() }).await?.into_inner();
-    let mut live: HashMap<u32, String> = HashMap::new();
-    let mut missing: HashSet<String> = HashSet::new();
+    let mut live: BTreeMap<u32, String> = BTreeMap::new();
+    let mut missing: BTreeSet<String> = BTreeSet::new();
     let mut synced = false;
     let mut every = interval(EVERY);
     loop {
@@ -66,7 +66,7 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
             },
             _ = every.tick(), if synced => {
                 let known = cluster.world.index().known_gangs();
-                let now: HashSet<String> =
+                let now: BTreeSet<String> =
                     live.values().filter(|uid| !known.contains(*uid)).cloned().collect();
                 for uid in now.intersection(&missing) {
                     release(cluster, uid).await;
