@@ -41,9 +41,11 @@ const REST: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
 Usage: e2e [--repeats N] [--shape NAME]... [--at-once N]
+       e2e queued [--repeats N]
        e2e blocked | pending
 
 Shapes: 1, 1x8, 1x128, 16x8 (whole nodes), 1000x1 (1000 pods of one GPU), and ideal (bindings alone, without a bridge). All unless named.
+queued: the shapes of whole nodes once more, for a bridge that only takes the way through Slurm's queue.
 blocked: a thousand gangs that cannot start stand in front of a small one. pending: twenty thousand pods wait.
 1000x1 is also done by hand, without a bridge, to see what the machine allows.
 --at-once N is for ideal and by hand: bindings under way at once (48, as many as the bridge's own).
@@ -60,6 +62,7 @@ async fn main() -> Result<()> {
     let session = trial::Session::new(&world, &cluster).await?;
     let measured = match options.scene.as_deref() {
         Some("blocked") => scale::blocked(&session).await.and_then(|line| emit(&line)),
+        Some("queued") => queued(&options, &session).await,
         Some(_) => scale::pending(&session).await.and_then(|line| emit(&line)),
         None => measure(&options, &session).await,
     };
@@ -72,7 +75,7 @@ struct Options {
     repeats: Option<usize>,
     shapes: Vec<String>,
     at_once: usize,
-    /// `blocked` or `pending` instead of shapes.
+    /// `queued`, `blocked` or `pending` instead of shapes.
     scene: Option<String>,
 }
 
@@ -92,7 +95,7 @@ impl Options {
                     }
                     options.shapes.push(name);
                 }
-                "blocked" | "pending" => options.scene = Some(word),
+                "queued" | "blocked" | "pending" => options.scene = Some(word),
                 "--help" | "-h" => return Ok(None),
                 other => bail!("{other} is not an option; see --help"),
             }
@@ -142,21 +145,36 @@ async fn measure(options: &Options, session: &trial::Session<'_>) -> Result<()> 
         ideal.whole.insert(shape.pods(), typical);
     }
     for shape in SHAPES.iter().filter(|shape| options.wants(shape.name)) {
-        let mut trials: Vec<Trial> = Vec::new();
-        for i in 0..options.repeats(shape.pods()) {
-            tokio::time::sleep(REST).await;
-            let trial = session.run(shape).await?;
-            note(&format!(
-                "{}, trial {}: last bound after {:.0} ms",
-                shape.name,
-                i + 1,
-                trial.last_bound_ms()
-            ));
-            trials.push(trial);
-        }
-        emit(&figures::shape(session, shape, &trials, &ideal))?;
+        emit(&figures::shape(session, shape, &trials(options, session, shape).await?, &ideal))?;
     }
     Ok(())
+}
+
+/// The shapes of whole nodes, for a bridge that does not ask at once.
+async fn queued(options: &Options, session: &trial::Session<'_>) -> Result<()> {
+    for shape in SHAPES.iter().filter(|shape| shape.size > 1 || shape.gangs == 1) {
+        let trials = trials(options, session, shape).await?;
+        let mut line = figures::shape(session, shape, &trials, &Ideal::default());
+        line["shape"] = format!("{} queued", shape.name).into();
+        emit(&line)?;
+    }
+    Ok(())
+}
+
+async fn trials(
+    options: &Options,
+    session: &trial::Session<'_>,
+    shape: &Shape,
+) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for i in 0..options.repeats(shape.pods()) {
+        tokio::time::sleep(REST).await;
+        let trial = session.run(shape).await?;
+        let last = trial.last_bound_ms();
+        note(&format!("{}, trial {}: last bound after {last:.0} ms", shape.name, i + 1));
+        trials.push(trial);
+    }
+    Ok(trials)
 }
 
 fn emit(line: &Value) -> Result<()> {

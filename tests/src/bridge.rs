@@ -181,17 +181,14 @@ impl Bridge {
 
     /// Stops its clock (SIGSTOP) or lets it go on (SIGCONT).
     pub fn freeze(&self, frozen: bool) {
-        let id = self.child.as_ref().expect("a bridge that runs").id().to_string();
-        let signal = if frozen { "-STOP" } else { "-CONT" };
-        let told = Command::new("kill").args([signal, &id]).status();
-        assert!(told.is_ok_and(|status| status.success()), "the bridge cannot be told {signal}");
+        let id = self.child.as_ref().expect("a bridge that runs").id();
+        signal(id, if frozen { "STOP" } else { "CONT" });
     }
 
     /// SIGTERM, and how it ended.
     pub async fn stop(&mut self, within: Duration) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
-        let told = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
-        assert!(told.is_ok_and(|status| status.success()), "there is nothing to stop");
+        signal(child.id(), "TERM");
         let ended = wait("the bridge ends after SIGTERM", within, async || {
             child.try_wait().ok().flatten().ok_or_else(|| "it runs".to_owned())
         });
@@ -243,4 +240,10 @@ impl Drop for Bridge {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Sends a signal to a process of ours. The shell's own `kill` is always there.
+pub(crate) fn signal(id: u32, signal: &str) {
+    let told = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status();
+    assert!(told.is_ok_and(|status| status.success()), "process {id} cannot be told {signal}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, signal};
 use crate::http;
 use crate::story::Story;
 use crate::wait::{SOON, wait};
@@ -185,8 +185,7 @@ impl KubeScheduler {
         story.end().await;
         kill(self.scheduler.take());
         let mut child = self.extender.take().expect("the extender runs");
-        let told = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
-        assert!(told.is_ok_and(|status| status.success()), "there is nothing to stop");
+        signal(child.id(), "TERM");
         let ended = wait("the extender ends after SIGTERM", Duration::from_secs(15), async || {
             child.try_wait().ok().flatten().ok_or_else(|| "it runs".to_owned())
         });

@@ -71,7 +71,7 @@ async fn more_nodes_than_the_partition_has() {
         ["a", "b", "c"]
             .map(|n| manifest::pod_of_group(&format!("toomany-{n}"), "toomany", &template)),
     );
-    is_told(&story, "toomany", &objects, &["nodes"]).await;
+    is_told(&story, "toomany", &objects, &["partition spare", "too many nodes"]).await;
     story.end().await;
 }
 

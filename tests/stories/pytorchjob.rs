@@ -35,7 +35,7 @@ async fn is_bound_where_slurm_says() {
     assert_eq!(story.slurm.placeholders().await.len(), 1, "one gang, one placeholder");
 
     let writes = writes(&story);
-    let others: Vec<_> = writes.iter().filter(|(_, what)| what != "create binding").collect();
+    let others: Vec<_> = writes.iter().filter(|(_, what)| what != "create pods/binding").collect();
     assert!(others.is_empty(), "one write per pod, but also {others:?}");
     for pod in &pods {
         let bindings = writes.iter().filter(|(name, _)| name == &pod.name).count();
@@ -44,7 +44,7 @@ async fn is_bound_where_slurm_says() {
     story.end().await;
 }
 
-/// What the bridge has written about pods of the story: name, and verb with subresource.
+/// What the bridge has written in the story's namespace, events too: name, and verb with resource.
 fn writes(story: &Story) -> Vec<(String, String)> {
     let log = std::fs::read_to_string(story.world.audit_log()).expect("the audit log can be read");
     let mut found = Vec::new();
@@ -53,11 +53,11 @@ fn writes(story: &Story) -> Vec<(String, String)> {
         let text = |pointer: &str| event.pointer(pointer).and_then(|v| v.as_str()).unwrap_or("");
         let reads = ["get", "list", "watch"];
         if text("/user/username") == "system:serviceaccount:gangway:gangway-scheduler"
-            && text("/objectRef/resource") == "pods"
             && text("/objectRef/namespace") == story.cluster
             && !reads.contains(&text("/verb"))
         {
-            let what = format!("{} {}", text("/verb"), text("/objectRef/subresource"));
+            let [verb, resource] = [text("/verb"), text("/objectRef/resource")];
+            let what = format!("{verb} {resource}/{}", text("/objectRef/subresource"));
             found.push((text("/objectRef/name").to_owned(), what));
         }
     }

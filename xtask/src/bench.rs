@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{leashed, tail, wait_for};
+use crate::process::{Process, leashed, tail, wait_for};
 use crate::progress::{say, step};
 use crate::world::daemons::Daemons;
 use crate::world::ports::Ports;
@@ -59,15 +59,18 @@ pub(crate) fn e2e(nodes: Option<usize>, repeats: Option<usize>) -> Result<bool> 
 
 /// Twenty thousand pods that wait, in a world of five thousand nodes.
 pub(crate) fn many() -> Result<Vec<String>> {
-    in_a_world(MANY_NODES, |dir| measure(dir, &["pending"]))
+    in_a_world(MANY_NODES, |dir, _| measure(dir, &["pending"]))
 }
 
 fn shapes(nodes: usize, repeats: Option<usize>) -> Result<(Vec<String>, bool)> {
     let repeats = repeats.map(|n| vec!["--repeats".to_owned(), n.to_string()]).unwrap_or_default();
     let repeats: Vec<&str> = repeats.iter().map(String::as_str).collect();
-    let lines = in_a_world(nodes, |dir| {
+    let lines = in_a_world(nodes, |dir, bridge| {
         let mut lines = measure(dir, &repeats)?;
         lines.extend(measure(dir, &["blocked"])?);
+        bridge.stop(Duration::from_secs(30))?;
+        start_bridge(dir, &through_the_queue(dir)?)?;
+        lines.extend(measure(dir, &[&["queued"], repeats.as_slice()].concat())?);
         Ok(lines)
     })?;
     let kept = target()?.join("bench-e2e.jsonl");
@@ -83,14 +86,15 @@ fn shapes(nodes: usize, repeats: Option<usize>) -> Result<(Vec<String>, bool)> {
 /// Measures with a bridge in a world of its own.
 fn in_a_world(
     nodes: usize,
-    measure: impl FnOnce(&Path) -> Result<Vec<String>>,
+    measure: impl FnOnce(&Path, Process) -> Result<Vec<String>>,
 ) -> Result<Vec<String>> {
     let dir = repo()?.join("target/bench-world");
     build()?;
     // One that an interrupted run has left would bring its old bridge along.
     world::down(&dir)?;
     world::up(&Wish { nodes: Some(nodes), ..Wish::of(&dir) })?;
-    let measured = start_bridge(&dir).and_then(|()| measure(&dir));
+    let bridge = start_bridge(&dir, &dir.join("gangway.yaml"));
+    let measured = bridge.and_then(|bridge| measure(&dir, bridge));
     let down = world::down(&dir);
     let lines = measured?;
     down?;
@@ -109,12 +113,22 @@ fn build() -> Result<()> {
     })
 }
 
+/// The world's own configuration of the bridge, but every gang goes through Slurm's queue.
+fn through_the_queue(dir: &Path) -> Result<PathBuf> {
+    let usual = fs::read_to_string(dir.join("gangway.yaml"))?;
+    let queued = usual.replace("slurm: { ", "slurm: { immediate: false, ");
+    ensure!(queued != usual, "gangway.yaml has no section slurm");
+    let file = dir.join("gangway-queued.yaml");
+    fs::write(&file, queued).context("cannot write the configuration without immediate path")?;
+    Ok(file)
+}
+
 /// Starts the release build as a daemon of the world and waits until it is ready.
-fn start_bridge(dir: &Path) -> Result<()> {
+fn start_bridge(dir: &Path, config: &Path) -> Result<Process> {
     let dir = dir.canonicalize()?;
     let daemons = Daemons::of(&dir);
     let mut command = Command::new(target()?.join("release/gangway"));
-    command.arg("scheduler").arg("--config").arg(dir.join("gangway.yaml"));
+    command.arg("scheduler").arg("--config").arg(config.canonicalize()?);
     command.env("KUBECONFIG", dir.join("kubernetes/gangway.kubeconfig"));
     let process = daemons.start("gangway", &mut command)?;
     let (log, health) = (daemons.log("gangway"), Ports::of(&dir)?.port("health"));
@@ -123,7 +137,8 @@ fn start_bridge(dir: &Path) -> Result<()> {
         Ok(bridge::status(health, "/readyz") == Some(200))
     })?;
     ensure!(ready, "gangway is not ready after 60 s; {}", tail(&log));
-    doors::add(&dir, &[("GANGWAY_PID", &process.pid.to_string())])
+    doors::add(&dir, &[("GANGWAY_PID", &process.pid.to_string())])?;
+    Ok(process)
 }
 
 /// Runs the bench with these words, shows its lines as they come, and gives them back.

@@ -14,13 +14,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::progress::say;
+use crate::world::daemons::Daemons;
 
 /// The finished parts that a world is made from.
 pub(crate) struct Parts {
-    /// A Debian root with Slurm, MariaDB, etcd and Python.
+    /// A Debian root with Slurm, MariaDB and Python.
     pub(crate) root: PathBuf,
     /// The Kubernetes binaries.
     pub(crate) bin: PathBuf,
+    /// The directory of etcd.
+    pub(crate) etcd: PathBuf,
     /// A database and keys that every world starts from.
     pub(crate) seed: PathBuf,
 }
@@ -29,10 +32,12 @@ pub(crate) struct Parts {
 pub(crate) fn parts() -> Result<Parts> {
     std::thread::scope(|scope| {
         let bin = scope.spawn(binaries::ensure);
+        let etcd = scope.spawn(binaries::etcd);
         let root = root::ensure()?;
         let seed = seed::ensure(&root)?;
-        let bin = bin.join().map_err(|_| anyhow::anyhow!("the builder panicked"))??;
-        Ok(Parts { root, bin, seed })
+        let panicked = |_| anyhow::anyhow!("the builder panicked");
+        let (bin, etcd) = (bin.join().map_err(panicked)??, etcd.join().map_err(panicked)??);
+        Ok(Parts { root, bin, etcd, seed })
     })
 }
 
@@ -49,7 +54,7 @@ pub(crate) fn home() -> Result<PathBuf> {
 }
 
 /// The log of one building step.
-fn log(name: &str) -> Result<PathBuf> {
+pub(crate) fn log(name: &str) -> Result<PathBuf> {
     Ok(home()?.join("logs").join(format!("{name}.log")))
 }
 
@@ -60,7 +65,16 @@ fn ensure(
     what: &str,
     build: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let home = home()?;
+    ensure_in(&home()?, part, recipe, what, build)
+}
+
+fn ensure_in(
+    home: &Path,
+    part: &str,
+    recipe: &str,
+    what: &str,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let name = format!("{part}-{:016x}", fingerprint(recipe));
     let done = home.join(&name);
     if done.is_dir() {
@@ -79,9 +93,11 @@ fn ensure(
         return Ok(done);
     }
     let unfinished = format!("{name}.unfinished");
-    for entry in fs::read_dir(&home)? {
+    for entry in fs::read_dir(home)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(&unfinished) {
+            // A builder that was killed may have left the daemons of its own small world behind.
+            Daemons::of(&entry.path().join("world")).stop_all()?;
             remove_tree(&entry.path())?;
         }
     }
@@ -122,6 +138,8 @@ fn fingerprint(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -129,5 +147,73 @@ mod tests {
         let info = "22 27 0:21 / /proc rw - proc proc rw\n30 27 0:5 / /c/tree/dev rw - x y rw\n";
         assert_eq!(mount_below(Path::new("/c/tree"), info), Some("/c/tree/dev"));
         assert_eq!(mount_below(Path::new("/c/tre"), info), None);
+    }
+
+    /// A directory of this test's own, gone with it.
+    struct Home(PathBuf);
+
+    impl Home {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("gangway-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.0).unwrap().flatten();
+            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            names.filter(|name| !name.ends_with(".lock")).collect()
+        }
+    }
+
+    impl Drop for Home {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn two_builders_at_once_build_once() {
+        let home = Home::new("two-builders");
+        let built = AtomicUsize::new(0);
+        let build = || {
+            ensure_in(&home.0, "part", "recipe", "a part", |place| {
+                built.fetch_add(1, Ordering::SeqCst);
+                fs::write(place.join("half"), "")?;
+                // The other one meets the lock while this one is at work.
+                std::thread::yield_now();
+                fs::write(place.join("whole"), "").map_err(Into::into)
+            })
+        };
+        let found = std::thread::scope(|scope| {
+            let builders = [scope.spawn(build), scope.spawn(build)];
+            builders.map(|builder| builder.join().unwrap().unwrap())
+        });
+        assert_eq!(built.load(Ordering::SeqCst), 1);
+        assert_eq!(found[0], found[1]);
+        assert!(found[0].join("whole").exists());
+        assert_eq!(home.names().len(), 1, "{:?}", home.names());
+    }
+
+    #[test]
+    fn what_a_killed_or_failed_builder_left_is_removed_and_built_anew() {
+        let home = Home::new("killed-builder");
+        let failed = ensure_in(&home.0, "part", "recipe", "a part", |place| {
+            fs::write(place.join("half"), "")?;
+            bail!("no network")
+        });
+        assert!(failed.is_err());
+        assert!(home.names().is_empty(), "{:?}", home.names());
+        // One that was killed could not clear up.
+        let name = format!("part-{:016x}", fingerprint("recipe"));
+        fs::create_dir_all(home.0.join(format!("{name}.unfinished-1/world"))).unwrap();
+        let done = ensure_in(&home.0, "part", "recipe", "a part", |place| {
+            fs::write(place.join("whole"), "").map_err(Into::into)
+        });
+        assert_eq!(done.unwrap(), home.0.join(&name));
+        assert_eq!(home.names(), [name]);
+        // Another recipe is another part.
+        assert!(ensure_in(&home.0, "part", "other", "a part", |_| Ok(())).is_ok());
+        assert_eq!(home.names().len(), 2);
     }
 }

@@ -4,6 +4,7 @@
 
 mod stage;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -46,10 +47,15 @@ fn a_gang_is_bound(stage: &Stage) -> Result<()> {
         "1. A PyTorchJob of 1 master + 3 workers, each 8 GPU and 32 EFA, crosses into Slurm",
     );
     stage.apply(&stage::pytorchjob("llama", 4, 8, ""))?;
+    let llama = "training.kubeflow.org/job-name=llama";
     stage.wait("four pods on four nodes", Duration::from_secs(30), || {
-        Ok(stage.nodes_of("training.kubeflow.org/job-name=llama")?.len() == 4)
+        Ok(stage.nodes_of(llama)?.into_iter().collect::<BTreeSet<_>>().len() == 4)
     })?;
-    stage.show("kubectl", &stage::placement("training.kubeflow.org/job-name=llama"))?;
+    ensure!(stage.ranks_of(llama)? == ["0", "1", "2", "3"], "the ranks are not in order");
+    ensure!(stage.gpus_of(llama)? == ["0-7"; 4], "a pod does not have the eight GPUs of its node");
+    let job = stage.job_of(llama)?;
+    ensure!(stage.is_running(&job)?, "Slurm does not show job {job} as running");
+    stage.show("kubectl", &stage::placement(llama))?;
     stage.show("squeue", &["-o", "%.10i %.10P %.14j %.8u %.2t %.5D %N"])
 }
 
@@ -109,7 +115,9 @@ fn sbatch_shares_the_pool(stage: &Stage) -> Result<()> {
     stage.let_sbatch_end()?;
     stage.delete("pytorchjob/finetune")?;
     stage.wait("sbatch first, then the pods", Duration::from_secs(60), || {
-        Ok(stage.nodes_of(eval)?.len() == 4)
+        let pods = stage.nodes_of(eval)?.len() == 4;
+        ensure!(!pods || stage.has_ended(&whole)?, "the pods overtook the sbatch job before them");
+        Ok(pods)
     })?;
     stage.show("kubectl", &stage::placement(eval))?;
     stage.delete("pytorchjob/eval")

@@ -8,6 +8,7 @@
 mod bench;
 mod cache;
 mod codegen;
+mod debian;
 mod demo;
 mod process;
 mod progress;
@@ -36,7 +37,8 @@ Usage: cargo xtask COMMAND
                  Stop it: every process and mount of that world, and no other. Its logs stay.
   world status [--dir DIR]
                  What runs, with pid and address. Exits with 1 when a part is dead.
-  test           Everything CI does: format, tidy, clippy, docs, all tests in a world of their own.
+  test           Everything CI does: format, tidy, clippy, docs, the instruction gate, all tests in a world of their own,
+                 and the demo. Installs debootstrap and valgrind where they are missing.
   bench [--accept]
                  Everything below but the gate, as one table with the last release's figures (benches/BASELINE.md) beside
                  it; --accept makes these the last release's.

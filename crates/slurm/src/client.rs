@@ -44,6 +44,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Largest answer accepted, bytes. `jobs` is about 9 KB per job.
     pub max_body: u64,
+    /// The newest version of the API to speak; older ones are tried after it.
+    pub newest: Version,
     /// Told about every exchange.
     pub observer: Option<Arc<dyn Observer>>,
     /// Answers in place of the network, for tests.
@@ -62,6 +64,7 @@ impl Config {
             connect_timeout: Duration::from_secs(3),
             max_connections: 8,
             max_body: 256 << 20,
+            newest: Version::PREFERRED[0],
             observer: None,
             #[cfg(feature = "testing")]
             server: None,
@@ -114,6 +117,7 @@ pub struct Client {
 
 struct Inner {
     transport: Transport,
+    newest: Version,
     /// What the server was last seen to speak; `None` before the first answer and after doubt.
     version: Mutex<Option<Version>>,
 }
@@ -154,8 +158,9 @@ struct Reply {
 impl Client {
     /// A client; nothing is asked yet. The newest version the server offers is found on first use.
     pub fn new(config: Config) -> Result<Self, Error> {
+        let newest = config.newest;
         let transport = Transport::new(config)?;
-        Ok(Self { inner: Arc::new(Inner { transport, version: Mutex::new(None) }) })
+        Ok(Self { inner: Arc::new(Inner { transport, newest, version: Mutex::new(None) }) })
     }
 
     /// The newest version both sides speak. Asked once; again when a URL of that version is gone or
@@ -165,7 +170,8 @@ impl Client {
             return Ok(version);
         }
         let mut last = String::new();
-        for version in Version::PREFERRED {
+        let spoken = Version::PREFERRED.into_iter().filter(|version| *version <= self.inner.newest);
+        for version in spoken {
             // slurmrestd answers a ping itself, without a valid token, and with JSON whatever the
             // state of slurmctld: only a text 404 means that it does not serve this version.
             let call = Call::get("ping", "ping/".to_owned());

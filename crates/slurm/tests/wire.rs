@@ -276,23 +276,27 @@ async fn silence_ends_at_the_deadline() {
 
 #[tokio::test]
 async fn a_live_job_inside_an_error_is_an_accepted_job() {
-    let server = Server::start(|line| match line {
-        _ if line.contains("/ping/") => pong(),
-        _ => Act::SayAndClose(
-            json(
-                "500 INTERNAL ERROR",
-                r#"{"job_id":129,"step_id":"batch","errors":[{"error_number":7204,
-                    "error":"No suitable topology unit found for segment"}],"warnings":[]}"#,
-            ) + &text("500 INTERNAL ERROR", "No suitable topology unit"),
-        ),
-    })
-    .await;
-    let client = server.client();
-    let submitted = client.submit(&placeholder(), None).await.unwrap();
-    assert_eq!(submitted.job_id, JobId(129));
-    assert_eq!(submitted.error, Some(SlurmCode(7204)));
-    assert_eq!(submitted.warnings.len(), 1);
-    assert_eq!(client.allocate(&placeholder()).await.unwrap(), JobId(129));
+    for status in
+        ["400 BAD REQUEST", "422 UNPROCESSABLE CONTENT", "500 INTERNAL ERROR", "503 UNAVAILABLE"]
+    {
+        let server = Server::start(move |line| match line {
+            _ if line.contains("/ping/") => pong(),
+            _ => Act::SayAndClose(
+                json(
+                    status,
+                    r#"{"job_id":129,"step_id":"batch","errors":[{"error_number":7204,
+                        "error":"No suitable topology unit found for segment"}],"warnings":[]}"#,
+                ) + &text(status, "No suitable topology unit"),
+            ),
+        })
+        .await;
+        let client = server.client();
+        let submitted = client.submit(&placeholder(), None).await.unwrap();
+        assert_eq!(submitted.job_id, JobId(129), "{status}");
+        assert_eq!(submitted.error, Some(SlurmCode(7204)), "{status}");
+        assert_eq!(submitted.warnings.len(), 1, "{status}");
+        assert_eq!(client.allocate(&placeholder()).await.unwrap(), JobId(129), "{status}");
+    }
 }
 
 #[tokio::test]

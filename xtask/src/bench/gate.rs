@@ -14,6 +14,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use crate::debian::installed;
 use crate::process::{ask, leashed};
 use crate::world::repo;
 use anyhow::{Context, Result, ensure};
@@ -66,6 +67,7 @@ fn count(top: &Path) -> Result<Counts> {
         build.current_dir(top).status().context("cannot start cargo")?.success(),
         "cargo build failed"
     );
+    installed("valgrind")?;
     let program = super::target()?.join("release/instructions");
     let cases = ask(&mut Command::new(&program), "")?;
     let of = each(&cases.lines().collect::<Vec<_>>(), |case| instructions(&program, case))?;
@@ -105,7 +107,7 @@ fn instructions(program: &Path, case: &str) -> Result<u64> {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
     valgrind.arg(format!("--toggle-collect={FUNCTION}")).arg(program).arg(case);
-    let output = valgrind.output().context("cannot start valgrind; apt-get install valgrind")?;
+    let output = valgrind.output().context("cannot start valgrind")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{case} failed under valgrind: {said}");
     let counted =

@@ -79,6 +79,17 @@ static CONTROLLERS: [Module; 2] = [
     },
 ];
 
+/// A part of its own, so that its version can change without building all of Kubernetes anew.
+static ETCD: Module = Module {
+    name: "etcd",
+    path: "go.etcd.io/etcd/server/v3",
+    version: "v3.6.8",
+    programs: &["."],
+    staging: None,
+    ldflags: "-s -w",
+    files: &[],
+};
+
 /// Only stories of the other door need it, so it is a part of its own: a first `demo` does not pay for it.
 static KUBE_SCHEDULER: Module = Module {
     name: "kube-scheduler",
@@ -106,6 +117,19 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     let recipe = format!("{RECIPE} {CRD} {}", modules.collect::<Vec<_>>().join("\n"));
     let what = "building the Kubernetes binaries into the cache";
     super::ensure("bin", &recipe, what, |place| build(&MODULES, place))
+}
+
+/// The directory of etcd, built if this machine does not have it yet.
+pub(crate) fn etcd() -> Result<PathBuf> {
+    let Module { path, version, ldflags, .. } = &ETCD;
+    let recipe = format!("{RECIPE} {path}@{version} {ldflags}");
+    super::ensure("etcd", &recipe, "building etcd into the cache", |place| {
+        let go = golang::ensure()?;
+        step("building etcd", || build_module(&go, &ETCD, place))?;
+        // Go names a program after its directory.
+        fs::rename(place.join("server"), place.join("etcd")).context("etcd was not built")?;
+        super::remove_tree(&place.join("modules"))
+    })
 }
 
 /// The directory of kube-scheduler, built if this machine does not have it yet.

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::log;
-use crate::process::{leashed, run, which};
+use crate::debian::installed;
+use crate::process::{leashed, run};
 use crate::progress::step;
 
 pub(super) const SUITE: &str = "forky";
@@ -16,7 +16,7 @@ pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
 const WHAT: &str = "fetching Debian forky with Slurm into the cache";
 
 const PACKAGES: &str = "slurmctld slurmd slurmrestd slurmdbd slurm-client slurm-wlm-jwt-plugin munge \
-    mariadb-server etcd-server openssl iproute2 procps python3 python3-grpcio python3-grpc-tools";
+    mariadb-server openssl iproute2 procps python3 python3-grpcio python3-grpc-tools";
 
 /// Runs in a mount and pid namespace of its own: what it mounts and starts ends with it, however it ends.
 const BUILD: &str = r#"
@@ -58,19 +58,7 @@ fn build(place: &Path) -> Result<()> {
     need_root()?;
     let log = log("root")?;
     let _ = fs::remove_file(&log);
-    if which("debootstrap").is_none() {
-        // Two parts may both want apt: it waits for its own lock.
-        let apt = ["-o", "DPkg::Lock::Timeout=300", "-q", "-y"];
-        run(Command::new("apt-get").args(apt).arg("update"), &log)?;
-        run(
-            Command::new("apt-get")
-                .args(apt)
-                .args(["install", "--no-install-recommends", "debootstrap"])
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-            &log,
-        )
-        .context("debootstrap is needed and could not be installed")?;
-    }
+    installed("debootstrap")?;
     let mut command = leashed("unshare");
     command
         .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])

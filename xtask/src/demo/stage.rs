@@ -99,6 +99,15 @@ impl Stage {
         self.field(label, "{.metadata.uid}")
     }
 
+    /// In the order of the pods' names.
+    pub(super) fn ranks_of(&self, label: &str) -> Result<Vec<String>> {
+        self.field(label, r"{.metadata.annotations.gangway\.dev/rank}")
+    }
+
+    pub(super) fn gpus_of(&self, label: &str) -> Result<Vec<String>> {
+        self.field(label, r"{.metadata.annotations.gangway\.dev/index\.gpu}")
+    }
+
     /// The Slurm job that the pods with a label are bound for.
     pub(super) fn job_of(&self, label: &str) -> Result<String> {
         let jobs = self.field(label, r"{.metadata.annotations.gangway\.dev/job-id}")?;
@@ -120,6 +129,12 @@ impl Stage {
 
     pub(super) fn is_running(&self, job: &str) -> Result<bool> {
         Ok(self.run("squeue", &["-h", "-j", job, "-o", "%t"])?.trim() == "R")
+    }
+
+    pub(super) fn has_ended(&self, job: &str) -> Result<bool> {
+        // A job that ended a moment ago is still listed, with its last state.
+        let state = self.run("squeue", &["-h", "-t", "all", "-j", job, "-o", "%t"])?;
+        Ok(["CG", "CD"].contains(&state.trim()))
     }
 
     /// Lets the demo's sbatch jobs end.

@@ -84,3 +84,28 @@ impl Daemons {
         self.world.join("pids")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_stops_its_own_daemons_and_no_other() {
+        let base = std::env::temp_dir().join(format!("gangway-daemons-{}", std::process::id()));
+        let worlds = ["a", "b"].map(|name| base.join(name));
+        worlds.iter().for_each(|world| fs::create_dir_all(world.join("logs")).unwrap());
+        let [ours, theirs] = worlds.each_ref().map(|world| Daemons::of(world));
+        let start = |world: &Daemons| {
+            world.start("sleep", Command::new("sleep").arg("600")).expect("sleep is everywhere")
+        };
+        let (own, other, unwritten) = (start(&ours), start(&theirs), start(&ours));
+        // One whose pid was never written down, because `up` died before that.
+        fs::write(ours.file(), format!("sleep {} {}\n", own.pid, own.started)).unwrap();
+        ours.stop_all().unwrap();
+        assert!(!own.alive() && !unwritten.alive());
+        assert!(other.alive(), "the other world's daemon is none of ours");
+        theirs.stop_all().unwrap();
+        assert!(!other.alive());
+        fs::remove_dir_all(&base).unwrap();
+    }
+}

@@ -38,7 +38,7 @@ impl Kubernetes<'_> {
     /// Brings everything up and waits until it serves; the nodes are there and ready then.
     pub(crate) fn up(&self, nodes: &[String]) -> Result<()> {
         self.configure()?;
-        let etcd = self.start("etcd", &self.parts.root.join("usr/bin/etcd"), &self.etcd())?;
+        let etcd = self.start("etcd", &self.parts.etcd.join("etcd"), &self.etcd())?;
         self.wait("etcd", etcd, 30, || slurm::open(self.ports.port("etcd")))?;
         let api = self.binary("kube-apiserver", &self.apiserver())?;
         self.wait("kube-apiserver", api, 60, || slurm::open(self.ports.port("apiserver")))?;

@@ -111,3 +111,22 @@ fn held(claim: &Path, block: u16) -> bool {
         .and_then(|dir| fs::read_to_string(Path::new(&dir).join("ports")))
         .is_ok_and(|named| named == block.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_worlds_have_no_port_in_common() {
+        let base = std::env::temp_dir().join(format!("gangway-ports-{}", std::process::id()));
+        let worlds = ["a", "b"].map(|name| base.join(name));
+        worlds.iter().for_each(|world| fs::create_dir_all(world).unwrap());
+        let claims = worlds.each_ref().map(|world| Ports::claim(world).unwrap());
+        let of = |ports: Ports| NAMES.map(|name| ports.port(name));
+        let [ours, theirs] = claims.map(of);
+        assert!(ours.iter().all(|port| !theirs.contains(port)), "{ours:?} {theirs:?}");
+        assert_eq!(of(Ports::of(&worlds[0]).unwrap()), ours, "it is found again");
+        worlds.iter().for_each(|world| release(world).unwrap());
+        fs::remove_dir_all(&base).unwrap();
+    }
+}

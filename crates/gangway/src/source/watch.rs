@@ -364,7 +364,65 @@ async fn workloads(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// An API server that serves PodGroups in these versions of their group, the first being preferred; the
+    /// others have something else.
+    fn api_server(versions: &'static [(&'static str, bool)]) -> Client {
+        let group = "scheduling.k8s.io";
+        let named = move |version: &str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+        let answer = move |path: &str| -> Option<Value> {
+            if path == "/apis" {
+                let all: Vec<Value> = versions.iter().map(|(version, _)| named(version)).collect();
+                let first = all.first()?.clone();
+                let group = json!({"name": group, "versions": all, "preferredVersion": first});
+                return Some(json!({"kind": "APIGroupList", "groups": [group]}));
+            }
+            let asked = path.strip_prefix(&format!("/apis/{group}/"))?;
+            let (version, has) = versions.iter().find(|(version, _)| *version == asked)?;
+            let kind = if *has { "PodGroup" } else { "Workload" };
+            let resource = json!({
+                "name": format!("{}s", kind.to_lowercase()), "singularName": "", "namespaced": true,
+                "kind": kind, "verbs": ["get", "list", "watch"],
+            });
+            let group_version = format!("{group}/{version}");
+            let resources = json!([resource]);
+            Some(
+                json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources}),
+            )
+        };
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let body = answer(request.uri().path());
+            let status = if body.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            let mut response =
+                Response::new(Body::from(body.unwrap_or_default().to_string().into_bytes()));
+            *response.status_mut() = status;
+            async { Ok::<_, Infallible>(response) }
+        });
+        Client::new(service, "default")
+    }
+
+    /// The API of PodGroups changes with every release of Kubernetes: what is served is found out.
+    #[tokio::test]
+    async fn pod_groups_are_found_in_whichever_version_is_served() {
+        let cases: [(&'static [(&'static str, bool)], Option<&str>); 4] = [
+            (&[("v1alpha2", true)], Some("v1alpha2")),
+            (&[("v1", false), ("v1beta1", true), ("v1alpha3", true)], Some("v1beta1")),
+            (&[("v1", true), ("v1beta1", true)], Some("v1")),
+            (&[("v1", false)], None),
+        ];
+        for (served, wanted) in cases {
+            let found = serving(&api_server(served)).await.expect("it answers");
+            let found = found.iter().find(|(kind, _)| *kind == Kind::PodGroup);
+            assert_eq!(found.map(|(_, resource)| resource.version.as_str()), wanted, "{served:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_watch_that_loses_its_listener_fails_but_not_at_the_stop() {
