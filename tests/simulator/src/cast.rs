@@ -128,7 +128,8 @@ impl Cast {
             match what {
                 GONE => store.remove(Resource::Pods, &path),
                 phase => {
-                    store.change(Resource::Pods, &path, |pod| pod["status"]["phase"] = phase.into());
+                    store
+                        .change(Resource::Pods, &path, |pod| pod["status"]["phase"] = phase.into());
                 }
             }
         }
@@ -168,7 +169,10 @@ fn user(workload: &mut Workload, now: u64, store: &mut Store, told: &mut Vec<Str
             Kind::Job => store.create(Resource::Jobs, job(workload)),
             Kind::PyTorch => store.create(Resource::PyTorchJobs, pytorchjob(workload)),
         };
-        told.push(format!("{:?} {} {} of {} comes", workload.kind, workload.name, workload.uid, workload.size));
+        told.push(format!(
+            "{:?} {} {} of {} comes",
+            workload.kind, workload.name, workload.uid, workload.size
+        ));
     }
     if workload.loses_ms.is_some_and(|at| now >= at) && workload.made && !workload.removed {
         workload.loses_ms = None;
@@ -248,7 +252,8 @@ fn controller(
         let since = *workload.missing_ms[i].get_or_insert(now);
         let about = format!("{} {index}", workload.name);
         let first = workload.made_times[i] == 0;
-        let wait = dice.roll(&about, workload.made_times[i].into(), 0..if first { 60 } else { 1_500 });
+        let wait =
+            dice.roll(&about, workload.made_times[i].into(), 0..if first { 60 } else { 1_500 });
         if now < since + wait {
             continue;
         }
@@ -304,12 +309,14 @@ fn pod(workload: &Workload, index: u32, times: u32) -> Value {
             (format!("{}-{index}-{times:04}", workload.name), owner(Resource::Jobs, "Job"))
         }
         Kind::PyTorch => {
-            let (role, number) =
-                if index == 0 { ("master", 0) } else { ("worker", index - 1) };
+            let (role, number) = if index == 0 { ("master", 0) } else { ("worker", index - 1) };
             labels["training.kubeflow.org/replica-type"] = role.into();
             labels["training.kubeflow.org/replica-index"] = number.to_string().into();
             labels["training.kubeflow.org/job-name"] = workload.name.clone().into();
-            (format!("{}-{role}-{number}", workload.name), owner(Resource::PyTorchJobs, "PyTorchJob"))
+            (
+                format!("{}-{role}-{number}", workload.name),
+                owner(Resource::PyTorchJobs, "PyTorchJob"),
+            )
         }
     };
     json!({

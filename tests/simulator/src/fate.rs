@@ -14,16 +14,30 @@ pub(crate) const STORMY_MS: u64 = 60_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Happening {
     /// slurmctld is killed, and is back after a while.
-    Crash { away_ms: u64 },
+    Crash {
+        away_ms: u64,
+    },
     /// Somebody cancels a placeholder.
     Scancel,
     /// A node fails for a while.
-    NodeLost { node: String, away_ms: u64 },
-    NodeBack { node: String },
+    NodeLost {
+        node: String,
+        away_ms: u64,
+    },
+    NodeBack {
+        node: String,
+    },
     /// Somebody's job.
-    Sbatch { urgent: bool, nodes: u32, gpus: u32, ms: i64 },
+    Sbatch {
+        urgent: bool,
+        nodes: u32,
+        gpus: u32,
+        ms: i64,
+    },
     /// The watches of the API server end; with `gone`, so does what they could resume from.
-    WatchesEnd { gone: bool },
+    WatchesEnd {
+        gone: bool,
+    },
 }
 
 /// How Slurm does not answer.
@@ -98,7 +112,8 @@ impl Fate {
             happenings.push((when("scancel at", 0), Happening::Scancel));
         }
         if trouble("node", 300) {
-            let node = node_name(u32::try_from(dice.roll("which node", 0, 0..nodes.into())).unwrap_or(0));
+            let node =
+                node_name(u32::try_from(dice.roll("which node", 0, 0..nodes.into())).unwrap_or(0));
             let away_ms = dice.roll("node away", 0, 2_000..20_000);
             happenings.push((when("node at", 0), Happening::NodeLost { node, away_ms }));
         }
@@ -116,18 +131,19 @@ impl Fate {
                 happenings.push((when("watch at", n), Happening::WatchesEnd { gone }));
             }
         }
-        let outages = (0..dice.roll("outages", 0, 0..3)).filter(|_| trouble("outage", 500)).map(|n| {
-            let from_ms = when("outage at", n);
-            let how = [
-                Away::Unreachable,
-                Away::Silent,
-                Away::BadGateway,
-                Away::NoController,
-                Away::EmptyLists,
-                Away::Garbage,
-            ][usize::try_from(dice.roll("how", n, 0..6)).unwrap_or(0)];
-            Outage { from_ms, to_ms: from_ms + dice.roll("outage", n, 500..20_000), how }
-        });
+        let outages =
+            (0..dice.roll("outages", 0, 0..3)).filter(|_| trouble("outage", 500)).map(|n| {
+                let from_ms = when("outage at", n);
+                let how = [
+                    Away::Unreachable,
+                    Away::Silent,
+                    Away::BadGateway,
+                    Away::NoController,
+                    Away::EmptyLists,
+                    Away::Garbage,
+                ][usize::try_from(dice.roll("how", n, 0..6)).unwrap_or(0)];
+                Outage { from_ms, to_ms: from_ms + dice.roll("outage", n, 500..20_000), how }
+            });
         let deaths = (0..dice.roll("deaths", 0, 0..4)).filter(|_| trouble("death", 600)).map(|n| {
             let call = dice.roll("call", n, 1..120);
             (call, dice.chance("after", n, 500), dice.roll("dead", n, 1_000..15_000))
@@ -174,7 +190,8 @@ pub(crate) fn cast(dice: Dice, fate: &Fate) -> Cast {
         let gpus = [1, 2, 4, 8][usize::try_from(dice.roll("gpus", n, 0..4)).unwrap_or(0)];
         let size = u32::try_from(size).unwrap_or(1);
         let mut workload = Workload::new(kind, format!("w{n}"), size, gpus);
-        workload.runs_ms = [dice.roll("runs", n, 1_000..30_000), dice.roll("again", n, 1_000..6_000)];
+        workload.runs_ms =
+            [dice.roll("runs", n, 1_000..30_000), dice.roll("again", n, 1_000..6_000)];
         workload.arrives_ms = dice.roll("arrives", n, 0..20_000);
         if dice.chance("bored", n, 150) {
             workload.leaves_ms = Some(workload.arrives_ms + dice.roll("leaves", n, 100..30_000));

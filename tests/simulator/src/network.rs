@@ -60,10 +60,21 @@ pub(crate) enum Fault {
 }
 
 enum Parcel {
-    Arrive { call: Call, reply: oneshot::Sender<Reply> },
+    Arrive {
+        call: Call,
+        reply: oneshot::Sender<Reply>,
+    },
     /// `states`: it tells Slurm's states, as of then.
-    Deliver { life: u32, reply: oneshot::Sender<Reply>, what: Reply, states: Option<u64> },
-    Event { watch: u64, line: Bytes },
+    Deliver {
+        life: u32,
+        reply: oneshot::Sender<Reply>,
+        what: Reply,
+        states: Option<u64>,
+    },
+    Event {
+        watch: u64,
+        line: Bytes,
+    },
 }
 
 struct Listener {

@@ -213,7 +213,8 @@ impl Rules {
             self.broken(scene, "1", what);
         }
         let mine = devices(pod);
-        let others = || scene.store.of(Resource::Pods).filter(|o| uid(o) != uid(pod) && !finished(o));
+        let others =
+            || scene.store.of(Resource::Pods).filter(|o| uid(o) != uid(pod) && !finished(o));
         let taken = others().find(|other| !devices(other).is_disjoint(&mine));
         if let Some(other) = taken {
             let what = format!("pod {at} was bound to a device of {} on {on}", path(other));
@@ -275,12 +276,8 @@ impl Rules {
     /// Time has passed.
     pub(crate) fn look(&mut self, scene: &Scene<'_>) {
         self.hold(scene);
-        let present: BTreeSet<&str> = scene
-            .store
-            .of(Resource::Pods)
-            .filter(|pod| !deleting(pod))
-            .map(uid)
-            .collect();
+        let present: BTreeSet<&str> =
+            scene.store.of(Resource::Pods).filter(|pod| !deleting(pod)).map(uid).collect();
         let lost = self.bound_pods.iter().filter(|(uid, _)| !present.contains(uid.as_str()));
         self.bereft.extend(lost.map(|(_, gang)| gang.clone()));
         for workload in scene.cast.workloads.iter().filter(|w| !w.uid.is_empty()) {
@@ -307,7 +304,12 @@ impl Rules {
         }
         let since = (*self.partial_ms.entry(gang).or_insert(scene.now)).max(self.born_ms);
         if scene.now >= since + PARTIAL_MS && self.told.insert(workload.uid.clone()) {
-            let what = format!("{} of {} members of {} stay bound", bound.len(), live.len(), workload.name);
+            let what = format!(
+                "{} of {} members of {} stay bound",
+                bound.len(),
+                live.len(),
+                workload.name
+            );
             self.broken(scene, "3", what);
         }
     }
@@ -318,7 +320,9 @@ impl Rules {
         let mut left: Vec<String> =
             waiting.map(|w| format!("{:?} {} has not run to its end", w.kind, w.name)).collect();
         let leaked = scene.slurm.jobs().filter(|job| !job.is_over() && stands_for(job).is_some());
-        left.extend(leaked.map(|job| format!("job {} {} is left ({})", job.id, job.state, job.key())));
+        left.extend(
+            leaked.map(|job| format!("job {} {} is left ({})", job.id, job.state, job.key())),
+        );
         let pods = scene.store.of(Resource::Pods);
         left.extend(pods.map(|pod| format!("pod {} {} is left", path(pod), uid(pod))));
         left

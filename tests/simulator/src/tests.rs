@@ -39,7 +39,12 @@ fn the_id_of_a_lost_placeholder_may_be_somebodys_job_and_is_left_alone() {
     fate.happenings.push((7_100, sbatch));
     let outcome = played(fate, pod);
     // Both had the same id.
-    assert_eq!(count(&outcome, "job 1 is RUNNING  on [node-1] "), 1, "{}", outcome.history.join("\n"));
+    assert_eq!(
+        count(&outcome, "job 1 is RUNNING  on [node-1] "),
+        1,
+        "{}",
+        outcome.history.join("\n")
+    );
     assert_eq!(count(&outcome, "job 1 is COMPLETED"), 1, "{}", outcome.history.join("\n"));
 }
 

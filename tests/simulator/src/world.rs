@@ -161,7 +161,11 @@ impl World {
             let nodes: Vec<&str> = job.nodes().collect();
             let line = format!(
                 "job {} is {} {} on [{}] {:?}",
-                job.id, job.state, job.reason, nodes.join(","), job.key()
+                job.id,
+                job.state,
+                job.reason,
+                nodes.join(","),
+                job.key()
             );
             self.note(&line);
         }

@@ -184,10 +184,11 @@ impl Fake {
             of_partition.filter(|(name, _)| !job.excluded.contains(*name))
         };
         let wanted = job.shape.nodes as usize;
-        let free = members().filter(|(_, node)| !node.down && !node.drain).filter_map(|(name, node)| {
-            let gres = room(node, taken.get(name.as_str()).unwrap_or(&nothing), &job.shape)?;
-            Some(Granted { node: name.clone(), gres })
-        });
+        let free =
+            members().filter(|(_, node)| !node.down && !node.drain).filter_map(|(name, node)| {
+                let gres = room(node, taken.get(name.as_str()).unwrap_or(&nothing), &job.shape)?;
+                Some(Granted { node: name.clone(), gres })
+            });
         let granted: Vec<Granted> = free.take(wanted).collect();
         if granted.len() == wanted {
             return Fit::Now(granted);
@@ -206,7 +207,8 @@ fn room(node: &Node, taken: &Taken, shape: &Shape) -> Option<Vec<Gres>> {
     }
     let none = BTreeSet::new();
     let give = |(name, kind, count): &(String, String, u32)| {
-        let has = node.gres.iter().find(|g| g.name == *name && (kind.is_empty() || g.kind == *kind))?;
+        let has =
+            node.gres.iter().find(|g| g.name == *name && (kind.is_empty() || g.kind == *kind))?;
         let used = taken.gres.get(name).unwrap_or(&none);
         let free = (0..has.count).filter(|index| !used.contains(index));
         let indexes: BTreeSet<u32> = free.take(*count as usize).collect();

@@ -148,7 +148,8 @@ impl Fake {
     /// What is asked for, or why it can never be.
     fn read(&self, asked: &Value, caller: &str) -> Result<Job, (u16, i32)> {
         let text = |key: &str| asked[key].as_str().unwrap_or_default();
-        let count = |key: &str| asked[key].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        let count =
+            |key: &str| asked[key].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
         let partition = match text("partition") {
             "" => self.setup.partitions.first().map_or("", |p| p.name.as_str()),
             named => named,
