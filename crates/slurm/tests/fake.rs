@@ -1,5 +1,4 @@
 //! The fake keeps to the same protocol facts as the real slurmrestd, in virtual time.
-#![expect(clippy::unwrap_used, reason = "helpers of a test: it panics to fail")]
 
 use std::error::Error as _;
 use std::sync::Arc;

@@ -222,7 +222,7 @@ impl Inner {
                 break;
             }
             match entry.remove() {
-                Parcel::Arrive { call, reply } => self.arrive(now, key, call, reply),
+                Parcel::Arrive { call, reply } => self.arrive(now, key, &call, reply),
                 Parcel::Deliver { life, reply, what, states } => {
                     if life == self.world.life {
                         let answered = &mut self.world.rules.answered_ms;
@@ -246,7 +246,7 @@ impl Inner {
         }
     }
 
-    fn arrive(&mut self, now: u64, key: u64, call: Call, reply: oneshot::Sender<Reply>) {
+    fn arrive(&mut self, now: u64, key: u64, call: &Call, reply: oneshot::Sender<Reply>) {
         let life = call.life;
         if life != self.world.life {
             // Sent by a bridge that has died since: it may or may not have left.

@@ -113,7 +113,7 @@ fn devices(pod: &Value) -> BTreeSet<(String, String, u32)> {
 }
 
 impl Rules {
-    fn broken(&mut self, scene: &Scene<'_>, rule: &str, what: String) {
+    fn broken(&mut self, scene: &Scene<'_>, rule: &str, what: &str) {
         self.violations.push(format!("{:>7} rule {rule}: {what}", scene.now));
     }
 
@@ -143,7 +143,7 @@ impl Rules {
                     "jobs {} and {} have both started for generation {} of {}",
                     other.id, job.id, attempt.1, attempt.0
                 );
-                self.broken(scene, "2", what);
+                self.broken(scene, "2", &what);
             }
         }
     }
@@ -152,7 +152,7 @@ impl Rules {
     pub(crate) fn changed(&mut self, scene: &Scene<'_>, job: &Job) {
         if stands_for(job).is_none() {
             let what = format!("job {} of somebody else was changed", job.id);
-            self.broken(scene, "5", what);
+            self.broken(scene, "5", &what);
         }
     }
 
@@ -160,7 +160,7 @@ impl Rules {
     pub(crate) fn cancelled(&mut self, scene: &Scene<'_>, job: &Job) {
         let Some((gang, generation)) = stands_for(job) else {
             let what = format!("job {} of somebody else was cancelled", job.id);
-            return self.broken(scene, "5", what);
+            return self.broken(scene, "5", &what);
         };
         let id = job.id.to_string();
         let held = scene.store.of(Resource::Pods).find(|pod| {
@@ -170,7 +170,7 @@ impl Rules {
         });
         if let Some(pod) = held.filter(|_| job.is_running()) {
             let what = format!("job {id} was given back while pod {} is there", path(pod));
-            self.broken(scene, "4", what);
+            self.broken(scene, "4", &what);
         }
     }
 
@@ -179,18 +179,18 @@ impl Rules {
         match effect {
             Effect::Bound { pod, fenced } => {
                 if !fenced {
-                    self.broken(scene, "10", format!("pod {} was bound by its name", path(pod)));
+                    self.broken(scene, "10", &format!("pod {} was bound by its name", path(pod)));
                 }
                 self.bound(scene, pod);
             }
             Effect::Evicted { pod, fenced } => {
                 if !fenced {
-                    self.broken(scene, "11", format!("pod {} was evicted by its name", path(pod)));
+                    self.broken(scene, "11", &format!("pod {} was evicted by its name", path(pod)));
                 }
                 self.evicted(scene, pod);
             }
             Effect::Deleted { pod } => {
-                self.broken(scene, "11", format!("pod {} was deleted", path(pod)));
+                self.broken(scene, "11", &format!("pod {} was deleted", path(pod)));
             }
         }
     }
@@ -199,7 +199,7 @@ impl Rules {
         self.hold(scene);
         let (at, gang) = (path(pod), scene.gang(pod));
         let Some(attempt) = attempt(pod).filter(|(named, _)| *named == gang) else {
-            return self.broken(scene, "1", format!("pod {at} was bound for another gang"));
+            return self.broken(scene, "1", &format!("pod {at} was bound for another gang"));
         };
         let on = node(pod).unwrap_or_default().to_owned();
         // What has changed since the last answer is more than a bridge can know.
@@ -210,7 +210,7 @@ impl Rules {
                 "pod {at} was bound to {on}, which its gang has last held at {held:?}; Slurm has answered at {}",
                 self.answered_ms
             );
-            self.broken(scene, "1", what);
+            self.broken(scene, "1", &what);
         }
         let mine = devices(pod);
         let others =
@@ -218,21 +218,21 @@ impl Rules {
         let taken = others().find(|other| !devices(other).is_disjoint(&mine));
         if let Some(other) = taken {
             let what = format!("pod {at} was bound to a device of {} on {on}", path(other));
-            self.broken(scene, "4", what);
+            self.broken(scene, "4", &what);
         }
         let rank = annotation(pod, names::RANK).unwrap_or_default().to_owned();
         let twin = others()
             .filter(|other| self::attempt(other).as_ref() == Some(&attempt))
             .find(|other| annotation(other, names::RANK) == Some(&rank));
         if let Some(twin) = twin {
-            self.broken(scene, "9", format!("pods {at} and {} have rank {rank}", path(twin)));
+            self.broken(scene, "9", &format!("pods {at} and {} have rank {rank}", path(twin)));
         }
         let index = scene.workload(pod).and_then(|w| w.index_of(pod)).unwrap_or(0);
         let seen = self.attempts.entry(attempt).or_default();
         let before = *seen.ranks.entry(rank.clone()).or_insert(index);
         if before != index {
             let what = format!("rank {rank} of {gang} has moved from member {before} to {index}");
-            self.broken(scene, "9", what);
+            self.broken(scene, "9", &what);
         }
         self.bound_pods.insert(uid(pod).to_owned(), gang);
     }
@@ -259,7 +259,7 @@ impl Rules {
             self.partial_ms.get(&gang).is_some_and(|since| scene.now >= since + ROLL_BACK_MS);
         if !evidence && !rolled_back && !self.bereft.contains(&gang) {
             let what = format!("pod {} {} was evicted without evidence", path(pod), uid(pod));
-            self.broken(scene, "6", what);
+            self.broken(scene, "6", &what);
         }
     }
 
@@ -310,20 +310,22 @@ impl Rules {
                 live.len(),
                 workload.name
             );
-            self.broken(scene, "3", what);
+            self.broken(scene, "3", &what);
         }
     }
 
     /// Whether nothing is left to do: every workload has run or was taken away, and nothing leaks.
     pub(crate) fn leftovers(&self, scene: &Scene<'_>) -> Vec<String> {
-        let waiting = scene.cast.workloads.iter().filter(|w| !w.is_settled());
+        let stranded = |w: &Workload| w.is_stranded(scene.store);
+        let waiting = scene.cast.workloads.iter().filter(|w| !w.is_settled() && !stranded(w));
         let mut left: Vec<String> =
             waiting.map(|w| format!("{:?} {} has not run to its end", w.kind, w.name)).collect();
         let leaked = scene.slurm.jobs().filter(|job| !job.is_over() && stands_for(job).is_some());
         left.extend(
             leaked.map(|job| format!("job {} {} is left ({})", job.id, job.state, job.key())),
         );
-        let pods = scene.store.of(Resource::Pods);
+        let pods =
+            scene.store.of(Resource::Pods).filter(|pod| !scene.workload(pod).is_some_and(stranded));
         left.extend(pods.map(|pod| format!("pod {} {} is left", path(pod), uid(pod))));
         left
     }

@@ -8,7 +8,7 @@ use gangway_slurm::fake::Fake;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::cast::Cast;
+use crate::cast::{Cast, Workload};
 use crate::dice::{Dice, Hash};
 use crate::fate::{Away, EPOCH_MS, Fate, Happening, STORMY_MS};
 use crate::kubernetes::{Answer, Resource, Store};
@@ -131,7 +131,9 @@ impl World {
     }
 
     fn end(&mut self) {
-        let busy = !self.agenda.is_empty() || self.cast.workloads.iter().any(|w| !w.is_settled());
+        let stranded = self.now > 2 * STORMY_MS;
+        let at_rest = |w: &Workload| w.is_settled() || stranded && w.is_stranded(&self.store);
+        let busy = !self.agenda.is_empty() || !self.cast.workloads.iter().all(at_rest);
         if busy && self.now < DEADLINE_MS {
             return;
         }

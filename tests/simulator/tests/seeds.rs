@@ -1,5 +1,4 @@
 //! Many seeds, and that a seed means something.
-#![expect(clippy::unwrap_used, reason = "a test panics to fail")]
 
 use gangway_simulator::{play, play_all};
 

@@ -168,8 +168,11 @@ impl Job {
     /// What it was given, as in `resources/{id}`.
     pub(crate) fn resources(&self) -> Value {
         let bits = self.shape.cpus();
-        let rest =
-            if bits % 4 > 0 { format!("{:X}", (1 << (bits % 4)) - 1) } else { String::new() };
+        let rest = if bits.is_multiple_of(4) {
+            String::new()
+        } else {
+            format!("{:X}", (1 << (bits % 4)) - 1)
+        };
         let bitmap = format!("0x{rest}{}", "F".repeat((bits / 4) as usize));
         let node = |granted: &Granted| {
             let gres = |gres: &Gres| {
