@@ -59,10 +59,12 @@ impl Follower {
     /// Follows the gang until nothing is left of it.
     pub(crate) async fn run(mut self) {
         let mut freed = self.cluster.world.freed();
+        let mut early = planted::grows(Bug::ReleasesEarly);
         while !self.cluster.stop.is_cancelled() {
-            let mut view = self.views.borrow_and_update().clone();
-            if planted::grows(Bug::ReleasesEarly) {
-                view.assembled.leaving.clear();
+            let view = self.views.borrow_and_update().clone();
+            let Assembled { gang, leaving, .. } = &view.assembled;
+            if early && gang.members.is_empty() && !leaving.is_empty() {
+                early = !self.let_go(&view, String::new(), false).await;
             }
             freed.mark_unchanged();
             let plan = self.plan(&view.assembled);
