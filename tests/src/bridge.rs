@@ -21,12 +21,18 @@ pub struct Setup {
     pub immediate: bool,
     /// Whether a gang of different roles may be a heterogeneous job.
     pub heterogeneous: bool,
+    /// Further keys of the section `slurm`, such as `sink: {...}`.
+    pub slurm: String,
     /// Further keys of the one identity, such as `qos: [high]`.
     pub identity: String,
     /// Further lines of the policy.
     pub policy: String,
     /// Further YAML for the configuration file.
     pub more: String,
+    /// Which bridge of the story it is, as the audit log and the Lease show it.
+    pub who: String,
+    /// Another way to the API server than the world's own.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Setup {
@@ -37,9 +43,12 @@ impl Setup {
             token_file: world.token_file(),
             immediate: true,
             heterogeneous: true,
+            slurm: String::new(),
             identity: String::new(),
             policy: String::new(),
             more: String::new(),
+            who: "one".to_owned(),
+            kubeconfig: None,
         }
     }
 }
@@ -55,26 +64,29 @@ pub struct Bridge {
     pub health: u16,
     directory: PathBuf,
     kubeconfig: PathBuf,
+    who: String,
     child: Option<Child>,
 }
 
 impl Bridge {
     /// Writes the configuration; nothing is started.
     pub fn new(world: &World, cluster: &str, setup: &Setup) -> Self {
-        let directory = std::env::temp_dir().join(format!("gangway-{cluster}"));
+        let who = setup.who.clone();
+        let directory = std::env::temp_dir().join(format!("gangway-{cluster}-{who}"));
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         let [grpc, metrics, health] = [(); 3].map(|()| http::free_port());
         let bridge = Self {
             grpc,
             metrics,
             health,
-            kubeconfig: world.bridge_kubeconfig(),
+            kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
+            who,
             child: None,
             directory,
         };
         let yaml = format!(
             "cluster: {cluster}\n\
-             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {} }}\n\
+             slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {}, {} }}\n\
              policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
@@ -83,6 +95,7 @@ impl Bridge {
             setup.token_file.display(),
             setup.immediate,
             setup.heterogeneous,
+            setup.slurm,
             setup.policy,
             setup.identity,
             setup.more,
@@ -121,6 +134,9 @@ impl Bridge {
         for name in ["SLURM_REST_URL", "SLURM_TOKEN_FILE", "GANGWAY_CONFIG", "KUBECONFIG"] {
             command.env_remove(name);
         }
+        for name in ["GANGWAY_LEADER_ELECTION", "POD_NAMESPACE", "POD_NAME"] {
+            command.env_remove(name);
+        }
         // A failing story shows the end of the log: the error, not sixty frames below it.
         command.env("RUST_BACKTRACE", "0");
         command.arg("scheduler").arg("--config").arg(config).stdin(Stdio::null());
@@ -135,7 +151,7 @@ impl Bridge {
         let child = Self::command(&self.config())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args(["--log", "info,gangway=debug"])
+            .args(["--log", "info,gangway=debug", "--identity", &self.who])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
@@ -185,6 +201,15 @@ impl Bridge {
         signal(id, if frozen { "STOP" } else { "CONT" });
     }
 
+    /// Waits until it has ended by itself, and how.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("a bridge that runs");
+        let ended = wait("the bridge ends by itself", within, async || {
+            child.try_wait().ok().flatten().ok_or_else(|| "it runs".to_owned())
+        });
+        ended.await
+    }
+
     /// SIGTERM, and how it ended.
     pub async fn stop(&mut self, within: Duration) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
@@ -212,6 +237,7 @@ impl Bridge {
             line.starts_with("gangway_slurm_requests_total{endpoint=\"jobs/state\"")
                 || line.starts_with("gangway_slurm_requests_total{endpoint=\"jobs\"")
                 || line.starts_with("gangway_slurm_requests_total{endpoint=\"ping\"")
+                || line.starts_with("gangway_slurm_requests_total{endpoint=\"diag\"")
         });
         let polls = polls.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
         all - polls.sum::<f64>()
@@ -230,7 +256,7 @@ impl Bridge {
     }
 
     /// Takes its files away.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         // What cannot be removed is in the temporary directory.
         let _ = fs::remove_dir_all(&self.directory);
     }

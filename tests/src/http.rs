@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Status and body of a GET on loopback; `None` where nobody answers.
@@ -31,4 +32,66 @@ pub fn free_port() -> u16 {
     let tries = (0..4000).map(|_| 15_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 4000);
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     tries.into_iter().find(free).expect("a free port")
+}
+
+/// A server that answers every POST with the same status, and tells their paths and bodies.
+pub struct Hook {
+    /// Where it listens.
+    pub port: u16,
+    heard: mpsc::UnboundedReceiver<(String, String)>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Hook {
+    /// Listens on loopback until it is dropped.
+    pub async fn listen(status: u16) -> Self {
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+        let (tell, heard) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = Vec::new();
+                let mut chunk = [0; 1024];
+                // Headers and a body as long as they say.
+                while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+                    question.extend_from_slice(&chunk[..n]);
+                    if whole(&question).is_some() {
+                        break;
+                    }
+                }
+                let Some((path, body)) = whole(&question) else { continue };
+                let answer = format!(
+                    "HTTP/1.1 {status} Fine\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+                // A listener that has gone, or a client that has, is no matter of ours.
+                let _ = tell.send((path, body));
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        Self { port, heard, task }
+    }
+
+    /// The path and body of the next POST.
+    pub async fn heard(&mut self, within: Duration) -> (String, String) {
+        let heard = timeout(within, self.heard.recv()).await;
+        heard.expect("the hook is called in time").expect("the hook listens")
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Path and body of a POST, once all of it is there.
+fn whole(question: &[u8]) -> Option<(String, String)> {
+    let text = std::str::from_utf8(question).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    })?;
+    let path = head.strip_prefix("POST ")?.split(' ').next()?;
+    (body.len() >= length).then(|| (path.to_owned(), body.to_owned()))
 }

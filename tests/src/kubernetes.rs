@@ -37,7 +37,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    fn of(pod: KubePod) -> Self {
+    pub(crate) fn of(pod: KubePod) -> Self {
         let (meta, spec) = (pod.metadata, pod.spec.unwrap_or_default());
         let status = pod.status.unwrap_or_default();
         let scheduled = status.conditions.unwrap_or_default();
@@ -216,6 +216,13 @@ impl Kubernetes {
         let all: Api<Node> = Api::all(self.client.clone());
         let patched = all.patch(name, &PatchParams::default(), &Patch::Merge(part)).await;
         assert!(patched.is_ok(), "node {name} cannot be patched: {patched:?}");
+    }
+
+    pub(crate) async fn patch_node_status(&self, name: &str, part: &Value) {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let patch = Patch::Merge(part);
+        let patched = all.patch_status(name, &PatchParams::default(), &patch).await;
+        assert!(patched.is_ok(), "the status of node {name} cannot be patched: {patched:?}");
     }
 
     pub(crate) async fn create_node(&self, node: &Value) {

@@ -4,23 +4,31 @@
 //! at [`Story`]; the stories themselves are in `stories/`. Nothing here decides what is right, and
 //! nothing waits by the clock alone: every wait looks at a state, with a deadline.
 
+mod api_proxy;
+mod audit;
 mod bridge;
+mod chronicle;
 pub mod http;
 mod kube_scheduler;
 mod kubernetes;
 pub mod manifest;
 mod nodes;
 mod proxy;
+mod requests;
 mod slurm;
 mod story;
 mod wait;
 mod world;
 
+pub use api_proxy::ApiProxy;
+pub use audit::Write;
 pub use bridge::{Bridge, Setup};
+pub use chronicle::Chronicle;
 pub use kube_scheduler::{KubeScheduler, Terms};
 pub use kubernetes::{Kubernetes, Note, Pod};
 pub use nodes::Nodes;
 pub use proxy::{Mood, Proxy};
+pub use requests::{Asked, audited};
 pub use slurm::Slurm;
 pub use story::Story;
 pub use wait::{SOON, stays, wait};

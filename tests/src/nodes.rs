@@ -42,6 +42,28 @@ impl Nodes {
         self.kube.create_node(&node).await;
     }
 
+    /// Adds a node with these labels and this much of each resource, which runs pods as the others do.
+    /// Slurm is not told.
+    pub async fn add(&self, name: &str, labels: &Value, resources: &Value) {
+        let change = (name.to_owned(), Value::Null);
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        let mut node = json!({
+            "metadata": {"name": name, "labels": labels},
+            "status": {"capacity": resources, "allocatable": resources},
+        });
+        // By this label KWOK knows the nodes that it plays.
+        node["metadata"]["labels"]["type"] = json!("kwok");
+        self.kube.create_node(&node).await;
+    }
+
+    /// Gives a node more of a resource.
+    pub async fn equip(&self, name: &str, resource: &str, quantity: &str) {
+        let with = |value: Value| json!({"status": {"capacity": {resource: value}, "allocatable": {resource: value}}});
+        let change = (name.to_owned(), with(Value::Null));
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        self.kube.patch_node_status(name, &with(json!(quantity))).await;
+    }
+
     /// Gives nodes a label.
     pub async fn label(&self, names: &[String], key: &str, value: &str) {
         for name in names {
@@ -86,6 +108,8 @@ impl Nodes {
 async fn undo(kube: &Kubernetes, name: &str, back: &Value) {
     if back.is_null() {
         kube.delete_node(name).await;
+    } else if back.get("status").is_some() {
+        kube.patch_node_status(name, back).await;
     } else {
         kube.patch_node(name, back).await;
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gangway_core::job::{BaseState, Job, JobId, Standing};
 use gangway_core::placeholder::Stamp;
 use gangway_slurm::{Client, Config, TokenSource};
+use serde_json::Value;
 
 use crate::wait::{SOON, wait};
 use crate::world::World;
@@ -96,6 +97,14 @@ impl Slurm {
     pub async fn job(&self, id: u32) -> Job {
         let job = self.client.job(JobId(id)).await.expect("a job can be read");
         job.unwrap_or_else(|| unreachable!("Slurm does not know job {id}"))
+    }
+
+    /// A job as Slurm's own tools show it, with every field.
+    pub fn shown(&self, id: u32) -> Value {
+        let words = ["--json", "show", "job", &id.to_string()];
+        let text = self.world.run_as("root", "scontrol", &words);
+        let mut all: Value = serde_json::from_str(&text).expect("scontrol writes JSON");
+        all["jobs"][0].take()
     }
 
     /// Waits until a job is in a state.

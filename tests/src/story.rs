@@ -66,6 +66,13 @@ impl Story {
         Some(Self { world, kube, slurm, bridge, cluster, name, began, ended: false, _turn: turn })
     }
 
+    /// Another bridge of the same cluster id, not started yet.
+    pub fn another(&self, who: &str, differ: impl FnOnce(&mut Setup)) -> Bridge {
+        let mut setup = Setup { who: who.to_owned(), ..Setup::of(self.world) };
+        differ(&mut setup);
+        Bridge::new(self.world, &self.cluster, &setup)
+    }
+
     /// Prints a figure.
     pub fn note(&self, what: &str) {
         tell(&self.name, what);
@@ -186,6 +193,8 @@ impl Drop for Story {
             return;
         }
         self.bridge.kill();
+        // It may have broken off while slurmctld was away, which must not end other stories too.
+        let _ = self.world.command("slurm-daemon").args(["start", "slurmctld"]).status();
         tell(&self.name, &format!("broke off; its bridge said last:\n{}", self.bridge.tail(60)));
         let (kubeconfig, namespace) = (self.world.kubeconfig(), self.cluster.clone());
         let slurm = self.slurm.again();

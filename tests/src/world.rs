@@ -60,6 +60,16 @@ impl World {
         self.var("GANGWAY_WORLD_DIR").into()
     }
 
+    /// What is shown inside the Slurm host as `/mnt/world`.
+    pub fn shared(&self) -> PathBuf {
+        self.dir()
+    }
+
+    /// What is `/tmp` inside the Slurm host.
+    pub fn slurm_tmp(&self) -> PathBuf {
+        self.dir().join("slurm/tmp")
+    }
+
     /// Everything anybody has asked of the API server.
     pub fn audit_log(&self) -> PathBuf {
         let found = ["audit.log", "logs/audit.log"].map(|name| self.dir().join(name));

@@ -15,6 +15,9 @@ const RESERVATION: &str = "asking";
 /// 2037-01-31T18:00:00Z, beyond the patience of any story.
 const FAR: i64 = 2_117_037_600;
 
+/// What is between the gang and the bridge, and nothing that Slurm is asked for.
+const OF_OURS: [&str; 3] = ["checkpoint-grace", "checkpoint-hook", "on-member-failure"];
+
 /// One annotation and what Slurm must say of its job.
 struct Case {
     name: &'static str,
@@ -123,7 +126,8 @@ async fn every_annotation_arrives_in_slurm() {
     let first = story.slurm.sbatch("alice", &["-p", "hybrid", "-n1", "--mem=100"]);
     story.slurm.reaches(first, BaseState::Running).await;
     let cases = cases(first);
-    let tried = |row: &Row| cases.iter().any(|case| case.name == row.name);
+    let tried =
+        |row: &Row| OF_OURS.contains(&row.name) || cases.iter().any(|case| case.name == row.name);
     let untried: Vec<&str> = TABLE.iter().filter(|row| !tried(row)).map(|row| row.name).collect();
     assert_eq!(untried, [""; 0], "annotations without a case");
 
@@ -180,7 +184,8 @@ async fn every_annotation_arrives_in_slurm() {
     let plain = manifest::template(4, &[]);
     at_once(&story, 1, "beside", |name| manifest::pod(name, &plain)).await;
     assert_eq!(wrong, [""; 0]);
-    story.note(&format!("{} annotations, {} jobs in the queue", TABLE.len(), asked.len()));
+    let annotations = TABLE.len() - OF_OURS.len();
+    story.note(&format!("{annotations} annotations, {} jobs in the queue", asked.len()));
     end(story).await;
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use gangway_tests::{Story, manifest, stays};
+use gangway_core::names;
+use gangway_core::place::parse_ranges;
+use gangway_core::topology::layout::Layout;
+use gangway_tests::{Pod, Story, manifest, stays};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_half_created_pod_group_waits() {
@@ -70,5 +74,46 @@ async fn members_share_nodes_where_the_user_says_so() {
     nodes.sort();
     nodes.dedup();
     assert_eq!(nodes.len(), 2, "{nodes:?}");
+    story.end().await;
+}
+
+/// The world's p5 nodes carry their instance type: who shares one has the network cards beside its
+/// own GPUs, not the next ones in a row.
+#[tokio::test]
+async fn members_that_share_a_node_have_the_network_cards_beside_their_gpus() {
+    let Some(story) = Story::begin("near").await else { return };
+    let annotations = [("gangway.dev/pods-per-node", "2"), ("gangway.dev/exclusive", "true")];
+    let mut template = manifest::template(2, &annotations);
+    template["spec"]["containers"][0]["resources"]["limits"]["vpc.amazonaws.com/efa"] = json!("4");
+    story.kube.create(&manifest::indexed_job("gang", 4, &template)).await;
+    let mut pods = story.bound("gang-", 4).await;
+    pods.sort_by_key(Pod::rank);
+
+    let index =
+        |pod: &Pod, gres: &str| pod.annotations[&format!("{}{gres}", names::INDEX_PREFIX)].clone();
+    let seats: Vec<_> = pods.iter().map(|pod| (index(pod, "gpu"), index(pod, "efa"))).collect();
+    story.note(&format!("GPUs and EFAs by rank: {seats:?}"));
+    let near = [("0-1", "0-1,4-5"), ("2-3", "8-9,12-13")];
+    let near = near.map(|(gpu, efa)| (gpu.to_owned(), efa.to_owned()));
+    assert_eq!(seats, [near.clone(), near].concat());
+
+    let known = Layout::known();
+    let p5 = known.iter().find(|layout| layout.instance_type == "p5.48xlarge").expect("known");
+    let bits = |text: &str| {
+        parse_ranges(text).expect("indexes").iter().fold(0u128, |bits, i| bits | 1 << i)
+    };
+    for (gpus, efas) in &seats {
+        let own = (0..p5.switches).filter(|s| p5.behind(*s, "gpu") & bits(gpus) != 0);
+        let beside = own.fold(0, |all, s| all | p5.behind(s, "efa"));
+        assert_eq!(bits(efas) & !beside, 0, "{efas} are not all beside {gpus}");
+    }
+    // Slurm gives the whole node, so what is near can be chosen.
+    let job = pods[0].job();
+    for (gres, count) in [("gpu", 8), ("efa", 32)] {
+        let granted = story.slurm.devices(job, gres).await;
+        assert_eq!(granted.len(), 2, "two nodes");
+        let all: Vec<u32> = (0..count).collect();
+        assert!(granted.values().all(|own| *own == all), "{gres}: {granted:?}");
+    }
     story.end().await;
 }

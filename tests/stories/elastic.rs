@@ -45,9 +45,39 @@ async fn it_starts_with_what_there_is_and_grows() {
         jobs.len()
     };
     assert_eq!(jobs(&pods), 2, "the gang of two, and one increment");
+    // Whoever finds no room says why, and disturbs nobody.
+    let fourth = wait("the fourth says what it waits for", SOON, async || {
+        let pods = story.pods("grow-").await;
+        let waits = pods.into_iter().find(|pod| pod.node.is_none()).expect("one waits");
+        let why = waits.why();
+        if why.contains("Slurm job") && why.contains("partition hybrid") {
+            Ok(waits)
+        } else {
+            Err(why)
+        }
+    })
+    .await;
+    let before: Vec<Pod> = pods.into_iter().filter(|pod| pod.node.is_some()).collect();
+    stays("the three run on and the fourth waits", Duration::from_secs(2), async || {
+        let pods = story.pods("grow-").await;
+        let same = |old: &Pod| pods.iter().any(|p| p.uid == old.uid && p.node == old.node);
+        let run = before.iter().all(same) && pods.len() == 4 && same(&fourth);
+        if run { Ok(()) } else { Err(format!("{pods:?}")) }
+    })
+    .await;
+    for pod in &before {
+        story.slurm.reaches(pod.job(), BaseState::Running).await;
+    }
     story.slurm.scancel("alice", batch);
     let pods = grown_to(&story, 4).await;
     assert_eq!(jobs(&pods), 3, "each increment is a job of its own");
+    let joined = pods.iter().find(|pod| pod.uid == fourth.uid).expect("the pod that waited");
+    assert_eq!(joined.node.as_deref(), Some("h4"), "it has the room that appeared");
+    for old in &before {
+        let same =
+            pods.iter().any(|p| p.uid == old.uid && p.node == old.node && p.job() == old.job());
+        assert!(same, "{} was left alone", old.name);
+    }
     story.end().await;
 }
 

@@ -213,7 +213,11 @@ async fn a_node_that_shuts_after_slurm_gave_it_is_given_back() {
     // A pod that still holds the GPUs of the node keeps the next one between Slurm's word and its bind.
     nodes.label(&Nodes::p5(1, 2), "here", "yes").await;
     let template = with(8, &json!({"nodeSelector": {"here": "yes"}}));
-    story.kube.create(&manifest::indexed_job("held", 2, &template)).await;
+    // Nobody makes these pods again: whoever came anew could be given the nodes before `next`.
+    story.kube.create(&manifest::pod_group("held", 2)).await;
+    for name in ["held-0", "held-1"] {
+        story.kube.create(&manifest::pod_of_group(name, "held", &template)).await;
+    }
     let held = story.bound("held-", 2).await;
     let placeholder = story.seated(&held).await;
     let hold = json!({"metadata": {"finalizers": ["example.com/hold"]}});
@@ -233,7 +237,6 @@ async fn a_node_that_shuts_after_slurm_gave_it_is_given_back() {
     let anew = wait("another placeholder has the other node", SOON, async || {
         let live = story.slurm.live().await;
         let seen = format!("{live:?}");
-        // The Job makes its pods anew, and they are in the queue too.
         let mut own = live.into_iter().filter(|(stamp, _)| stamp.gang == uid);
         let job = own.find(|(_, job)| job.id != first.id).map(|(_, job)| job);
         job.filter(|job| job.nodes == other[0]).ok_or(seen)

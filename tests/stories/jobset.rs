@@ -1,7 +1,10 @@
 //! JobSets with their real controller: at once, in order, in stages, and restarting.
 
+use std::time::Duration;
+
+use gangway_core::hostlist::Hostlist;
 use gangway_core::job::BaseState;
-use gangway_tests::{Nodes, Pod, SOON, Story, manifest, wait};
+use gangway_tests::{Nodes, Pod, SOON, Story, manifest, stays, wait};
 use serde_json::json;
 
 /// Checks that ranks run through the Jobs in their order, and in each through its pods.
@@ -216,5 +219,70 @@ async fn that_restarts_is_two_gangs_while_generations_overlap() {
     let gang = |pods: &[Pod]| pods[0].annotations["gangway.dev/gang"].clone();
     assert_eq!((gang(&before), gang(&after)), (format!("{uid}:0"), format!("{uid}:1")));
     in_order_of_jobs(&after);
+    story.end().await;
+}
+
+/// In order, the new attempt is asked for with its first pod, while a pod of the old one is still
+/// going: both have their nodes then, and neither takes from the other.
+#[tokio::test]
+async fn in_order_that_restarts_has_the_nodes_of_both_attempts_while_they_overlap() {
+    let Some(story) = Story::begin("jobset-overlap").await else { return };
+    let template = manifest::template(8, &[]);
+    let jobs = [
+        manifest::replicated_job("driver", 1, 1, &template),
+        manifest::replicated_job("workers", 2, 2, &template),
+    ];
+    let more = json!({
+        "startupPolicy": {"startupPolicyOrder": "InOrder"}, "failurePolicy": {"maxRestarts": 3},
+    });
+    let uid = story.kube.create(&manifest::jobset("set", &jobs, &more)).await;
+    let before = story.bound("set-", 5).await;
+    let first = story.seated(&before).await;
+
+    let held = before.iter().find(|pod| pod.name.contains("workers-1-0")).expect("a worker");
+    let hold = json!({"metadata": {"finalizers": ["gangway.dev/story"]}});
+    story.kube.patch_pod(&held.name, &hold).await;
+    let driver = before.iter().find(|pod| pod.name.contains("driver")).expect("a driver");
+    let fails = json!({"metadata": {"annotations": {"world.gangway.dev/exit": "1"}}});
+    story.kube.patch_pod(&driver.name, &fails).await;
+
+    let attempt = |pod: &Pod| pod.labels["jobset.sigs.k8s.io/restart-attempt"].clone();
+    // The second workers' Job is not made while the old one of its name is there.
+    let new = wait("attempt 1 is bound beside a worker of attempt 0", SOON, async || {
+        let pods = story.pods("set-").await;
+        let (old, new): (Vec<Pod>, Vec<Pod>) =
+            pods.into_iter().partition(|pod| attempt(pod) == "0");
+        let bound = new.iter().filter(|pod| pod.node.is_some()).count();
+        if bound == 3 && old.len() == 1 && old[0].uid == held.uid && old[0].deleting {
+            Ok(new)
+        } else {
+            Err(format!("{bound} of {} new, {} old", new.len(), old.len()))
+        }
+    })
+    .await;
+    let hosts = Hostlist::parse(&first.nodes).expect("a hostlist").names();
+    for pod in &new {
+        let node = pod.node.as_ref().expect("bound");
+        assert!(!hosts.contains(node), "{node} of {} belongs to attempt 0", pod.name);
+        assert_ne!(pod.job(), first.id.0);
+    }
+    let second = new[0].job();
+    let both = [(format!("{uid}:0"), first.id.0), (format!("{uid}:1"), second)];
+    stays("both attempts have their nodes", Duration::from_secs(2), async || {
+        let live = story.slurm.live().await;
+        let running = live.iter().filter(|(_, job)| job.state.base == BaseState::Running);
+        let mut seen: Vec<_> = running.map(|(stamp, job)| (stamp.gang.clone(), job.id.0)).collect();
+        seen.sort();
+        if seen == both && live.len() == 2 { Ok(()) } else { Err(format!("{live:?}")) }
+    })
+    .await;
+
+    story.kube.patch_pod(&held.name, &json!({"metadata": {"finalizers": null}})).await;
+    let after = story.bound("set-", 5).await;
+    assert_eq!(story.seated(&after).await.id.0, second, "the placeholder it was asked for with");
+    assert!(after.iter().all(|pod| attempt(pod) == "1"));
+    in_order_of_jobs(&after);
+    story.slurm.reaches(first.id.0, BaseState::Cancelled).await;
+    assert_eq!(story.slurm.placeholders().await.len(), 2, "one placeholder for each attempt");
     story.end().await;
 }

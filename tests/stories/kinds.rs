@@ -87,15 +87,41 @@ async fn a_pod_group_of_scheduler_plugins_waits_until_it_is_whole() {
     story.end().await;
 }
 
-/// The mpi-operator makes the launcher when the workers run: its place is kept from the start.
+/// A StatefulSet whose pods name a PodGroup is a gang, and its ordinals are its ranks: `set-2` comes
+/// before `set-10`.
+#[tokio::test]
+async fn ranks_of_a_statefulset_in_a_pod_group_are_its_ordinals() {
+    let Some(story) = Story::begin("ordinals").await else { return };
+    let least = json!({"minMember": 12});
+    let group = manifest::bare("scheduling.x-k8s.io/v1alpha1", "PodGroup", "dozen", &least);
+    story.kube.create(&group).await;
+    let mut set = manifest::apps("StatefulSet", "set", 12, &manifest::template(8, &[]));
+    // Or its controller would wait for the first pod before it makes the second.
+    set["spec"]["podManagementPolicy"] = json!("Parallel");
+    let labels = &mut set["spec"]["template"]["metadata"]["labels"];
+    labels["scheduling.x-k8s.io/pod-group"] = json!("dozen");
+    story.kube.create(&set).await;
+    let pods = story.bound("set-", 12).await;
+    story.seated(&pods).await;
+    for pod in &pods {
+        assert_eq!(pod.name, format!("set-{}", pod.rank()));
+        assert_eq!(pod.labels.get("apps.kubernetes.io/pod-index"), Some(&pod.rank().to_string()));
+    }
+    assert_eq!(story.slurm.placeholders().await.len(), 1, "one gang");
+    story.end().await;
+}
+
+/// The mpi-operator makes the launcher when the workers run: its place is kept from the start, and is
+/// no larger than what it needs.
 #[tokio::test]
 async fn the_launcher_of_an_mpijob_comes_to_the_place_kept_for_it() {
     let Some(story) = Story::begin("mpijob").await else { return };
-    let template = manifest::template(8, &[]);
-    let role = |replicas: u32| json!({"replicas": replicas, "template": template});
+    let (template, without) = (manifest::template(8, &[]), manifest::template(0, &[]));
+    let role =
+        |replicas: u32, template: &Value| json!({"replicas": replicas, "template": template});
     let spec = json!({
         "launcherCreationPolicy": "WaitForWorkersReady",
-        "mpiReplicaSpecs": {"Launcher": role(1), "Worker": role(2)},
+        "mpiReplicaSpecs": {"Launcher": role(1, &without), "Worker": role(2, &template)},
     });
     let mpi = manifest::bare("kubeflow.org/v2beta1", "MPIJob", "mpi", &spec);
     let uid = story.kube.create(&mpi).await;
@@ -112,8 +138,15 @@ async fn the_launcher_of_an_mpijob_comes_to_the_place_kept_for_it() {
     }
     let workers = story.bound("mpi-worker-", 2).await;
     let room = story.seated(&workers).await;
+    assert_eq!(room.parts.len(), 2, "a component for the launcher that is still to come: {room:?}");
+    let asked: Vec<Value> = room
+        .parts
+        .iter()
+        .map(|part| story.slurm.shown(part.id.0)["tres_per_node"].clone())
+        .collect();
+    assert_eq!(asked, [json!("gres/efa=32,gres/gpu=8"), json!("")], "no GPU for the launcher");
 
-    let mut launcher = manifest::indexed_job("mpi-launcher", 1, &template);
+    let mut launcher = manifest::indexed_job("mpi-launcher", 1, &without);
     launcher["spec"]["completionMode"] = json!("NonIndexed");
     for (key, value) in [operator, name, ("training.kubeflow.org/job-role", "launcher")] {
         launcher["spec"]["template"]["metadata"]["labels"][key] = json!(value);
@@ -123,6 +156,8 @@ async fn the_launcher_of_an_mpijob_comes_to_the_place_kept_for_it() {
     assert_eq!(story.seated(&all).await.id, room.id, "one placeholder for all");
     let launcher = all.iter().find(|pod| pod.name.starts_with("mpi-launcher")).expect("it");
     assert_eq!(launcher.rank(), 2, "after the ring of workers");
+    assert_eq!(launcher.node.as_deref(), Some(room.parts[1].nodes.as_str()), "its own component");
+    assert_eq!(launcher.annotations.get("gangway.dev/index.gpu"), None);
     assert_eq!(story.slurm.placeholders().await.len(), 1);
     story.end().await;
 }

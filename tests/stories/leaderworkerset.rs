@@ -1,9 +1,11 @@
 //! LeaderWorkerSets with their real controller: each group is a gang, also when it is made anew.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use gangway_core::hostlist::Hostlist;
 use gangway_core::job::BaseState;
-use gangway_tests::{Pod, SOON, Story, manifest, wait};
+use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
 use serde_json::json;
 
 /// The pods of one group.
@@ -141,6 +143,69 @@ async fn a_group_made_anew_is_another_gang() {
     assert!(after.iter().all(|pod| !old.contains(pod.uid.as_str())));
     let key = "leaderworkerset.sigs.k8s.io/group-key";
     assert_eq!(before[0].labels.get(key), after[0].labels.get(key), "the key says nothing");
+    story.end().await;
+}
+
+/// Where leaders go first, a new leader is asked for with its whole group at once, while an old worker
+/// is still going: both groups have their nodes then.
+#[tokio::test]
+async fn a_group_made_anew_leader_first_has_nodes_beside_the_old_one() {
+    let Some(story) = Story::begin("lws-overlap").await else { return };
+    let template = manifest::template(8, &[]);
+    let mut set = manifest::leader_worker_set("set", 1, 3, "LeaderReady", &template);
+    // Or its controller would take the new leader away as long as an old worker is there.
+    set["spec"]["leaderWorkerTemplate"]["restartPolicy"] = json!("None");
+    story.kube.create(&set).await;
+    let before = story.bound("set-", 3).await;
+    let first = story.seated(&before).await;
+    let uid = |pods: &[Pod], name: &str| {
+        pods.iter().find(|pod| pod.name == name).map(|pod| pod.uid.clone()).unwrap_or_default()
+    };
+    let hold = |on: bool| json!({"metadata": {"finalizers": on.then_some(["gangway.dev/story"])}});
+    story.kube.patch_pod("set-0-2", &hold(true)).await;
+    // Deleted so, the leader does not wait for its workers.
+    story.kube.delete_pod("set-0").await;
+
+    // The held one's successor has its name and cannot be made yet.
+    let pods =
+        wait("a new leader and a new worker are bound beside an old worker", SOON, async || {
+            let pods = story.pods("set-").await;
+            let new =
+                |pod: &&Pod| pod.node.is_some() && before.iter().all(|old| old.uid != pod.uid);
+            let bound: Vec<&str> = pods.iter().filter(new).map(|pod| pod.name.as_str()).collect();
+            let old = pods.iter().any(|p| p.uid == uid(&before, "set-0-2") && p.deleting);
+            if bound == ["set-0", "set-0-1"] && old && pods.len() == 3 {
+                Ok(pods.clone())
+            } else {
+                Err(format!("{bound:?} of {}, old: {old}", pods.len()))
+            }
+        })
+        .await;
+    let hosts = Hostlist::parse(&first.nodes).expect("a hostlist").names();
+    let new: Vec<&Pod> = pods.iter().filter(|pod| pod.name != "set-0-2").collect();
+    let second = new[0].job();
+    for pod in new {
+        let node = pod.node.as_ref().expect("bound");
+        assert!(!hosts.contains(node), "{node} of {} belongs to the old group", pod.name);
+        assert_eq!(pod.job(), second);
+    }
+    let mut both = [(uid(&before, "set-0"), first.id.0), (uid(&pods, "set-0"), second)];
+    both.sort();
+    stays("both groups have their nodes", Duration::from_secs(2), async || {
+        let live = story.slurm.live().await;
+        let running = live.iter().filter(|(_, job)| job.state.base == BaseState::Running);
+        let mut seen: Vec<_> = running.map(|(stamp, job)| (stamp.gang.clone(), job.id.0)).collect();
+        seen.sort();
+        if seen == both && live.len() == 2 { Ok(()) } else { Err(format!("{live:?}")) }
+    })
+    .await;
+
+    story.kube.patch_pod("set-0-2", &hold(false)).await;
+    let after = story.bound("set-", 3).await;
+    assert_eq!(story.seated(&after).await.id.0, second, "the placeholder it was asked for with");
+    ranks_are_worker_indexes(&after);
+    story.slurm.reaches(first.id.0, BaseState::Cancelled).await;
+    assert_eq!(story.slurm.placeholders().await.len(), 2, "one placeholder for each group");
     story.end().await;
 }
 

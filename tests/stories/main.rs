@@ -3,28 +3,46 @@
 //! `cargo xtask world up --kinds`, then `GANGWAY_WORLD_ENV=target/world/env cargo test -p
 //! gangway-tests`; see `src/lib.rs` for the harness.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a story reads the clock of the machine all its parts share"
+)]
+
 mod answer_lost;
 mod asking;
 mod assembly;
 mod bad_input;
+mod comeback;
 mod door;
 mod elastic;
+mod election;
 mod eligibility;
+mod expiry;
+mod forgetful;
 mod giving_back;
+mod held;
 mod interlock;
 mod jobset;
 mod kinds;
 mod kube_scheduler;
 mod leaderworkerset;
+mod leaving;
+mod loss;
 mod network;
 mod no_room;
+mod orphans;
+mod poison;
 mod process;
+mod prolog;
 mod pytorchjob;
+mod resources;
 mod restart;
+mod rivals;
 mod roles;
 mod scancel;
 mod sharing;
 mod slurm_away;
 mod slurmctld;
 mod turnover;
+mod two_leaders;
 mod volumes;

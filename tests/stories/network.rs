@@ -1,7 +1,8 @@
 //! Ranks follow the network, as Slurm or the nodes' labels tell it.
 
 use gangway_core::order::natural;
-use gangway_tests::{Story, manifest};
+use gangway_tests::{Nodes, Pod, Story, manifest};
+use serde_json::json;
 
 /// The two nodes of the partition `spare`, in natural order: without a word on the network, rank 0
 /// gets the first.
@@ -34,7 +35,7 @@ async fn nodes_by_rank(story: &Story, gang: &str, more: &[(&str, &str)]) -> Vec<
     }
     let mut pods = story.bound(gang, 2).await;
     story.seated(&pods).await;
-    pods.sort_by_key(gangway_tests::Pod::rank);
+    pods.sort_by_key(Pod::rank);
     pods.into_iter().filter_map(|pod| pod.node).collect()
 }
 
@@ -98,4 +99,73 @@ async fn ranks_follow_the_labels_of_the_nodes() {
     }
     assert_eq!(seated, [second, first]);
     story.end().await;
+}
+
+/// Two levels: units, and switches below them whose names run across the units.
+#[tokio::test]
+async fn ranks_follow_slurms_tree_of_two_levels() {
+    let Some(story) = Story::begin("network-tree").await else { return };
+    let nodes = Nodes::of(&story);
+    let eight = Nodes::p5(1, 8);
+    nodes.label(&eight, "example.com/tree", "yes").await;
+    // By name, by switch alone and by unit alone the order would be another one.
+    let tree = [
+        ("unit-1", "s3", [4, 8]),
+        ("unit-1", "s6", [2, 6]),
+        ("unit-2", "s4", [1, 7]),
+        ("unit-2", "s5", [3, 5]),
+    ];
+    let mut moved = Moved { story: &story, nodes: Vec::new() };
+    let mut expected = Vec::new();
+    for (unit, switch, numbers) in tree {
+        for number in numbers {
+            let node = eight[number - 1].clone();
+            moved.to(&node, &format!("topo-tree:root:{unit}:{switch}"));
+            expected.push(node);
+        }
+    }
+    let told = story.slurm.client.node(&expected[0]).await.expect("Slurm answers");
+    let told = told.expect("it is there").topology;
+    assert_eq!(told, "topo-tree:root:unit-1:s3", "as it was written");
+
+    let mut template = manifest::template(8, &[]);
+    template["spec"]["nodeSelector"] = json!({"example.com/tree": "yes"});
+    story.kube.create(&manifest::indexed_job("tree", 8, &template)).await;
+    let mut pods = story.bound("tree-", 8).await;
+    story.seated(&pods).await;
+    pods.sort_by_key(Pod::rank);
+    let seated: Vec<String> = pods.into_iter().filter_map(|pod| pod.node).collect();
+    drop(moved);
+    assert_eq!(seated, expected);
+    story.end().await;
+}
+
+/// Nodes that were moved in Slurm's network; they go back, also when the story breaks off.
+struct Moved<'a> {
+    story: &'a Story,
+    nodes: Vec<String>,
+}
+
+impl Moved<'_> {
+    fn to(&mut self, node: &str, place: &str) {
+        self.nodes.push(node.to_owned());
+        let (node, place) = (format!("NodeName={node}"), format!("topology={place}"));
+        run(self.story, "scontrol", &["update", &node, &place]);
+    }
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            let node = format!("NodeName={node}");
+            // What cannot be undone shows in the next story.
+            let _ = self
+                .story
+                .world
+                .command("scontrol")
+                .args(["update", &node, "topology="])
+                .env("KUBECONFIG", self.story.world.kubeconfig())
+                .status();
+        }
+    }
 }

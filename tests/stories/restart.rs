@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use futures::StreamExt;
 use gangway_core::job::BaseState;
-use gangway_tests::{Pod, SOON, Story, manifest, wait};
+use gangway_tests::{Nodes, Pod, SOON, Story, manifest, wait};
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::api::{WatchEvent, WatchParams};
+use serde_json::json;
 
 /// What must not change about bound pods.
 fn places(pods: &[Pod]) -> BTreeSet<(String, String, Option<String>, u32, u32)> {
@@ -140,6 +141,63 @@ async fn in_the_middle_of_binding_whole_nodes() {
         story.kube.delete(&job).await;
         story.gone(&name).await;
     }
+    story.end().await;
+}
+
+/// Binding was begun by a bridge that is gone, and cannot be finished: none stays bound (rule 3).
+#[tokio::test]
+async fn a_gang_that_cannot_be_bound_to_its_end_is_rolled_back_by_the_next_bridge() {
+    let Some(mut story) = Story::begin("killed-torn").await else { return };
+    let members = story.room().await;
+    let gang = manifest::pytorchjob("gang", members - 1, &manifest::template(8, &[]));
+    let mut torn = Vec::new();
+    for _ in 0..5 {
+        story.kube.create(&gang).await;
+        wait("a pod is bound", SOON, async || {
+            let pods = story.pods("gang-").await;
+            let bound = pods.iter().any(|pod| pod.node.is_some());
+            if bound { Ok(()) } else { Err(format!("{} pods", pods.len())) }
+        })
+        .await;
+        story.bridge.kill();
+        torn = story.pods("gang-").await;
+        torn.retain(|pod| pod.node.is_some());
+        if torn.len() < members as usize {
+            break;
+        }
+        story.bridge.start().await;
+        story.kube.delete(&gang).await;
+        story.gone("gang-").await;
+        story.nothing_lives(SOON).await;
+    }
+    assert!(torn.len() < members as usize, "binding was never interrupted: nothing is told");
+    story.note(&format!("killed with {} of {members} pods bound", torn.len()));
+    // The seats that are left are taken by pods of another scheduler.
+    let taken: Vec<&str> = torn.iter().filter_map(|pod| pod.node.as_deref()).collect();
+    let nodes = Nodes::p5(1, members);
+    for node in nodes.iter().filter(|node| !taken.contains(&node.as_str())) {
+        let mut holder = manifest::pod(&format!("holder-{node}"), &manifest::template(8, &[]));
+        holder["spec"]["schedulerName"] = json!("somebody-else");
+        holder["spec"]["nodeName"] = json!(node);
+        holder["metadata"]["labels"] = json!({"gangway.dev/job": "1"});
+        holder["metadata"]["annotations"] = json!({
+            "gangway.dev/node": node, "gangway.dev/index.gpu": "0-7",
+        });
+        story.kube.create(&holder).await;
+    }
+    story.bridge.start().await;
+    wait("none of those that were bound stays", SOON, async || {
+        let pods = story.pods("gang-").await;
+        let left = pods.iter().filter(|pod| torn.iter().any(|old| old.uid == pod.uid)).count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} of {}", torn.len())) }
+    })
+    .await;
+    let events = story.kube.events().await;
+    assert!(events.iter().any(|e| e.message.contains("so none stays bound")), "{events:?}");
+    for pod in story.pods("holder-").await {
+        story.kube.delete_pod(&pod.name).await;
+    }
+    story.seated(&story.bound("gang-", members as usize).await).await;
     story.end().await;
 }
 

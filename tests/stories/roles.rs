@@ -45,7 +45,9 @@ async fn a_leader_without_devices_takes_none_from_slurm() {
 #[tokio::test]
 async fn a_restart_finds_every_component_again() {
     let Some(mut story) = Story::begin("roles-restart").await else { return };
-    story.kube.create(&master_and_workers(2)).await;
+    let replace = [("gangway.dev/on-member-failure", "replace")];
+    let (master, worker) = (manifest::template(0, &replace), manifest::template(8, &replace));
+    story.kube.create(&manifest::pytorchjob_of_roles("train", &master, 2, &worker)).await;
     let before = story.bound("train-", 3).await;
     let placeholder = story.seated(&before).await;
     story.bridge.kill();
@@ -114,9 +116,52 @@ async fn levelled_roles_say_what_it_costs() {
     for pod in &pods {
         assert_eq!(pod.annotations["gangway.dev/index.gpu"], "0-7", "{}", pod.name);
         let note = pod.annotations.get(names::NOTE).map_or("", String::as_str);
-        assert!(note.contains("1 of 3 pods hold more than they need"), "{note:?}");
+        assert!(note.contains(MORE), "{note:?}");
     }
+    told_once(&story).await;
     story.end().await;
+}
+
+/// Where they have to wait, their condition says it, too: it may be why they wait.
+#[tokio::test]
+async fn levelled_roles_say_what_it_costs_while_they_wait() {
+    let Some(mut story) = Story::prepare("roles-wait", |setup| setup.heterogeneous = false).await
+    else {
+        return;
+    };
+    story.bridge.start().await;
+    let room = story.room().await;
+    let large = manifest::indexed_job("large", room - 2, &manifest::template(8, &[]));
+    story.kube.create(&large).await;
+    story.bound("large-", room as usize - 2).await;
+    // The workers alone would find room; their master holds a third node.
+    story.kube.create(&master_and_workers(2)).await;
+    for pod in story.told("train-", MORE).await {
+        let why = pod.why();
+        assert!(why.contains("Slurm job"), "{why}");
+        assert!(why.contains("Slurm 26.05.3 or newer gives each role its own"), "{why}");
+        assert_eq!(pod.node, None);
+    }
+    story.kube.delete(&large).await;
+    let pods = story.bound("train-", 3).await;
+    story.seated(&pods).await;
+    told_once(&story).await;
+    story.end().await;
+}
+
+const MORE: &str = "1 of 3 pods hold more than they need";
+
+/// Waits for the event that tells the cost: one for the whole gang, at its owner.
+async fn told_once(story: &Story) {
+    let told = wait("the owner is told what it costs", SOON, async || {
+        let mut events = story.kube.events().await;
+        events.retain(|event| event.reason == "HoldsMore");
+        if events.is_empty() { Err("no event".to_owned()) } else { Ok(events) }
+    })
+    .await;
+    let [told] = told.as_slice() else { unreachable!("more than one: {told:?}") };
+    assert_eq!((told.kind.as_str(), told.name.as_str()), ("PyTorchJob", "train"));
+    assert!(told.message.contains(MORE), "{}", told.message);
 }
 
 /// Sixteen pods of four GPUs on eight nodes, two on each, when their owner lets them share.

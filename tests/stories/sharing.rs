@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use gangway_core::job::BaseState;
-use gangway_tests::{Story, manifest, stays};
+use gangway_core::names;
+use gangway_core::place::parse_ranges;
+use gangway_tests::{Pod, Story, manifest, stays};
 
 /// Batch jobs fill h2 to h4, so that h1 is the only hybrid node with room.
 fn leave_only_h1(story: &Story) {
@@ -34,6 +36,45 @@ async fn a_batch_job_and_a_pod_run_on_one_node_with_different_gpus() {
     assert_eq!((theirs.len(), ours.len()), (3, 4));
     assert!(ours.iter().all(|gpu| !theirs.contains(gpu)), "{ours:?} and {theirs:?}");
     story.note(&format!("on h1 the batch job has GPUs {theirs:?}, the pod {ours:?}"));
+    story.end().await;
+}
+
+/// Three owners on one node: a batch job, a gang of two that share it, and another gang.
+#[tokio::test]
+async fn a_batch_job_and_two_gangs_run_on_one_node_with_different_gpus() {
+    let Some(story) = Story::begin("sharing-three").await else { return };
+    leave_only_h1(&story);
+    let batch = sbatch(&story, "h1", 2);
+    story.slurm.reaches(batch, BaseState::Running).await;
+    let hybrid = ("gangway.dev/partition", "hybrid");
+    let pair = manifest::template(1, &[hybrid, ("gangway.dev/pods-per-node", "2")]);
+    story.kube.create(&manifest::indexed_job("pair", 2, &pair)).await;
+    let pair = story.bound("pair-", 2).await;
+    story.kube.create(&manifest::indexed_job("other", 1, &manifest::template(2, &[hybrid]))).await;
+    let other = story.bound("other-", 1).await;
+    // Each pod's indexes are those that Slurm gave to its gang.
+    let jobs = [story.seated(&pair).await.id, story.seated(&other).await.id];
+    assert_ne!(jobs[0], jobs[1], "two gangs, two placeholders");
+
+    let pods: Vec<&Pod> = pair.iter().chain(&other).collect();
+    assert!(pods.iter().all(|pod| pod.node.as_deref() == Some("h1")), "{pods:?}");
+    let indexes = |pod: &Pod, gres: &str| {
+        let text = pod.annotations.get(&format!("{}{gres}", names::INDEX_PREFIX));
+        text.and_then(|text| parse_ranges(text)).unwrap_or_default()
+    };
+    let theirs = story.slurm.devices(batch, "gpu").await["h1"].clone();
+    let ours: Vec<Vec<u32>> = pods.iter().map(|pod| indexes(pod, "gpu")).collect();
+    let counts: Vec<usize> = ours.iter().map(Vec::len).collect();
+    assert_eq!((theirs.len(), counts), (2, vec![1, 1, 2]));
+    story.note(&format!("on h1 the batch job has GPUs {theirs:?}, the pods {ours:?}"));
+    let mut all = [ours.concat(), theirs].concat();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 6, "each GPU has one owner: {all:?}");
+    let mut cards: Vec<u32> = pods.iter().flat_map(|pod| indexes(pod, "efa")).collect();
+    cards.sort_unstable();
+    cards.dedup();
+    assert_eq!(cards.len(), 16, "each EFA has one owner: {cards:?}");
     story.end().await;
 }
 

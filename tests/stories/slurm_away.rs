@@ -120,6 +120,51 @@ async fn a_wrong_token_is_told_and_read_again_when_corrected() {
     std::fs::remove_file(&token).expect("the token is ours");
 }
 
+/// The token is replaced while a gang waits: by a new one, by one that is no good, and by a good one.
+#[tokio::test]
+async fn a_token_is_rotated_in_flight() {
+    let Some(world) = gangway_tests::World::find() else { return };
+    let token = std::env::temp_dir().join(format!("gangway-rotated-{}", std::process::id()));
+    // As a kubelet does it: whoever reads finds the old one or the new one.
+    let rotate = |content: &str| {
+        let next = token.with_extension("next");
+        std::fs::write(&next, content).expect("the temporary directory can be written");
+        std::fs::rename(&next, &token).expect("the temporary directory can be written");
+    };
+    let fresh = || world.run_as("root", "scontrol", &["token", "username=slurm", "lifespan=600"]);
+    rotate(&std::fs::read_to_string(world.token_file()).expect("the world's token"));
+    let file = token.clone();
+    let story = Story::prepare("rotated", |setup| setup.token_file = file).await;
+    let Some(mut story) = story else { return };
+    story.bridge.start().await;
+    let room = story.room().await;
+    let template = manifest::template(8, &[]);
+    let large = manifest::indexed_job("running", room, &template);
+    story.kube.create(&large).await;
+    let running = story.bound("running-", room as usize).await;
+    story.kube.create(&manifest::indexed_job("gang", 2, &template)).await;
+    story.told("gang-", "Slurm job").await;
+    let placeholders = story.slurm.live().await.len();
+
+    rotate(&fresh());
+    stays("a new token changes nothing", A_WHILE, async || match story.bridge.readyz().await {
+        Some((200, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    rotate("not.a.token");
+    not_ready(&mut story).await;
+    untouched(&story, &running, Mood::Pass).await;
+    rotate(&fresh());
+    story.bridge.wait_ready().await;
+    untouched(&story, &running, Mood::Pass).await;
+    assert_eq!(story.slurm.live().await.len(), placeholders, "nothing was asked twice");
+    story.kube.delete(&large).await;
+    story.seated(&story.bound("gang-", 2).await).await;
+    story.end().await;
+    std::fs::remove_file(&token).expect("the token is ours");
+}
+
 #[tokio::test]
 async fn a_wrong_url_is_told() {
     let story = Story::prepare("wrong-url", |setup| setup.slurm_url.push_str("/nowhere")).await;

@@ -8,18 +8,21 @@ use gangway_core::job::{BaseState, Component, GresRequest, JobId, PlaceholderReq
 use gangway_core::names;
 use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
 
-fn daemon(story: &Story, words: &[&str]) {
+/// Starts, stops or kills a daemon of Slurm.
+pub(crate) fn daemon(story: &Story, words: &[&str]) {
     story.world.run_as("root", "slurm-daemon", words);
 }
 
-async fn answers(story: &Story) {
+/// Waits until slurmctld answers.
+pub(crate) async fn answers(story: &Story) {
     wait("slurmctld answers", SOON, async || {
         story.slurm.client.job_states().await.map(drop).map_err(|error| error.to_string())
     })
     .await;
 }
 
-fn places(pods: &[Pod]) -> Vec<(String, String, Option<String>, bool)> {
+/// What must not change about pods.
+pub(crate) fn places(pods: &[Pod]) -> Vec<(String, String, Option<String>, bool)> {
     pods.iter().map(|p| (p.name.clone(), p.uid.clone(), p.node.clone(), p.deleting)).collect()
 }
 
@@ -109,6 +112,30 @@ async fn a_crash_leaves_no_pod_outside_an_allocation() {
     story.end().await;
 }
 
+/// A placeholder of bob's for so many whole nodes.
+pub(crate) fn bobs(nodes: u32) -> PlaceholderRequest {
+    let gres = |name: &str, count| GresRequest { name: name.to_owned(), kind: None, count };
+    PlaceholderRequest {
+        name: "somebody-else".to_owned(),
+        user: "bob".to_owned(),
+        group: "bob".to_owned(),
+        account: Some("team2".to_owned()),
+        partition: "gangway".to_owned(),
+        qos: None,
+        time_limit_minutes: None,
+        components: vec![Component {
+            key: "somebody else's".to_owned(),
+            nodes,
+            tasks_per_node: 1,
+            cpus_per_task: 1,
+            memory_per_node_mib: 100,
+            gres_per_node: vec![gres("gpu", 8)],
+            excluded_nodes: String::new(),
+        }],
+        options: gangway_core::job::Options::default(),
+    }
+}
+
 /// The forgotten nodes go to somebody else, and the forgotten job's id comes again.
 #[tokio::test]
 async fn nodes_given_away_after_a_crash_are_left() {
@@ -120,28 +147,8 @@ async fn nodes_given_away_after_a_crash_are_left() {
     daemon(&story, &["kill", "slurmctld"]);
     daemon(&story, &["start", "slurmctld"]);
     answers(&story).await;
-    let gres = |name: &str, count| GresRequest { name: name.to_owned(), kind: None, count };
-    let request = PlaceholderRequest {
-        name: "somebody-else".to_owned(),
-        user: "bob".to_owned(),
-        group: "bob".to_owned(),
-        account: Some("team2".to_owned()),
-        partition: "gangway".to_owned(),
-        qos: None,
-        time_limit_minutes: None,
-        components: vec![Component {
-            key: "somebody else's".to_owned(),
-            nodes: 4,
-            tasks_per_node: 1,
-            cpus_per_task: 1,
-            memory_per_node_mib: 100,
-            gres_per_node: vec![gres("gpu", 8)],
-            excluded_nodes: String::new(),
-        }],
-        options: gangway_core::job::Options::default(),
-    };
     let theirs = JobId(0x01ff_0000 + std::process::id() % 4096);
-    let given = story.slurm.client.submit(&request, Some(theirs)).await;
+    let given = story.slurm.client.submit(&bobs(4), Some(theirs)).await;
     assert!(given.is_ok(), "{given:?}");
     story.slurm.adopt(theirs);
     let theirs = story.slurm.reaches(theirs.0, BaseState::Running).await;

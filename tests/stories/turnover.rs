@@ -1,7 +1,7 @@
 //! Pods come and go while their gang waits or runs; what Slurm holds for it follows.
 
 use gangway_core::job::BaseState;
-use gangway_tests::{Pod, SOON, Story, manifest, wait};
+use gangway_tests::{SOON, Story, manifest, wait};
 use serde_json::Value;
 
 /// Takes every node of the partition `gangway`; gives what to delete to free them.
@@ -11,33 +11,6 @@ async fn fill(story: &Story) -> Value {
     story.kube.create(&large).await;
     story.bound("large-", room as usize).await;
     large
-}
-
-#[tokio::test]
-async fn a_lost_worker_comes_back_to_its_own_seat() {
-    let Some(story) = Story::begin("worker-lost").await else { return };
-    story.kube.create(&manifest::pytorchjob("train", 3, &manifest::template(8, &[]))).await;
-    let before = story.bound("train-", 4).await;
-    let placeholder = story.seated(&before).await;
-    story.kube.delete_pod("train-worker-1").await;
-    let after = wait("the operator's new pod is bound", SOON, async || {
-        let pods = story.pods("train-").await;
-        let old = before.iter().find(|pod| pod.name == "train-worker-1").map(|pod| &pod.uid);
-        let new = pods.iter().find(|pod| pod.name == "train-worker-1");
-        if new.is_some_and(|pod| Some(&pod.uid) != old && pod.node.is_some()) {
-            return Ok(pods);
-        }
-        Err(format!("{:?}", new.map(Pod::why)))
-    })
-    .await;
-    assert_eq!(story.seated(&after).await.id, placeholder.id, "the same placeholder");
-    let seats = |pods: &[Pod]| -> Vec<_> {
-        pods.iter().map(|p| (p.name.clone(), p.node.clone(), p.rank())).collect()
-    };
-    assert_eq!(seats(&before), seats(&after));
-    let kept = after.iter().filter(|pod| before.iter().any(|old| old.uid == pod.uid)).count();
-    assert_eq!(kept, 3, "the others stay");
-    story.end().await;
 }
 
 #[tokio::test]

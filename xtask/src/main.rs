@@ -10,6 +10,7 @@ mod cache;
 mod codegen;
 mod debian;
 mod demo;
+mod fuzz;
 mod process;
 mod progress;
 mod tidy;
@@ -49,6 +50,9 @@ Usage: cargo xtask COMMAND
   bench e2e [--nodes N] [--repeats N]
                  How fast the bridge is on a real stack of its own, N nodes (256); one line of JSON per shape. Exits
                  with 1 when a floor is missed.
+  fuzz [--seconds N] [TARGET]
+                 Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
+                 TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
   codegen        Write the generated code again from proto/.
   tidy           The rules of the house that are checked by code.
 
@@ -122,6 +126,15 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let options = Options::parse(&words, &["--nodes", "--repeats"])?;
             bench::e2e(options.nodes, options.repeats)
         }
+        "fuzz" => {
+            // The target stands before or behind the option.
+            let ends = [0, words.len().saturating_sub(1)];
+            let is_target =
+                |at: &usize| words.get(*at).is_some_and(|w| w.starts_with(char::is_alphabetic));
+            let target = ends.into_iter().find(is_target).map(|at| words.remove(at));
+            let options = Options::parse(&words, &["--seconds"])?;
+            fuzz::run(target.as_deref(), options.seconds.unwrap_or(fuzz::SECONDS))
+        }
         "codegen" => {
             Options::parse(&words, &[])?;
             codegen::run()?;
@@ -141,6 +154,7 @@ struct Options {
     dir: Option<PathBuf>,
     nodes: Option<usize>,
     repeats: Option<usize>,
+    seconds: Option<u32>,
     bridge: bool,
     kube_scheduler: bool,
     kinds: bool,
@@ -165,6 +179,11 @@ impl Options {
                     let count = value()?.parse().ok().filter(|count| (1..=1000).contains(count));
                     options.repeats =
                         Some(count.context("--repeats takes a number from 1 to 1000")?);
+                }
+                "--seconds" => {
+                    let count = value()?.parse().ok().filter(|count| (1..=86_400).contains(count));
+                    options.seconds =
+                        Some(count.context("--seconds takes a number from 1 to 86400")?);
                 }
                 "--kube-scheduler" => options.kube_scheduler = true,
                 "--kinds" => options.kinds = true,

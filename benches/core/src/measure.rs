@@ -24,20 +24,26 @@ fn runs() -> usize {
     if std::env::args().any(|arg| arg == "--bench") { RUNS } else { 1 }
 }
 
+/// What one run allocates after so many others: calls, new and grown ones alike, and bytes. Nothing else may
+/// run in the process meanwhile.
+pub fn allocated(case: &mut Case, warm_up: usize) -> (usize, usize) {
+    for _ in 0..warm_up {
+        black_box((case.run)());
+    }
+    let region = Region::new(ALLOCATOR);
+    black_box((case.run)());
+    let seen = region.change();
+    (seen.allocations + seen.reallocations, seen.bytes_allocated)
+}
+
 /// Runs a case and prints its line.
 ///
 /// `ns_per_UNIT` is the median, `best_ns_per_UNIT` the fastest run (the machine may be busy);
 /// allocations are those of one run, new and grown ones alike.
 pub fn measure(name: &str, case: &mut Case) {
-    let Case { unit, units, run } = case;
     let count = runs();
-    for _ in 0..WARM_UP.min(count) {
-        black_box(run());
-    }
-    let region = Region::new(ALLOCATOR);
-    black_box(run());
-    let seen = region.change();
-    let (calls, bytes) = (seen.allocations + seen.reallocations, seen.bytes_allocated);
+    let (calls, bytes) = allocated(case, WARM_UP.min(count));
+    let Case { unit, units, run } = case;
 
     let mut runs: Vec<f64> = (0..count)
         .map(|_| {

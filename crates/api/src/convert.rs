@@ -32,6 +32,7 @@ fn bad(field: &'static str, problem: impl Into<Cow<'static, str>>) -> BadMessage
     BadMessage { field, problem: problem.into() }
 }
 
+const TOO_MANY: &str = "must be at most 65536 with all members";
 const WORD: &str = "must be 1 to 128 letters, digits, '.', '_', ':' or '-'";
 
 /// Checks who asks and for which gang.
@@ -76,6 +77,11 @@ impl TryFrom<v1::Gang> for Gang {
         }
         let later =
             gang.later.into_iter().map(later).collect::<Result<Vec<Later>, BadMessage>>()?;
+        // Before anybody counts what is still to come.
+        let to_come = later.iter().map(|l| u64::from(l.count)).sum::<u64>();
+        if to_come > u64::from(MAX_GANG) {
+            return Err(bad("gang.later", TOO_MANY));
+        }
         let mut last = Arc::default();
         let members = gang.members.into_iter().map(|m| member(m, &mut last));
         let mut members = members.collect::<Result<Vec<Member>, BadMessage>>()?;
@@ -106,8 +112,7 @@ impl TryFrom<v1::Gang> for Gang {
             ask: gang.ask.map(ask::read).transpose()?.unwrap_or_default(),
         };
         let size = u32::try_from(parsed.size()).ok().filter(|size| *size <= MAX_GANG);
-        parsed.expected =
-            size.ok_or_else(|| bad("gang.later", "must be at most 65536 with all members"))?;
+        parsed.expected = size.ok_or_else(|| bad("gang.later", TOO_MANY))?;
         Ok(parsed)
     }
 }
@@ -358,6 +363,9 @@ mod tests {
         let mut twice = with(later(2, MAX_GANG - 2));
         twice.later.push(later(2, MAX_GANG - 2));
         assert!(Gang::try_from(twice).is_err());
+        // Each of them alone would be fine. Counting them all one by one would take an hour.
+        let many = v1::Gang { later: vec![later(1, MAX_GANG - 1); 1_000_000], ..gang() };
+        assert!(Gang::try_from(many).is_err());
     }
 
     fn gang() -> v1::Gang {

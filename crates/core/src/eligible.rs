@@ -1,7 +1,9 @@
-//! Where a pod may go: node selectors, affinity, taints, cordons and volumes, by Kubernetes' rules.
+//! Where a pod may go: node selectors, affinity, taints, cordons, volumes, and what Slurm does not
+//! count (hugepages, ephemeral storage), by Kubernetes' rules.
 //!
 //! Says which nodes are shut to a pod, and why; Slurm chooses among the others. Whether a node is full
 //! is never asked here: that is Slurm's business, and a gang that waits for room waits in its queue.
+//! Of what Slurm does not count, a node must have as much as the pod needs, in use or not.
 //! What passes for a while (a cordon, a node that is not ready) counts while it lasts.
 //!
 //! Read in this order: [`selector`], [`taint`], [`volume`], [`nodes`].
@@ -17,7 +19,8 @@ use std::sync::Arc;
 use crate::gang::{Assembled, Gang};
 use crate::hostlist::Hostlist;
 use crate::order::natural;
-use crate::pod::PodSpec;
+use crate::pod::{self, PodSpec};
+use crate::quantity;
 
 use nodes::{NodeFacts, Nodes};
 use selector::Selector;
@@ -30,6 +33,8 @@ pub struct Constraints {
     /// Rules on the node's labels and name: all must hold.
     rules: Vec<Rule>,
     tolerations: Vec<Toleration>,
+    /// What its node must have that Slurm does not count, by resource.
+    room: Vec<(String, u64)>,
     /// A selector that cannot be read: no node is open then.
     problem: Option<String>,
 }
@@ -71,6 +76,9 @@ impl Constraints {
         out.tolerations.clone_from(&spec.tolerations);
         out.tolerations.sort();
         out.tolerations.dedup();
+        // A quantity that cannot be read is told where the gang is put together.
+        let needed = pod::demand(spec).unwrap_or_default().other.into_iter();
+        out.room = needed.filter(|(resource, _)| left_to_kubelet(resource)).collect();
         out
     }
 
@@ -89,7 +97,8 @@ impl Constraints {
         let rules = self.rules.iter().map(|rule| Sieve::Selector(rule.selector.clone()));
         let nothing = self.problem.as_ref().map(|_| Sieve::Selector(Selector::any([])));
         let node = Sieve::Tolerations(self.tolerations.clone());
-        rules.chain(nothing).chain([node])
+        let room = Some(&self.room).filter(|room| !room.is_empty());
+        rules.chain(nothing).chain([node]).chain(room.map(|room| Sieve::Room(room.clone())))
     }
 
     fn barrier<'a>(&'a self, node: &'a NodeFacts) -> Option<Barrier<'a>> {
@@ -100,14 +109,28 @@ impl Constraints {
         failed
             .map(|rule| Barrier::Rule(&rule.source))
             .or_else(|| bar(&self.tolerations, node).map(Barrier::Node))
+            .or_else(|| lacks(&self.room, node).map(|(what, needed)| Barrier::Room(what, *needed)))
     }
 }
 
-/// What a node must go through, whoever asks: a selector, or tolerations for its taints.
+/// A resource that Kubernetes accounts for and Slurm has no word for: asked of nobody, but a node must
+/// have it.
+pub(crate) fn left_to_kubelet(resource: &str) -> bool {
+    resource == "ephemeral-storage" || resource.starts_with("hugepages-")
+}
+
+/// The first of these that a node has too little of, however empty it is.
+fn lacks<'a>(room: &'a [(String, u64)], node: &NodeFacts) -> Option<&'a (String, u64)> {
+    room.iter().find(|(resource, needed)| node.room(resource) < *needed)
+}
+
+/// What a node must go through, whoever asks: a selector, tolerations for its taints, or what it must
+/// have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Sieve {
     Selector(Selector),
     Tolerations(Vec<Toleration>),
+    Room(Vec<(String, u64)>),
 }
 
 impl Sieve {
@@ -115,6 +138,7 @@ impl Sieve {
         match self {
             Self::Selector(selector) => !selector.selects(node),
             Self::Tolerations(tolerations) => bar(tolerations, node).is_some(),
+            Self::Room(room) => lacks(room, node).is_some(),
         }
     }
 }
@@ -125,6 +149,7 @@ enum Barrier<'a> {
     Problem(&'a str),
     Rule(&'a Source),
     Node(Bar<'a>),
+    Room(&'a str, u64),
 }
 
 impl Barrier<'_> {
@@ -150,13 +175,19 @@ impl Barrier<'_> {
             Self::Node(Bar::Tainted(taint)) => {
                 format!("{has} taint {taint} that the pod does not tolerate")
             }
+            Self::Room(resource, needed) => {
+                format!(
+                    "{has} less {resource} in all than the {} it needs",
+                    quantity::binary(needed)
+                )
+            }
         }
     }
 }
 
 /// Where the members of a gang may not go: a table of Slurm hostlists, and which of them each member
 /// has, in the members' order. Both empty where every member may go anywhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reach {
     /// Slurm hostlists, different ones.
     pub excluded: Vec<Arc<str>>,

@@ -6,12 +6,10 @@
 //! What can be bound now, and what must come first, is in `seating`.
 
 mod leave;
+mod plan;
+mod rival;
 mod seating;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use crate::ask::Other;
-use crate::eligible::volume::ToSelect;
 use crate::eligible::{Nowhere, Reach};
 use crate::gang::{Assembled, Bound, Member};
 use crate::job::{BaseState, JobId};
@@ -19,7 +17,8 @@ use crate::place::Seat;
 use crate::policy::Refusal;
 use crate::reason::{DEPENDENCY, needs_a_person};
 
-use seating::{Seating, Start};
+pub use plan::{Action, Asked, Ends, Facts, Plan, Progress, Report, Spot, Verdict};
+use seating::{Seating, Start, no_seat};
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -38,240 +37,6 @@ pub const LINGER_MS: i64 = 5_000;
 /// The same where members are still to come whose pods are made only when others are ready: so
 /// long may be between one stage and the next.
 pub const STAGE_GAP_MS: i64 = 60_000;
-
-/// The latest word on the gang's placeholder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It cannot run as asked.
-    Refused(Refusal),
-    /// It waits.
-    Queued {
-        /// Its job, once Slurm has one.
-        job: Option<JobId>,
-        /// Slurm's reason.
-        reason: String,
-        /// For the user.
-        message: String,
-        /// Slurm's estimate, seconds since the epoch; 0 when it has none.
-        expected_start: i64,
-    },
-    /// It has its nodes.
-    Allocated {
-        /// The placeholder.
-        job: JobId,
-        /// Its generation.
-        generation: u32,
-        /// One seat per member by pod uid.
-        seats: BTreeMap<String, Seat>,
-        /// For the user: what the way it was asked for costs; empty for nothing.
-        note: String,
-        /// When it will end, where Slurm has said so and the gang asked for a warning.
-        ends: Option<Ends>,
-        /// Its pods are not the ones it was submitted for: some have successors.
-        renewed: bool,
-    },
-    /// It is over, on Slurm's own word.
-    Ended {
-        /// The placeholder.
-        job: JobId,
-        /// Its generation.
-        generation: u32,
-        /// How it ended.
-        state: BaseState,
-        /// For the user.
-        message: String,
-    },
-}
-
-/// When an allocation will end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
-    /// Milliseconds from when it was said.
-    pub in_ms: i64,
-    /// By its time limit, rather than because another job takes its nodes.
-    pub by_time_limit: bool,
-}
-
-/// What has been done so far; kept in [`crate::life::Life`], lost with it, and rebuilt from what is seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The pods for which room was asked, and when (ms).
-    pub asked: Option<Asked>,
-    /// When the first bind of this round was sent (ms).
-    pub first_bind: Option<i64>,
-    /// Every member of this round has been bound once.
-    pub all_bound: bool,
-    /// The placeholder has been given back.
-    pub released: bool,
-    /// Since when every member has been finished (ms).
-    pub finished_since: Option<i64>,
-    /// What the last question said of the workloads that its dependency names.
-    pub others: BTreeMap<String, Other>,
-    /// Since when the seats wait for volumes (ms).
-    pub volumes_since: Option<i64>,
-    /// Claims that were told their node, by uid: how often, and when last (ms).
-    pub claims: BTreeMap<String, (u32, i64)>,
-    /// When its allocation will end (ms), and whether by its time limit.
-    pub ends: Option<(i64, bool)>,
-    /// When its members were warned that they have to leave (ms).
-    pub warned: Option<i64>,
-    /// Who was seen bound at each rank.
-    pub held: BTreeMap<u32, String>,
-}
-
-/// An open question to Slurm.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// For these pods.
-    pub pods: BTreeSet<String>,
-    /// Since (ms).
-    pub at: i64,
-    /// Where they might not go then.
-    pub reach: Reach,
-}
-
-/// Where a seat really is, as Kubernetes sees it now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spot {
-    /// This node; its devices are free.
-    Free(String),
-    /// A pod still holds a device of it (rule 4).
-    Taken {
-        /// `namespace/name` of the holder.
-        by: String,
-    },
-    /// Kubernetes has no node for Slurm's name.
-    NoNode,
-    /// The pod may not go to this node any more.
-    Shut {
-        /// Kubernetes' name of the node.
-        node: String,
-        /// Why, as in `is cordoned`.
-        why: String,
-    },
-    /// The seat is free, but volumes of the pod are still to be made there.
-    Volumes {
-        /// Kubernetes' name of the node.
-        node: String,
-        /// Claims that wait for their first user.
-        claims: Vec<ToSelect>,
-        /// For the user.
-        message: String,
-    },
-}
-
-/// Everything a decision is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    /// The gang as its pods are now.
-    pub assembled: &'a Assembled,
-    /// The latest word; `None` before the first.
-    pub verdict: Option<&'a Verdict>,
-    /// What has been done.
-    pub progress: &'a Progress,
-    /// For each seat of an allocation, by pod uid, where it is.
-    pub spots: &'a BTreeMap<String, Spot>,
-}
-
-/// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Open (or re-open) the question to Slurm for the gang as it is now.
-    Ask,
-    /// Put a member on a node: the one write of this pod.
-    Bind {
-        /// Pod uid.
-        pod: String,
-        /// Its seat.
-        seat: Seat,
-        /// Kubernetes' name of the seat's node.
-        node: String,
-        /// The placeholder.
-        job: JobId,
-        /// Its generation.
-        generation: u32,
-    },
-    /// Take a pod off its node through the Eviction API.
-    Evict {
-        /// Pod uid.
-        pod: String,
-        /// For its owner.
-        why: String,
-    },
-    /// Tell a pod that it has to leave, or that it need not after all.
-    Warn {
-        /// Pod uid.
-        pod: String,
-        /// Until when it may stay, in milliseconds from now, and why; `None`: it may stay.
-        leave: Option<(i64, String)>,
-    },
-    /// Give the placeholder back to Slurm.
-    Release {
-        /// Why.
-        why: String,
-    },
-    /// Give the placeholder back and ask anew for the same pods, none of which is bound.
-    GiveBack {
-        /// Why.
-        why: String,
-    },
-    /// Tell a claim that waits for its first user which node its volume is for.
-    SelectNode {
-        /// Pod uid.
-        pod: String,
-        /// The claim.
-        claim: String,
-        /// Its uid.
-        uid: String,
-        /// Kubernetes' name of the node.
-        node: String,
-    },
-    /// Begin anew with the pods there are: the old round is over and done with.
-    NewRound,
-    /// Nothing is left of the gang: drop it.
-    Forget,
-}
-
-/// What the user should read on the pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// CamelCase word for condition and event: `Queued`, `Refused`, `GangIncomplete` …
-    pub reason: &'static str,
-    /// What it is about, so that news can be told from new wording: Slurm's reason, or empty.
-    pub topic: String,
-    /// The sentence.
-    pub message: String,
-    /// Something the user must mend: written at once and as a warning event.
-    pub problem: bool,
-}
-
-/// What to do now, what to say, and when to look again if nothing else happens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Plan {
-    /// In this order.
-    pub actions: Vec<Action>,
-    /// For the pods that are not bound.
-    pub report: Option<Report>,
-    /// Look again at this time (ms).
-    pub wake: Option<i64>,
-}
-
-impl Plan {
-    fn act(action: Action) -> Self {
-        Self { actions: vec![action], ..Self::default() }
-    }
-
-    /// Look again at this time at the latest.
-    pub fn wake_by(&mut self, at: i64) {
-        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
-    }
-
-    fn say(reason: &'static str, message: String, problem: bool) -> Self {
-        let topic = String::new();
-        Self { report: Some(Report { reason, topic, message, problem }), ..Self::default() }
-    }
-}
 
 /// Decides what to do for a gang. `now` is in milliseconds since any fixed point.
 pub fn decide(facts: &Facts<'_>, now: i64) -> Plan {
@@ -346,7 +111,8 @@ fn placeholder_over(
 ) -> Plan {
     let asked = facts.progress.asked.as_ref();
     let of_this_round = |m: &&Member| match &m.bound {
-        Some(bound) => bound.generation <= generation || bound.job == job,
+        // Of one generation there may be another placeholder, which this says nothing of.
+        Some(bound) => bound.generation < generation || bound.job == job,
         None => asked.is_some_and(|a| a.pods.contains(&m.uid)),
     };
     let leaving: Vec<&Member> = unfinished(facts).filter(of_this_round).collect();
@@ -429,9 +195,16 @@ fn reach_changed(facts: &Facts<'_>) -> bool {
     asked.is_some_and(|asked| asked.reach != Reach::of(&facts.assembled.gang))
 }
 
+/// More members are bound than were when room was asked for.
+fn more_bound(facts: &Facts<'_>) -> bool {
+    let bound = unfinished(facts).filter(|m| m.bound.is_some()).count();
+    facts.progress.asked.as_ref().is_some_and(|asked| bound > asked.bound)
+}
+
 fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64) -> Plan {
     // The placeholder keeps its place; only where it may start is told anew.
-    if reach_changed(facts) {
+    // So does whoever is bound while it waits: Slurm has taken its start back (rule 2).
+    if reach_changed(facts) || more_bound(facts) {
         return Plan::act(Action::Ask);
     }
     if let Some(nowhere) = &facts.assembled.nowhere {
@@ -455,9 +228,12 @@ fn queued(facts: &Facts<'_>, reason: &str, topic: &str, message: &str, now: i64)
 /// The gang has its nodes: whoever must not stay leaves, and the others are seated.
 fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> Plan {
     let Start { job, seats, .. } = *start;
+    if let Some(plan) = rival::weighed(facts, job, now) {
+        return plan;
+    }
     // A pod from an earlier placeholder holds a node that is no longer ours.
     // The same id may also have started elsewhere, once slurmctld has lost its memory (rule 2).
-    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| s.node != b.node);
+    let elsewhere = |m: &Member, b: &Bound| seats.get(&m.uid).is_some_and(|s| is_elsewhere(s, b));
     let stray = |m: &&Member| m.bound.as_ref().is_some_and(|b| b.job != job || elsewhere(m, b));
     if unfinished(facts).any(|m| stray(&m)) {
         let why =
@@ -467,15 +243,24 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
     if let Some(plan) = leave::before_its_end(facts, job, now) {
         return plan;
     }
-    if let Some(plan) = leave::for_a_successor(facts, renewed) {
+    if let Some(plan) = leave::for_a_successor(facts, seats, renewed) {
         return plan;
     }
     let mut plan = seat_members(facts, start, now);
     plan.actions.extend(leave::withdrawn(facts));
-    if let Some(due) = leave::warning_due(facts) {
+    if let Some(due) = leave::warning_due(facts, now) {
         plan.wake_by(due);
     }
     plan
+}
+
+/// Whether a member is bound to another node or other devices than its seat has. Whoever has what its
+/// placeholder was given keeps it, so a seat that differs is of another start.
+fn is_elsewhere(seat: &Seat, bound: &Bound) -> bool {
+    let differs = |(gres, given): &(String, Vec<u32>)| {
+        bound.indexes.get(gres).is_some_and(|held| held != given)
+    };
+    seat.node != bound.node || seat.indexes.iter().any(differs)
 }
 
 /// Binds all, or none.
@@ -535,15 +320,6 @@ fn seat_members(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Plan {
         }
         None => Plan { actions, wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)), report: None },
     }
-}
-
-/// Its Slurm job has no room for a member that came after the others were bound.
-fn no_seat(facts: &Facts<'_>, job: JobId) -> String {
-    let gang = &facts.assembled.gang;
-    format!(
-        "Slurm job {job}, which holds the nodes of {} {}, has none for this pod: it was made larger since it started; restart it to be asked for as a whole",
-        gang.kind, gang.name
-    )
 }
 
 /// Nothing is bound before everything can be (rule 3): first every seat must be free and open to its

@@ -186,6 +186,9 @@ pub struct Assembled {
     pub after: Option<String>,
     /// Why no question can be asked, as nodes and volumes are now.
     pub nowhere: Option<Nowhere>,
+    /// A member that is not bound was there when another was: binding them was begun and not finished.
+    /// Told by the API server's clock alone, so that a bridge that has just started knows it.
+    pub torn: bool,
 }
 
 /// Which workload a pod says it belongs to.
@@ -311,7 +314,9 @@ type Strangers<'a> = Vec<(&'a Pod, Option<String>)>;
 /// with their problem, because a gang without members tells nobody.
 fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>) {
     let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
-    builder.on_loss = workload.replaces.then_some(OnLoss::Replace);
+    // Pods that nobody makes anew are not evicted for one another's sake.
+    let replaces = workload.replaces || pods.iter().any(|pod| pod.controller.is_none());
+    builder.on_loss = replaces.then_some(OnLoss::Replace);
     let mut leaving = BTreeSet::new();
     let mut by_rank: BTreeMap<u32, Vec<(&Pod, &str)>> = BTreeMap::new();
     let mut unranked = Vec::new();
@@ -439,6 +444,9 @@ struct Builder<'a> {
     on_loss: Option<OnLoss>,
     /// How long the pod that may run longest may; `None` before the first pod.
     longest: Option<u64>,
+    /// When the first of those that are bound was, and when the first of those that wait was made.
+    first_bound: Option<u64>,
+    first_waiting: Option<u64>,
 }
 
 impl<'a> Builder<'a> {
@@ -452,6 +460,8 @@ impl<'a> Builder<'a> {
             deadline,
             on_loss: None,
             longest: None,
+            first_bound: None,
+            first_waiting: None,
         }
     }
 
@@ -468,6 +478,14 @@ impl<'a> Builder<'a> {
     fn member(&mut self, pod: &Pod, role: &str, rank: u32) -> Member {
         let own = pod.spec.active_deadline_seconds.unwrap_or(u64::MAX);
         self.longest = Some(self.longest.map_or(own, |longest| longest.max(own)));
+        let (first, at) = match pod.node() {
+            Some(_) => (&mut self.first_bound, pod.status.scheduled),
+            None => (&mut self.first_waiting, pod.created),
+        };
+        let counts = !pod.deleting && (pod.node().is_some() || !pod.finished());
+        if at > 0 && counts {
+            *first = Some(first.map_or(at, |first| first.min(at)));
+        }
         match Ask::read(self.annotations, &pod.annotations) {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
@@ -525,7 +543,10 @@ impl<'a> Builder<'a> {
         }
         self.problems.sort();
         self.problems.dedup();
-        Assembled { gang, problems: self.problems, leaving, over, after: None, nowhere: None }
+        let torn =
+            self.first_waiting.zip(self.first_bound).is_some_and(|(made, bound)| made <= bound);
+        let problems = self.problems;
+        Assembled { gang, problems, leaving, over, after: None, nowhere: None, torn }
     }
 }
 

@@ -199,6 +199,8 @@ pub struct Job {
     pub end_time: i64,
     /// When Slurm has said that another job will take its nodes, seconds since the epoch; 0 for not.
     pub preempt_time: i64,
+    /// Hostlist of the nodes whose failure ended it; empty for none.
+    pub failed_nodes: String,
     /// Priority, where Slurm has computed one.
     pub priority: Option<u32>,
     /// Only SlurmUser and operators may write it: where our key is trusted.
@@ -209,6 +211,8 @@ pub struct Job {
     pub external: bool,
     /// Hostlist of nodes it must not get.
     pub excluded_nodes: String,
+    /// What each of its nodes must give, as it was asked for: `gres/efa=32,gres/gpu:h100=8`.
+    pub tres_per_node: String,
     /// Components of a heterogeneous job, its leader first; empty for an ordinary job, and for a
     /// component that was read without its leader.
     pub parts: Vec<Part>,
@@ -227,6 +231,8 @@ pub struct Part {
     pub admin_comment: String,
     /// Hostlist of nodes it must not get.
     pub excluded_nodes: String,
+    /// What each of its nodes must give, as it was asked for.
+    pub tres_per_node: String,
 }
 
 impl Job {
@@ -308,7 +314,7 @@ pub struct PlaceholderRequest {
 }
 
 /// What one group of like members needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Component {
     /// The gang's key with the group's own mark, as it rides inside this component.
     pub key: String,
@@ -415,6 +421,7 @@ mod tests {
             nodes: String::new(),
             admin_comment: String::new(),
             excluded_nodes: String::new(),
+            tres_per_node: String::new(),
         };
         let parts: Vec<Part> = (7..).zip(states).map(part).collect();
         Job { parts, ..Job::sample(7, states[0]) }

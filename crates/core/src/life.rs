@@ -21,7 +21,7 @@ pub const RETRY_MS: i64 = 500;
 pub const SETTLE_MS: i64 = 5_000;
 
 /// What a bridge remembers of one gang.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Life {
     verdict: Option<Verdict>,
     progress: Progress,
@@ -187,10 +187,15 @@ impl Life {
         }
         for action in &plan.actions {
             match action {
-                Action::Warn { leave: Some(_), .. } => {
-                    self.progress.warned.get_or_insert(now);
+                Action::Warn { leave: Some((in_ms, _)), .. } => {
+                    let by = Some(now + in_ms);
+                    if self.progress.leave_by != by {
+                        // What was answered lately said something else.
+                        self.sent.retain(|(write, _), _| *write != Write::Warn);
+                    }
+                    self.progress.leave_by = by;
                 }
-                Action::Warn { leave: None, .. } => self.progress.warned = None,
+                Action::Warn { leave: None, .. } => self.progress.leave_by = None,
                 _ => {}
             }
         }
@@ -213,6 +218,10 @@ impl Life {
             self.progress.all_bound = true;
         }
         self.progress.held.extend(bound().map(|m| (m.rank, m.uid.clone())));
+        if assembled.torn && !self.progress.all_bound && bound().next().is_some() {
+            // Whoever began it has gone (rule 8); its time counts from when it was found so.
+            self.progress.first_bind.get_or_insert(now);
+        }
         let unmade = spots.values().any(|s| matches!(s, Spot::Volumes { .. }));
         self.progress.volumes_since = since(unmade, self.progress.volumes_since);
     }
@@ -238,6 +247,9 @@ impl Life {
         if let Verdict::Allocated { ends, .. } = &verdict {
             self.progress.ends = ends.map(|ends| (now + ends.in_ms, ends.by_time_limit));
         }
+        if let Some(asked) = &self.progress.asked {
+            self.progress.weighed.clone_from(&asked.bound_for);
+        }
         self.verdict = Some(verdict);
     }
 
@@ -253,9 +265,13 @@ impl Life {
         if ok {
             let gang = &assembled.gang;
             let unfinished = gang.members.iter().filter(|m| !m.finished);
+            let bound = unfinished.clone().filter(|m| m.bound.is_some()).count();
             let pods: BTreeSet<String> = unfinished.map(|m| m.uid.clone()).collect();
             let at = self.progress.asked.as_ref().map_or(now, |asked| asked.at);
-            self.progress.asked = Some(Asked { pods, at, reach: Reach::of(gang) });
+            let bound_for = gang.members.iter().filter_map(|m| Some(m.bound.as_ref()?.job));
+            let bound_for = bound_for.collect();
+            let reach = Reach::of(gang);
+            self.progress.asked = Some(Asked { pods, at, reach, bound, bound_for });
             self.progress.others.clone_from(&gang.ask.others);
             self.progress.released = false;
         }
@@ -268,6 +284,7 @@ impl Life {
         } else {
             // Nobody is bound, so whatever was tried before is over: time counts from here.
             self.progress.first_bind = Some(now);
+            self.progress.began = true;
         }
     }
 

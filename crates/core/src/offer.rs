@@ -213,6 +213,7 @@ mod tests {
             over: false,
             after: None,
             nowhere: None,
+            torn: false,
         }
     }
 

@@ -16,7 +16,7 @@ mod placer;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::gang::Bound;
-use crate::job::{Allocation, GresRequest};
+use crate::job::{Allocation, GresAllocation, GresRequest, JobId};
 use crate::topology::Topology;
 
 pub use granted::Granted;
@@ -41,7 +41,7 @@ pub struct Seeker<'a> {
 }
 
 /// One member's place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seat {
     /// Rank of the member.
     pub rank: u32,
@@ -106,6 +106,34 @@ pub enum PlaceError {
         /// Its index.
         index: u32,
     },
+}
+
+/// Whether a bound member still has what it was given by this placeholder: the same start of it, as far
+/// as nodes and devices tell. After slurmctld has forgotten a start, the same job may have begun again
+/// elsewhere (rule 2).
+pub fn still_holds(bound: &Bound, job: JobId, allocation: &Allocation) -> bool {
+    let Some(node) = allocation.nodes.iter().find(|node| node.name == bound.node) else {
+        return false;
+    };
+    // Where Slurm only counts, it says nothing of single devices.
+    let given = |gres: &str| {
+        let named = node.gres.iter().filter(|given| given.name == gres);
+        let all: Vec<u32> = named.flat_map(|given| given.indexes.iter().copied()).collect();
+        Some(all).filter(|all| !all.is_empty())
+    };
+    let own = |(gres, held): (&String, &Vec<u32>)| {
+        given(gres).is_none_or(|given| held.iter().all(|index| given.contains(index)))
+    };
+    bound.job == job && bound.indexes.iter().all(own)
+}
+
+/// A device that a bound member holds and that is in use, of what is in use on its node.
+pub fn in_use<'a>(bound: &'a Bound, used: &[GresAllocation]) -> Option<(&'a str, u32)> {
+    let is_used = |gres: &str, index: u32| {
+        used.iter().any(|one| one.name == gres && one.indexes.contains(&index))
+    };
+    let mut held = bound.indexes.iter().flat_map(|(gres, all)| all.iter().map(move |i| (gres, *i)));
+    held.find(|(gres, index)| is_used(gres, *index)).map(|(gres, index)| (gres.as_str(), index))
 }
 
 /// Seats the members of a gang, or those of it that are alike, in one allocation.

@@ -3,10 +3,19 @@
 //! Pure: given what Slurm knows of a gang's key, say whether to submit, to follow a job that is
 //! there, or that it is over. All memory is in Slurm's job records and on the bound pods.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::gang::Gang;
+use crate::eligible;
+use crate::gang::{Bound, Gang};
+use crate::hostlist::Hostlist;
 use crate::job::{BaseState, Job, JobId, Standing};
+
+mod forgotten;
+mod lost;
+
+pub use forgotten::{Ended, SAVED_AFTER_MS};
+pub use lost::{Fate, Record, Silence, fate};
 
 /// First word of every stamp; raised when its form changes.
 const FORM: &str = "gangway/1";
@@ -33,6 +42,12 @@ impl Stamp {
     /// no end of any pods.
     pub fn given_back(&self) -> Self {
         Self { pods: 0, ..self.clone() }
+    }
+
+    /// Whether its placeholder was given back although its pods wait on: should it live all the same, it is
+    /// of no use.
+    pub fn is_given_back(&self) -> bool {
+        self.pods == 0
     }
 
     /// Whether it is that of one attempt of one gang, for whichever pods.
@@ -162,7 +177,7 @@ pub enum Step {
         /// How it ended.
         state: BaseState,
     },
-    /// Pods are bound for a job that Slurm does not list: ask accounting, evict nobody (rule 6).
+    /// Pods are bound for a job that Slurm does not list: [`fate`] says what to make of it.
     Lost {
         /// The job the pods were bound for.
         job: JobId,
@@ -173,7 +188,13 @@ pub enum Step {
 
 /// Decides the next step from what Slurm lists with this gang's stamp.
 ///
-/// Returns also the jobs that must not be: live duplicates, later ones first.
+/// Two bridges that both believe they lead may make two placeholders of one gang: the immediate way
+/// cannot choose its job id. Which of them is the gang's is said by the API server, which takes a pod's
+/// binding only once: the first member to be bound, always the same one, is the vote, and the placeholder
+/// it was bound for is the one. Before the vote every live one is left alone, for another bridge may be
+/// binding to it at this moment; after it, whoever looks comes to the same answer.
+///
+/// Returns also the jobs that must not be: live ones beside the one that was voted for, later ones first.
 pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<JobId>) {
     let mut mine: Vec<&(Stamp, Job)> =
         listed.iter().filter(|(s, _)| s.cluster == cluster && s.gang == gang.uid).collect();
@@ -181,17 +202,25 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
 
     let mut live: Vec<&(Stamp, Job)> =
         mine.iter().copied().filter(|(_, j)| j.standing() != Standing::Over).collect();
+    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).max_by_key(|b| b.generation);
+    let vote = voted(gang);
+    let voted =
+        |s: &Stamp, j: &Job| vote.is_some_and(|b| b.job == j.id && b.generation == s.generation);
     if !live.is_empty() {
-        // The one that holds nodes wins, then the oldest: pods may already be bound for it.
+        // The one that pods are bound for wins, then one that holds nodes, then the oldest. What was
+        // given back and lives again, because slurmctld has forgotten its end, comes last.
         live.sort_by_key(|(s, j)| {
-            (j.standing() != Standing::Holding, s.generation, j.submit_time, j.id)
+            let holds = j.standing() == Standing::Holding;
+            (!voted(s, j), s.is_given_back(), !holds, s.generation, j.submit_time, j.id)
         });
         let (stamp, job) = live[0];
-        let duplicates = live[1..].iter().rev().map(|(_, j)| j.id).collect();
+        // Whatever was given back was to end already, and needs no vote.
+        let decided = voted(stamp, job);
+        let others = live[1..].iter().rev().filter(|(s, _)| decided || s.is_given_back());
+        let duplicates = others.map(|(_, j)| j.id).collect();
         return (Step::Follow { job: job.id, generation: stamp.generation }, duplicates);
     }
 
-    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).max_by_key(|b| b.generation);
     if let Some(bound) = bound {
         let ended =
             mine.iter().rev().find(|(s, j)| s.generation == bound.generation && j.id == bound.job);
@@ -220,6 +249,59 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let (cluster, gang) = (cluster.to_owned(), gang.uid.clone());
     let stamp = Stamp { cluster, gang, generation, pods, part: None };
     (Step::Submit { stamp }, Vec::new())
+}
+
+/// The placeholder that the gang's first member was bound for.
+fn voted(gang: &Gang) -> Option<&Bound> {
+    let bound = gang.members.iter().filter_map(|m| Some((m.rank, m.bound.as_ref()?)));
+    let first = bound.min_by_key(|(rank, bound)| (Reverse(bound.generation), *rank));
+    first.map(|(_, bound)| bound)
+}
+
+/// The stamp of a forgotten attempt that is asked for once more: its own, so that the pods that are bound
+/// for it may stay where it gets the same nodes again; unless a later attempt has been made since.
+pub fn after_lost(
+    cluster: &str,
+    gang: &Gang,
+    listed: &[(Stamp, Job)],
+    lost_generation: u32,
+) -> Stamp {
+    let mine = listed.iter().filter(|(s, _)| s.cluster == cluster && s.gang == gang.uid);
+    let bound = gang.members.iter().filter_map(|m| m.bound.as_ref()).map(|b| b.generation);
+    let newest = mine.map(|(s, _)| s.generation).chain(bound).max().unwrap_or(0);
+    let later = newest > lost_generation;
+    Stamp {
+        cluster: cluster.to_owned(),
+        gang: gang.uid.clone(),
+        generation: if later { newest.saturating_add(1) } else { lost_generation },
+        pods: fingerprint(gang.founders().map(|m| m.uid.as_str())),
+        part: None,
+    }
+}
+
+/// Nodes that failed a short while ago under placeholders of one cluster, and how long (s) until the first
+/// of them is trusted again. `now` is Slurm's clock, as the ends of its jobs are.
+pub fn failed_lately(
+    cluster: &str,
+    failed: &[(Stamp, Job)],
+    now: i64,
+    shunned_for: u32,
+) -> Option<(String, u32)> {
+    let mut names = Vec::new();
+    let mut until = None;
+    for (_, job) in failed.iter().filter(|(stamp, _)| stamp.cluster == cluster) {
+        let left = job.end_time.saturating_add(i64::from(shunned_for)).saturating_sub(now);
+        // Slurm's clock may have been set back since: nobody is shunned for longer than was said.
+        let Some(left) = u32::try_from(left).ok().filter(|left| *left > 0) else { continue };
+        let Ok(nodes) = Hostlist::parse(&job.failed_nodes) else { continue };
+        let before = names.len();
+        names.extend(nodes.names());
+        if names.len() > before {
+            let left = left.min(shunned_for);
+            until = Some(until.map_or(left, |until: u32| until.min(left)));
+        }
+    }
+    until.map(|until| (eligible::hostlist(names), until))
 }
 
 /// A refused `immediate` ask leaves a FAILED record that never ran: it is no ending of anything.

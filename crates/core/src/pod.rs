@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::eligible::selector::Affinity;
 use crate::eligible::taint::Toleration;
@@ -36,6 +36,8 @@ pub struct Pod {
     pub grandparent: Option<Controller>,
     /// Deletion has begun.
     pub deleting: bool,
+    /// When it was made, by the API server's clock: see [`moment`].
+    pub created: u64,
     /// Its specification.
     pub spec: PodSpec,
     /// Its status.
@@ -148,6 +150,32 @@ pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
+    /// When it was bound, by the API server's clock, which writes it with the binding (condition
+    /// `PodScheduled`): see [`moment`].
+    #[serde(rename = "conditions", deserialize_with = "scheduled", skip_serializing)]
+    pub scheduled: u64,
+}
+
+/// A moment as the API server writes it (`2026-11-27T05:43:09Z`) as a number that is larger the later
+/// it is, and is good for nothing else; 0 for what is no moment.
+pub fn moment(text: &str) -> u64 {
+    let digits = text.strip_suffix('Z').unwrap_or("").bytes().filter(u8::is_ascii_digit);
+    let number = |all: u64, digit: u8| all * 10 + u64::from(digit - b'0');
+    if text.len() == "2026-11-27T05:43:09Z".len() { digits.fold(0, number) } else { 0 }
+}
+
+fn scheduled<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Condition {
+        r#type: String,
+        status: String,
+        last_transition_time: Option<String>,
+    }
+    let conditions = Option::<Vec<Condition>>::deserialize(from)?.unwrap_or_default();
+    let scheduled = |c: &&Condition| c.r#type == "PodScheduled" && c.status == "True";
+    let at = conditions.iter().find(scheduled).and_then(|c| c.last_transition_time.as_deref());
+    Ok(at.map_or(0, moment))
 }
 
 impl Pod {
@@ -243,9 +271,34 @@ fn effective(resources: Option<&Resources>) -> Quantities {
     all
 }
 
+/// What the pod-level resources put in place of the sum. A request always counts. A limit stands in only
+/// for what no container mentions, or cannot be shared out beyond what is there: so does the API server
+/// before anybody sees a pod, but not in a workload's template.
+fn pod_level(spec: &PodSpec) -> Quantities {
+    let Some(resources) = &spec.resources else { return Quantities::new() };
+    let mentioned = |name: &str| {
+        let has = |list: &Option<Quantities>| list.as_ref().is_some_and(|l| l.contains_key(name));
+        let all = spec.containers.iter().chain(&spec.init_containers);
+        all.filter_map(|c| c.resources.as_ref()).any(|r| has(&r.requests) || has(&r.limits))
+    };
+    let stands_in = |name: &str| is_hugepages(name) || !mentioned(name);
+    let limits = resources.limits.iter().flatten().filter(|(name, _)| stands_in(name));
+    let stated = limits.chain(resources.requests.iter().flatten());
+    stated.filter(|(name, _)| of_whole_pods(name)).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// What may be asked for a pod as a whole; anything else is its containers' alone.
+fn of_whole_pods(resource: &str) -> bool {
+    matches!(resource, "cpu" | "memory") || is_hugepages(resource)
+}
+
+fn is_hugepages(resource: &str) -> bool {
+    resource.starts_with("hugepages-")
+}
+
 /// What a pod needs: all containers and sidecars together, or its largest init step if that is more
-/// (an init step runs beside the sidecars started before it), then overhead; pod-level resources
-/// overrule the sum. As in Kubernetes' `PodRequests`.
+/// (an init step runs beside the sidecars started before it); pod-level resources overrule the sum; then
+/// overhead. As Kubernetes' `PodRequests` says of the pod that the API server makes of it.
 pub fn demand(spec: &PodSpec) -> Result<Demand, BadQuantity> {
     let mut running = Demand::default();
     let mut sidecars = Demand::default();
@@ -266,7 +319,7 @@ pub fn demand(spec: &PodSpec) -> Result<Demand, BadQuantity> {
     }
     running.add(&sidecars);
     running.raise_to(&peak);
-    let stated = effective(spec.resources.as_ref());
+    let stated = pod_level(spec);
     running.overrule(&Demand::read(&stated)?, &stated);
     running.add(&Demand::read(&spec.overhead)?);
     running.other.retain(|_, n| *n > 0);

@@ -66,7 +66,7 @@ pub struct Grant {
 }
 
 /// Why something cannot run as asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
     /// One bounded word for metrics and events.
     pub category: Category,

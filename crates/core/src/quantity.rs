@@ -20,6 +20,14 @@ pub fn units(text: &str) -> Result<u64, BadQuantity> {
     value.scaled(1).ok_or_else(|| BadQuantity(text.to_owned()))
 }
 
+/// Whole units for people, exactly: `10Gi`, `1500`.
+pub fn binary(units: u64) -> String {
+    let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let steps = if units == 0 { 0 } else { (units.trailing_zeros() / 10).min(6) };
+    let suffix = suffixes.get(steps as usize).copied().unwrap_or_default();
+    format!("{}{suffix}", units >> (10 * steps))
+}
+
 /// `digits / 10^decimals * multiplier / divisor`, kept as integers.
 struct Value {
     digits: u128,
@@ -114,6 +122,13 @@ mod tests {
             ("+8", 8),
         ] {
             assert_eq!(units(text), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn units_are_written_as_they_are_read() {
+        for text in ["0", "1", "1500", "10Gi", "64Mi", "1025Ki", "15Ei"] {
+            assert_eq!(binary(units(text).expect("a quantity")), text);
         }
     }
 

@@ -29,7 +29,9 @@ pub fn waiting(reason: &str, description: &str) -> String {
         "Reservation" => "waiting for its reservation",
         "ReservationDeleted" => "its reservation has been deleted; name another one",
         "Licenses" => "waiting for licences",
-        "BadConstraints" => "no node can satisfy it; it is held until the nodes change",
+        "BadConstraints" => {
+            "no node can satisfy it as nodes are now; Slurm looks again every half minute"
+        }
         "NodeDown" => "a node it needs is down",
         "Cleaning" => "its last run is still being cleaned up",
         r if r.starts_with("Assoc") => "a limit of its account is used up",

@@ -14,6 +14,7 @@ use crate::placeholder::{Fnv, Stamp};
 use crate::pod::Demand;
 use crate::policy::{Category, Grant, Refusal};
 
+pub mod gpu;
 mod resources;
 
 pub use resources::ResourceTable;

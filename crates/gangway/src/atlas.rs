@@ -1,7 +1,7 @@
-//! Where the nodes are: what Kubernetes' labels and Slurm's node list say of the network, drawn up
-//! for placement.
+//! Where the nodes are and what their GPUs are: what Kubernetes' labels and Slurm's node list say of
+//! the network, drawn up for placement, and of GPUs, for what is asked.
 //!
-//! The node watch writes the labels, Slurm's list is read when an allocation has a node that is not
+//! The node watch writes the labels, Slurm's list is read when it is needed for a node that is not
 //! in it yet and every ten minutes; never for each gang. The map is drawn anew when something has
 //! changed. It decides nothing, and a gang is never kept waiting for it: what is not known comes last.
 
@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gangway_core::job::Allocation;
+use gangway_core::hostlist::Hostlist;
+use gangway_core::job::{Allocation, PlaceholderRequest};
 use gangway_core::names;
 use gangway_core::topology::{NodeFacts, Source, Topology, slurm_path};
+use gangway_core::translate::gpu::{self, GpuTypes, Offer};
 use gangway_slurm::Client;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -30,9 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Atlas {
     network: Network,
+    gpus: GpuTypes,
     inner: Mutex<Inner>,
     /// When Slurm's list was last asked for; held while it is.
     asked: tokio::sync::Mutex<Option<Instant>>,
+    /// Counts the changes of what types of GPU are found from.
+    gpu_news: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -40,9 +46,46 @@ struct Inner {
     /// By Kubernetes' name of the node.
     labels: HashMap<String, Labelled>,
     /// By Slurm's name.
-    slurm: HashMap<String, Vec<String>>,
+    slurm: HashMap<String, Listed>,
     /// The map, until something changes.
     drawn: Option<Arc<Topology>>,
+    /// The one type of GPU by partition and excluded nodes, until something changes.
+    types: HashMap<(String, String), Option<String>>,
+    /// How many nodes say what their GPUs are.
+    products: usize,
+}
+
+impl Inner {
+    fn changed(&mut self) {
+        self.drawn = None;
+        self.types.clear();
+    }
+
+    /// Writes down what a node's labels say, or that it is gone. Whether that is news of GPUs.
+    fn write(&mut self, name: &str, now: Option<Labelled>) -> bool {
+        let says = |node: Option<&Labelled>| {
+            node.filter(|node| !node.product.is_empty())
+                .map(|node| (node.slurm_name.clone(), node.product.clone()))
+        };
+        let after = says(now.as_ref());
+        let old = match now {
+            Some(now) => self.labels.insert(name.to_owned(), now),
+            None => self.labels.remove(name),
+        };
+        let before = says(old.as_ref());
+        self.products =
+            self.products + usize::from(after.is_some()) - usize::from(before.is_some());
+        self.changed();
+        before != after
+    }
+}
+
+/// What Slurm says of a node.
+#[derive(Debug, Default, PartialEq)]
+struct Listed {
+    path: Vec<String>,
+    gres: String,
+    partitions: Vec<String>,
 }
 
 /// What the labels of a node say.
@@ -51,11 +94,13 @@ struct Labelled {
     slurm_name: String,
     path: Vec<String>,
     instance_type: String,
+    /// What its GPUs are called; empty where nothing says.
+    product: String,
 }
 
 impl Atlas {
-    pub(crate) fn new(network: Network) -> Self {
-        Self { network, ..Self::default() }
+    pub(crate) fn new(network: Network, gpus: GpuTypes) -> Self {
+        Self { network, gpus, ..Self::default() }
     }
 
     /// Takes in a node's labels.
@@ -68,29 +113,30 @@ impl Atlas {
         }
         let slurm_name = names::slurm_node(labels).unwrap_or(name).to_owned();
         let instance_type = text(&self.network.instance_type_label);
-        let now = Labelled { slurm_name, path, instance_type };
+        let product = self.gpus.product(labels).to_owned();
+        let now = Labelled { slurm_name, path, instance_type, product };
         let mut inner = self.inner();
-        if inner.labels.get(name) != Some(&now) {
-            inner.labels.insert(name.to_owned(), now);
-            inner.drawn = None;
+        if inner.labels.get(name) != Some(&now) && inner.write(name, Some(now)) {
+            self.tell_of_gpus();
         }
     }
 
     /// Forgets the labels of a node that is gone.
     pub(crate) fn forget(&self, name: &str) {
         let mut inner = self.inner();
-        if inner.labels.remove(name).is_some() {
-            inner.drawn = None;
+        if inner.labels.contains_key(name) && inner.write(name, None) {
+            self.tell_of_gpus();
         }
     }
 
     /// Keeps only the nodes of a full list.
     pub(crate) fn keep(&self, names: &HashSet<String>) {
         let mut inner = self.inner();
-        let before = inner.labels.len();
-        inner.labels.retain(|name, _| names.contains(name));
-        if inner.labels.len() != before {
-            inner.drawn = None;
+        let gone: Vec<String> =
+            inner.labels.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let news = gone.iter().filter(|name| inner.write(name, None)).count();
+        if news > 0 {
+            self.tell_of_gpus();
         }
     }
 
@@ -114,6 +160,92 @@ impl Atlas {
             && allocation.nodes.iter().any(|n| !inner.slurm.contains_key(&n.name))
     }
 
+    fn tell_of_gpus(&self) {
+        self.gpu_news.send_modify(|count| *count += 1);
+    }
+
+    /// Told whenever a gang that waits may have to be asked for with another type of GPU.
+    pub(crate) fn gpu_news(&self) -> watch::Receiver<u64> {
+        self.gpu_news.subscribe()
+    }
+
+    /// What must be told to a job that waits for GPUs of a type left open, as its nodes are now.
+    pub(crate) fn other_gpus(
+        &self,
+        partition: &str,
+        excluded: &str,
+        asked: &str,
+    ) -> Option<String> {
+        self.gpus_listed()?;
+        // Without Slurm's list nothing is known, which is no news.
+        if self.inner().slurm.is_empty() {
+            return None;
+        }
+        gpu::retold(asked, self.gpu_type(partition, excluded).as_deref())
+    }
+
+    /// Names the type of the GPUs in a request that leaves it open, where the nodes that it may get
+    /// have only one. Returns whether anything was named.
+    pub(crate) async fn name_gpus(&self, slurm: &Client, request: &mut PlaceholderRequest) -> bool {
+        if !request.components.iter().any(gpu::wanted) {
+            return false;
+        }
+        match self.gpus_listed() {
+            None => return false,
+            Some(true) => {}
+            Some(false) => {
+                let _ = timeout(PATIENCE, self.ask(slurm, AGAIN)).await;
+            }
+        }
+        let mut named = false;
+        for component in request.components.iter_mut().filter(|c| gpu::wanted(c)) {
+            let kind = self.gpu_type(&request.partition, &component.excluded_nodes);
+            if let Some(kind) = kind {
+                gpu::give(component, &kind);
+                named = true;
+            }
+        }
+        named
+    }
+
+    /// Whether any node says what its GPUs are.
+    pub(crate) fn knows_gpus(&self) -> bool {
+        self.inner().products > 0
+    }
+
+    /// Whether Slurm has listed every node that says what its GPUs are; `None` where none does.
+    fn gpus_listed(&self) -> Option<bool> {
+        let inner = self.inner();
+        let mut labelled = inner.labels.values().filter(|node| !node.product.is_empty());
+        (inner.products > 0)
+            .then(|| labelled.all(|node| inner.slurm.contains_key(&node.slurm_name)))
+    }
+
+    /// The one type of GPU on a partition's nodes without those excluded. Several partitions may be
+    /// named; of none, all nodes are taken.
+    fn gpu_type(&self, partition: &str, excluded: &str) -> Option<String> {
+        let key = (partition.to_owned(), excluded.to_owned());
+        let mut inner = self.inner();
+        if let Some(known) = inner.types.get(&key) {
+            return known.clone();
+        }
+        let shut = Hostlist::parse(excluded).map(|list| list.names()).unwrap_or_default();
+        let shut: HashSet<String> = shut.into_iter().collect();
+        let products: HashMap<&str, &str> =
+            inner.labels.values().map(|n| (n.slurm_name.as_str(), n.product.as_str())).collect();
+        let of = |node: &Listed| {
+            partition.is_empty()
+                || partition.split(',').any(|p| node.partitions.iter().any(|own| own == p))
+        };
+        let open = inner.slurm.iter().filter(|(name, node)| of(node) && !shut.contains(*name));
+        let kind = self.gpus.common(open.map(|(name, node)| Offer {
+            product: products.get(name.as_str()).copied(),
+            gres: &node.gres,
+        }));
+        inner.types.insert(key, kind.clone());
+        kind
+    }
+
     /// Reads Slurm's list, unless that was done less than `age` ago.
     async fn ask(&self, slurm: &Client, age: Duration) {
         let mut asked = self.asked.lock().await;
@@ -123,12 +255,16 @@ impl Atlas {
         *asked = Some(Instant::now());
         match slurm.nodes().await {
             Ok(nodes) => {
-                let paths = nodes.into_iter().map(|n| (n.name, slurm_path(&n.topology)));
-                let now: HashMap<String, Vec<String>> = paths.collect();
+                let listed = nodes.into_iter().map(|n| {
+                    let path = slurm_path(&n.topology);
+                    (n.name, Listed { path, gres: n.gres, partitions: n.partitions })
+                });
+                let now: HashMap<String, Listed> = listed.collect();
                 let mut inner = self.inner();
                 if inner.slurm != now {
                     inner.slurm = now;
-                    inner.drawn = None;
+                    inner.changed();
+                    self.tell_of_gpus();
                 }
             }
             Err(error) => {
@@ -163,8 +299,8 @@ impl Atlas {
             return drawn.clone();
         }
         let mut facts: HashMap<&str, NodeFacts> = HashMap::new();
-        for (name, path) in &inner.slurm {
-            facts.entry(name).or_default().slurm.clone_from(path);
+        for (name, listed) in &inner.slurm {
+            facts.entry(name).or_default().slurm.clone_from(&listed.path);
         }
         for node in inner.labels.values() {
             let facts = facts.entry(&node.slurm_name).or_default();
@@ -215,6 +351,54 @@ mod tests {
         assert!(wired("n2") && !wired("n1"));
     }
 
+    /// As EC2 tells it, with every level contradicting the next finer one: whoever skips a level or
+    /// reads the levels in another order comes to another walk.
+    #[test]
+    fn the_layers_of_ec2_are_read_from_the_zone_down_to_the_node() {
+        let there = [
+            ("n0", ["use1-az2", "nn-1a", "nn-2a", "nn-3a"]),
+            ("n1", ["use1-az1", "nn-1b", "nn-2b", "nn-3b"]),
+            ("n2", ["use1-az1", "nn-1a", "nn-2c", "nn-3c"]),
+            ("n3", ["use1-az1", "nn-1a", "nn-2a", "nn-3d"]),
+        ];
+        let atlas = Atlas::default();
+        // Two nodes behind each switch: neighbours by the network, not by name.
+        for (name, [zone, one, two, three]) in there {
+            let layer = |n: u32| format!("topology.k8s.aws/network-node-layer-{n}");
+            let keys = ["topology.kubernetes.io/zone".to_owned(), layer(1), layer(2), layer(3)];
+            let labels: BTreeMap<String, String> =
+                keys.into_iter().zip([zone, one, two, three].map(str::to_owned)).collect();
+            atlas.put(name, &labels);
+            atlas.put(&format!("{name}-beside"), &labels);
+        }
+        let all = ["n0", "n1", "n2", "n3", "n0-beside", "n1-beside", "n2-beside", "n3-beside"];
+        let expected = ["n3", "n2", "n1", "n0"].map(|n| [n.to_owned(), format!("{n}-beside")]);
+        assert_eq!(walk(&atlas, &all), expected.concat());
+    }
+
+    #[test]
+    fn labels_of_the_configuration_count_in_its_order_and_alone() {
+        let keys = ["example.com/rack", "example.com/slot"];
+        let network = |keys: [&str; 2]| Network {
+            labels: keys.map(str::to_owned).to_vec(),
+            ..Network::default()
+        };
+        let atlas = Atlas::new(network(keys), GpuTypes::default());
+        let turned = Atlas::new(network([keys[1], keys[0]]), GpuTypes::default());
+        for atlas in [&atlas, &turned] {
+            let put = |name, rack, slot, layer| {
+                atlas.put(name, &labels(&[(keys[0], rack), (keys[1], slot), (LAYER, layer)]));
+            };
+            put("n1", "r10", "s1", "nn-a");
+            put("n2", "r2", "s3", "nn-b");
+            put("n3", "r2", "s2", "nn-c");
+            put("n4", "r10", "s4", "nn-d");
+        }
+        let all = ["n1", "n2", "n3", "n4"];
+        assert_eq!(walk(&atlas, &all), ["n3", "n2", "n1", "n4"]);
+        assert_eq!(walk(&turned, &all), ["n1", "n3", "n2", "n4"]);
+    }
+
     #[test]
     fn the_map_is_drawn_anew_only_when_something_has_changed() {
         let atlas = Atlas::default();
@@ -244,11 +428,59 @@ mod tests {
         assert!(atlas.missing(&allocation));
         atlas.put("n2", &labels(&[(LAYER, "a")]));
         assert!(!atlas.missing(&allocation));
-        let slurm = Atlas::new(Network { source: Source::Slurm, ..Network::default() });
+        let drawn_by =
+            |source| Atlas::new(Network { source, ..Network::default() }, GpuTypes::default());
+        let slurm = drawn_by(Source::Slurm);
         slurm.put("n1", &labels(&[(LAYER, "a")]));
         slurm.put("n2", &labels(&[(LAYER, "a")]));
         assert!(slurm.missing(&allocation));
-        let labels_only = Atlas::new(Network { source: Source::Labels, ..Network::default() });
+        let labels_only = drawn_by(Source::Labels);
         assert!(!labels_only.missing(&allocation));
+    }
+
+    #[test]
+    fn a_type_of_gpu_is_that_of_the_open_nodes_of_the_partition() {
+        let atlas = Atlas::default();
+        let listed = |gres: &str, partition: &str| Listed {
+            gres: gres.to_owned(),
+            partitions: vec![partition.to_owned()],
+            ..Listed::default()
+        };
+        let nodes =
+            [("n1", "gpu:h100:8", "p"), ("n2", "gpu:a100:8", "p"), ("n3", "gpu:h100:8", "q")];
+        for (name, gres, partition) in nodes {
+            atlas.inner().slurm.insert(name.to_owned(), listed(gres, partition));
+        }
+        assert_eq!(atlas.gpus_listed(), None, "no label says what a GPU is");
+        assert_eq!(atlas.gpu_type("p", "n2"), None);
+        const PRODUCT: &str = "nvidia.com/gpu.product";
+        let h100 = labels(&[(PRODUCT, "NVIDIA-H100-80GB-HBM3"), (names::SLURM_NODE_LABEL, "n1")]);
+        atlas.put("ip-1", &h100);
+        atlas.put("n2", &labels(&[(PRODUCT, "NVIDIA-A100-SXM4-40GB")]));
+        assert_eq!(atlas.gpus_listed(), Some(true));
+        assert_eq!(atlas.gpu_type("p", ""), None, "two types");
+        assert_eq!(atlas.gpu_type("p", "n2").as_deref(), Some("h100"));
+        assert_eq!(atlas.gpu_type("p", "n1").as_deref(), Some("a100"));
+        assert_eq!(atlas.gpu_type("p,q", "n2").as_deref(), Some("h100"));
+        assert_eq!(atlas.gpu_type("", "n2").as_deref(), Some("h100"), "all partitions");
+        let (any, typed) = ("gres/gpu=4", "gres/gpu:h100=4");
+        assert_eq!(atlas.other_gpus("p", "n2", any).as_deref(), Some(typed));
+        assert_eq!(atlas.other_gpus("p", "", typed).as_deref(), Some(any));
+        assert_eq!(atlas.other_gpus("p", "n2", typed), None, "it knows");
+        // What has been found is not believed longer than the labels.
+        let mut news = atlas.gpu_news();
+        atlas.put("n2", &labels(&[(LAYER, "nn-a"), (PRODUCT, "NVIDIA-A100-SXM4-40GB")]));
+        assert!(!news.has_changed().expect("the atlas is there"), "nothing of its GPUs");
+        atlas.put("n2", &labels(&[]));
+        assert!(news.has_changed().expect("the atlas is there"));
+        news.mark_unchanged();
+        assert_eq!(atlas.gpu_type("p", "n1"), None);
+        atlas.put("n9", &h100);
+        atlas.put("n8", &labels(&[(PRODUCT, "NVIDIA-H100-80GB-HBM3")]));
+        assert_eq!(atlas.gpus_listed(), Some(false), "n8 is not in Slurm's list");
+        atlas.keep(&HashSet::from(["n2".to_owned()]));
+        assert!(news.has_changed().expect("the atlas is there"));
+        assert_eq!(atlas.gpus_listed(), None, "nobody says anything any more");
+        assert_eq!(atlas.other_gpus("p", "n2", typed), None, "which is no news");
     }
 }

@@ -13,8 +13,10 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::index::Group;
 use crate::lean::{LeanClaim, LeanPod};
 use crate::planted::{self, Bug};
+use crate::report::{self, Note};
 
 /// A claim and the node it is to be told.
 pub(crate) struct Told {
@@ -73,6 +75,15 @@ pub(crate) async fn select_node(cluster: &Cluster, namespace: &str, told: &Told)
 pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (String, bool) {
     let uid = binding.pod.clone();
     let Some(member) = gang.members.iter().find(|m| m.uid == uid) else { return (uid, false) };
+    if let Err(holder) = cluster.world.promise(&uid, &binding.node, &binding.seat) {
+        tracing::info!(
+            pod = member.name,
+            node = binding.node,
+            holder,
+            "its seat has just been taken"
+        );
+        return (uid, false);
+    }
     let Ok(_permit) = cluster.writes.acquire().await else { return (uid, false) };
     let body = KubeBinding {
         metadata: ObjectMeta {
@@ -106,12 +117,28 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
             (uid, true)
         }
         Err(error) => {
+            // Said no, for certain: it is not there. Bound already is seen soon, and whatever else it is
+            // may have been done.
+            if matches!(&error, kube::Error::Api(status) if matches!(status.code, 400..=408 | 410..=499))
+            {
+                cluster.world.withdraw(&uid);
+            }
             tracing::warn!(
                 gang = gang.uid, job = %binding.job, pod = member.name, node = binding.node,
                 error = explain(&error), "could not bind"
             );
             (uid, false)
         }
+    }
+}
+
+/// Tells the owner of a gang, once for all of it, what the way it was asked for costs: whoever did not
+/// wait has no condition that said so.
+pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, cost: &str) {
+    let workload = cluster.world.index().workload(group).cloned();
+    if let Some(workload) = workload {
+        let note = Note { reason: "HoldsMore", message: cost, warning: true, action: "Binding" };
+        report::event(cluster, report::workload_reference(&workload), &note).await;
     }
 }
 

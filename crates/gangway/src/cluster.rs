@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gangway_core::gang::Assembled;
+use gangway_core::place::Seat;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,7 @@ impl Cluster {
     }
 }
 
-/// The index, shared with the followers: written by the source alone.
+/// The index, shared with the followers: written by the source, but for what bindings will take.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
     index: Arc<RwLock<Index>>,
@@ -65,7 +66,7 @@ impl World {
         &self.atlas
     }
 
-    /// Changes the index: for the source alone.
+    /// Changes the index: for the source, and for what bindings will take.
     pub(crate) fn change(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,6 +74,18 @@ impl World {
     /// Tells everyone that a seat may have become free.
     pub(crate) fn seats_freed(&self) {
         self.freed.send_modify(|n| *n += 1);
+    }
+
+    /// Holds the devices of a seat for a pod whose binding is about to be sent. `Err`: who has one of them.
+    pub(crate) fn promise(&self, pod: &str, node: &str, seat: &Seat) -> Result<(), String> {
+        self.change().promise(pod, node, seat, Instant::now())
+    }
+
+    /// The binding of a pod will not be made.
+    pub(crate) fn withdraw(&self, pod: &str) {
+        if self.change().withdraw(pod) {
+            self.seats_freed();
+        }
     }
 
     /// A look at the index. Never hold it across an await.

@@ -4,6 +4,7 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod election;
 mod kubescheduler;
 mod section;
 mod topology;
@@ -16,10 +17,13 @@ use anyhow::Context as _;
 use clap::Args;
 use gangway_core::ask::TABLE;
 use gangway_core::placeholder::{JobIds, is_word};
+use gangway_core::poison::Sink;
 use gangway_core::policy::{Identity, Policy};
 use gangway_core::translate::ResourceTable;
+use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 use section::Section;
 pub(crate) use topology::Network;
@@ -52,17 +56,34 @@ pub(crate) struct ProcessFlags {
     /// Log one JSON object per line
     #[arg(long)]
     pub(crate) log_json: bool,
+    /// Take part in an election, so that one of several replicas leads and the others stand by
+    #[arg(
+        long, value_name = "BOOL", env = "GANGWAY_LEADER_ELECTION",
+        num_args = 0..=1, default_missing_value = "true", require_equals = true
+    )]
+    pub(crate) leader_election: Option<bool>,
+    /// Namespace of the election's Lease
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub(crate) leader_election_namespace: Option<String>,
+    /// Who this process is in the Lease and the API server's audit log; else the host's name
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub(crate) identity: Option<String>,
 }
 
 impl ProcessFlags {
     /// Logs to standard error from now on.
     pub(crate) fn start_log(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log).context("--log is not a filter")?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        // Fails only when a log is there already, which is fine.
-        let _ = if self.log_json { log.json().try_init() } else { log.with_ansi(false).try_init() };
-        Ok(())
+        log_to_stderr(&self.log, self.log_json)
     }
+}
+
+/// Logs to standard error from now on.
+pub(crate) fn log_to_stderr(filter: &str, json: bool) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("--log is not a filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a log is there already, which is fine.
+    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    Ok(())
 }
 
 /// Everything the scheduler needs to know, checked.
@@ -75,8 +96,12 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
     pub(crate) resources: ResourceTable,
+    pub(crate) gpu_types: GpuTypes,
     pub(crate) network: Network,
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// This process among its replicas.
+    pub(crate) identity: String,
+    pub(crate) election: Option<Election>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +115,10 @@ pub(crate) struct Slurm {
     /// Whether a gang of different roles may be a heterogeneous job.
     pub(crate) heterogeneous: bool,
     pub(crate) job_ids: JobIds,
+    /// Who answers for EXTERNAL nodes, where they are to be healed.
+    pub(crate) sink: Option<Sink>,
+    /// For so many seconds a node that has failed is not asked for again.
+    pub(crate) shun_failed_nodes: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -153,12 +182,29 @@ impl Settings {
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
+        let gpu_types = read_gpu_types(root.section("gpuTypes"));
         let network = topology::read(root.section("topology"), &problems);
         let kubeconfig =
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
+        let identity = election::identity(&flags.process);
+        let election = root.section("leaderElection");
+        let election =
+            election::read(election, &flags.process, &identity, "gangway-scheduler", &problems);
         root.finish();
         problems.into_result()?;
-        Ok(Self { cluster, slurm, listen, tls, policy, resources, network, kubeconfig })
+        Ok(Self {
+            cluster,
+            slurm,
+            listen,
+            tls,
+            policy,
+            resources,
+            gpu_types,
+            network,
+            kubeconfig,
+            identity,
+            election,
+        })
     }
 }
 
@@ -210,6 +256,8 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         last: ids.number("last").unwrap_or(default.last),
     };
     ids.finish();
+    let sink = read_sink(slurm.section("sink"), problems);
+    let shun_failed_nodes = slurm.number("shunFailedNodes").unwrap_or(300);
     slurm.finish();
     if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
         problems.add("slurm.jobIds", "must be a range 1 <= first < last <= 67108863");
@@ -221,6 +269,24 @@ fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problem
         immediate,
         heterogeneous,
         job_ids,
+        shun_failed_nodes,
+        sink,
+    }
+}
+
+fn read_sink(mut sink: Section<'_>, problems: &section::Problems) -> Option<Sink> {
+    let (address, partitions) = (sink.text("address"), sink.texts("partitions"));
+    sink.finish();
+    match address {
+        Some(address) if !partitions.is_empty() => Some(Sink { address, partitions }),
+        None if partitions.is_empty() => None,
+        _ => {
+            problems.add(
+                "slurm.sink",
+                "needs address, and partitions: those whose EXTERNAL nodes are ours",
+            );
+            None
+        }
     }
 }
 
@@ -296,6 +362,13 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
     Policy { default_partition, partitions, closed, max_grace_seconds, identities }
 }
 
+fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
+    let labels = Some(section.texts("labels")).filter(|labels| !labels.is_empty());
+    let types = section.map("types");
+    section.finish();
+    GpuTypes { labels: labels.unwrap_or_else(|| GpuTypes::default().labels), types }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,11 +395,13 @@ mod tests {
         let yaml = "
 cluster: a b
 clutser: x
-slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 } }
+slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
 policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
+gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
+leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -335,6 +410,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "slurm.immediate:",
             "slurm.retries:",
             "slurm.jobIds:",
+            "slurm.sink:",
             "listen.grpc:",
             "tls:",
             "policy.identities[0].namespace:",
@@ -342,40 +418,79 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
             "policy.identities[0].allow:",
             "policy.partitions:",
             "policy.closed:",
+            "gpuTypes.labels:",
+            "gpuTypes.types:",
             "topology.source:",
             "topology.layouts[0]:",
             "topology.layouts[0].instanceType:",
             "topology.layouts[0].devices:",
+            "leaderElection.enabled:",
+            "leaderElection.namespace:",
+            "leaderElection.leaseSeconds:",
+            "leaderElection.renewSeconds:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
     }
 
     #[test]
+    fn an_election_is_asked_for_by_file_or_flag() {
+        let election = |yaml: &str, flag: Option<bool>| {
+            let mut flags = Flags {
+                slurm_url: Some("http://127.0.0.1:1".into()),
+                slurm_token_file: Some("token".into()),
+                ..Flags::default()
+            };
+            flags.process.leader_election = flag;
+            flags.process.identity = Some("pod-1".into());
+            let file = parse_yaml(yaml).expect("YAML");
+            Settings::read(&file, &flags).expect("usable").election
+        };
+        assert!(election("", None).is_none());
+        let by_flag = election("", Some(true)).expect("an election");
+        let told = (by_flag.namespace.as_str(), by_flag.name.as_str(), by_flag.lease_seconds);
+        assert_eq!(told, ("gangway", "gangway-scheduler", 10));
+        let yaml = "leaderElection: { enabled: true, namespace: ha, name: one, leaseSeconds: 30 }";
+        let by_file = election(yaml, None).expect("an election");
+        let told = (by_file.namespace.as_str(), by_file.name.as_str(), by_file.lease_seconds);
+        assert_eq!(told, ("ha", "one", 30));
+        assert!(election(yaml, Some(false)).is_none(), "the flag goes over the file");
+        // Two processes of one name are two candidates.
+        assert!(by_flag.identity.starts_with("pod-1_") && by_flag.identity != by_file.identity);
+    }
+
+    #[test]
     fn a_full_file_is_read() {
         let yaml = "
 cluster: prod
-slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false }
+slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60, sink: { address: 10.0.0.9, partitions: [gpu] } }
 policy:
   defaultPartition: gpu
+  maxCheckpointGrace: 900
   identities:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
 resources: { example.com/npu: npu }
+gpuTypes: { labels: [example.com/gpu], types: { ACME-9000: acme } }
 topology:
   source: labels
-  labels: [example.com/rack]
+  labels: [example.com/rack, example.com/slot]
   layouts:
     - { instanceType: box, switches: 2, sockets: 2, devices: { gpu: 4, efa: 2 } }
 ";
         let settings = read(yaml).expect("usable");
         assert_eq!(settings.slurm.url, "http://127.0.0.1:1", "the flag goes over the file");
+        assert_eq!(settings.slurm.sink.map(|sink| sink.partitions), Some(vec!["gpu".to_owned()]));
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
         assert_eq!(settings.policy.closed, ["exclusive"]);
+        assert_eq!(settings.policy.max_grace_seconds, Some(900));
+        assert_eq!(settings.slurm.shun_failed_nodes, 60);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
-        assert_eq!(settings.network.labels, ["example.com/rack"]);
+        assert_eq!(settings.gpu_types.labels, ["example.com/gpu"]);
+        assert_eq!(settings.gpu_types.types["ACME-9000"], "acme");
+        assert_eq!(settings.network.labels, ["example.com/rack", "example.com/slot"]);
         let first = &settings.network.layouts[0];
         assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
         assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));

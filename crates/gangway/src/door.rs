@@ -4,7 +4,6 @@
 //! memory. With certificates given, strangers must show one of the same CA.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,39 +16,54 @@ use tonic::transport::{
 };
 
 use crate::config::{self, Tls};
-use crate::extender::{self, MAX_MESSAGE};
-use crate::queue::Queue;
+use crate::extender::{MAX_MESSAGE, Room};
+use crate::mandate::Mandate;
 
 /// The scheduler's own handle on the door.
 pub(crate) type Door = ExtenderClient<Channel>;
 
 /// One stream per gang, so there must be no small limit on streams.
 const STREAMS: u32 = 1 << 20;
+/// How long who knocks at a standby is kept: whoever comes again may be let in to the leader.
+const STANDBY: Duration = Duration::from_secs(1);
 /// Another process's door is asked this often whether it lives, and given so long to say so.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// Serves the door on TCP, with gRPC health beside it.
+/// Serves the door on TCP, with gRPC health beside it. Behind one address with other replicas, a standby
+/// answers who leads and hangs up soon, so that a client that tries again comes to the leader.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    queue: Arc<Queue>,
+    room: Room,
+    mandate: Mandate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_serving::<gangway_api::v1::extender_server::ExtenderServer<extender::Extender>>()
-        .await;
+    reporter.set_not_serving::<Room>().await;
     let mut server = Server::builder().max_concurrent_streams(STREAMS);
     if let Some(tls) = tls {
         server = server.tls_config(read_tls(&tls).await?).context("gRPC certificates")?;
     }
+    let listener = listener.into_std().context("gRPC listener")?;
+    let incoming = || -> anyhow::Result<TcpListenerStream> {
+        let own = listener.try_clone().and_then(TcpListener::from_std);
+        Ok(TcpListenerStream::new(own.context("gRPC listener")?))
+    };
+    let mut standby = server.clone().max_connection_age(STANDBY);
+    let standby = standby.add_service(health.clone()).add_service(room.clone());
+    tokio::select! {
+        served = standby.serve_with_incoming(incoming()?) => return served.context("gRPC server"),
+        () = mandate.granted() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    reporter.set_serving::<Room>().await;
     // Streams of living gangs never end by themselves, so the server does not wait for them.
     tokio::select! {
         biased;
         served = server
             .add_service(health)
-            .add_service(extender::service(queue))
-            .serve_with_incoming(TcpListenerStream::new(listener)) => served.context("gRPC server"),
+            .add_service(room)
+            .serve_with_incoming(incoming()?) => served.context("gRPC server"),
         () = stop.cancelled() => Ok(()),
     }
 }
@@ -93,7 +107,7 @@ pub(crate) fn client(channel: Channel) -> Door {
 
 /// Serves the door on a pipe in memory until `stop`, and gives the client end of it.
 pub(crate) fn inside(
-    queue: Arc<Queue>,
+    room: Room,
     stop: CancellationToken,
 ) -> (Door, impl Future<Output = anyhow::Result<()>> + Send + 'static) {
     let (near, far) = tokio::io::duplex(1 << 20);
@@ -105,7 +119,7 @@ pub(crate) fn inside(
                 .max_concurrent_streams(STREAMS)
                 .initial_stream_window_size(1 << 20)
                 .initial_connection_window_size(64 << 20)
-                .add_service(extender::service(queue))
+                .add_service(room)
                 .serve_with_incoming(futures::StreamExt::chain(incoming, futures::stream::pending())) => {
                     served.context("in-memory gRPC server")
                 }

@@ -2,6 +2,7 @@
 //! (rule 11), and an event on pod and owner that says why.
 
 use gangway_core::names;
+use gangway_core::pod::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     DeleteOptions, ObjectMeta, Preconditions, Status,
@@ -33,6 +34,19 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
     // No longer there: that is what was wanted.
     let Some(pod) = pod else { return (uid.to_owned(), true) };
     let Ok(_permit) = cluster.writes.acquire().await else { return (uid.to_owned(), false) };
+    let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
+    match is_over(&api, &pod.name, uid).await {
+        Ok(false) => {}
+        Ok(true) => {
+            cluster.metrics.evictions.with_label_values(&["over"]).inc();
+            tracing::info!(pod = pod.path(), uid, why, "it has ended by itself and is not evicted");
+            return (uid.to_owned(), true);
+        }
+        Err(error) => {
+            tracing::warn!(pod = pod.path(), uid, error = explain(&error), "could not look at it");
+            return (uid.to_owned(), false);
+        }
+    }
     report::event(cluster, report::pod_reference(&pod), &note(why)).await;
     let body = Eviction {
         metadata: ObjectMeta {
@@ -48,14 +62,13 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
             ..DeleteOptions::default()
         }),
     };
-    let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
     let outcome: Result<Status, _> =
         api.create_subresource("eviction", &pod.name, &PostParams::default(), &body).await;
     let (label, ok) = match &outcome {
         Ok(_) => ("evicted", true),
         Err(kube::Error::Api(status)) if status.code == 404 => ("gone", true),
-        // Another pod has the name by now: ours is gone.
-        Err(kube::Error::Api(status)) if status.code == 409 => ("gone", true),
+        // Another pod has the name by now, or somebody else has just written: the watch tells which.
+        Err(kube::Error::Api(status)) if status.code == 409 => ("conflict", false),
         Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),
         Err(_) => ("error", false),
     };
@@ -72,4 +85,12 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
         _ => tracing::info!(pod = pod.path(), uid, why, by = names::SCHEDULER, "evicted"),
     }
     (uid.to_owned(), ok)
+}
+
+/// Whether a pod is gone or has finished. The watch may be behind: when another bridge gives a placeholder
+/// back because its pods have finished, its end must not take them away.
+async fn is_over(api: &Api<LeanPod>, name: &str, uid: &str) -> Result<bool, kube::Error> {
+    let Some(now) = api.get_opt(name).await? else { return Ok(true) };
+    let same = now.metadata.uid.as_deref() == Some(uid);
+    Ok(!same || Pod::from(now).finished())
 }

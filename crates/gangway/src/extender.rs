@@ -13,6 +13,7 @@ use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tonic::{Request, Response, Status};
 
 use crate::chain::explain;
+use crate::mandate::{Mandate, Standing};
 use crate::queue::{Health, Key, Queue};
 
 /// Largest message that is read: a gang of 65,536 members with their resources.
@@ -22,15 +23,42 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 #[derive(Clone)]
 pub(crate) struct Extender {
     queue: Arc<Queue>,
+    mandate: Mandate,
 }
+
+/// The service, ready to be added to a server.
+pub(crate) type Room = v1::extender_server::ExtenderServer<Extender>;
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service, ready to be added to a server.
-pub(crate) fn service(queue: Arc<Queue>) -> v1::extender_server::ExtenderServer<Extender> {
-    v1::extender_server::ExtenderServer::new(Extender { queue })
+pub(crate) fn service(queue: Arc<Queue>, mandate: Mandate) -> Room {
+    Room::new(Extender { queue, mandate })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
+}
+
+impl Extender {
+    /// Whoever asks a process that stands by is told who leads.
+    fn leads(&self) -> Result<(), Status> {
+        let (why, leader) = match self.mandate.standing() {
+            Standing::Leads if self.mandate.holds() => return Ok(()),
+            Standing::Waits(leader) if leader.is_empty() => {
+                ("this gangway stands by, and it is not known yet who leads".to_owned(), leader)
+            }
+            Standing::Waits(leader) => {
+                (format!("this gangway stands by; {leader} leads: ask there"), leader)
+            }
+            Standing::Leads | Standing::Over => {
+                ("this gangway does not lead any more and is ending".to_owned(), String::new())
+            }
+        };
+        let mut status = Status::unavailable(why);
+        if let Ok(leader) = leader.parse() {
+            status.metadata_mut().insert("gangway-leader", leader);
+        }
+        Err(status)
+    }
 }
 
 #[tonic::async_trait]
@@ -42,6 +70,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::PlaceRequest>,
     ) -> Result<Response<Self::PlaceStream>, Status> {
+        self.leads()?;
         let gang =
             request.into_inner().gang.ok_or_else(|| Status::invalid_argument("gang is missing"))?;
         let cluster = gang.cluster.clone();
@@ -61,6 +90,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        self.leads()?;
         let request = request.into_inner();
         request.check().map_err(|e| Status::invalid_argument(e.to_string()))?;
         // Before Slurm's jobs have been listed, "there is none" would be a guess.
@@ -80,6 +110,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
+        self.leads()?;
         let request = request.into_inner();
         request.check().map_err(|e| Status::invalid_argument(e.to_string()))?;
         let (verdict, jobs) =
@@ -94,6 +125,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        self.leads()?;
         let cluster = request.into_inner().cluster;
         let board = self.queue.board().clone();
         let mut health = board.health();

@@ -294,15 +294,26 @@ impl Follower {
         }
     }
 
-    /// Binds members, all at once, each with its one write.
+    /// Binds members, each with its one write: the first of a gang alone, then all others at once.
+    ///
+    /// The API server takes the first one's binding only once, whoever sends it, and so says which
+    /// placeholder is the gang's. A bridge that comes second binds nobody (`core::placeholder::next`).
     async fn bind(&mut self, view: &View, binds: &[Binding]) {
         if binds.is_empty() {
             return;
         }
         let gang = &view.assembled.gang;
-        self.note(Event::Binding { some_bound: gang.members.iter().any(|m| m.bound.is_some()) });
-        let answers = binds.iter().map(|binding| bind::bind(&self.cluster, gang, binding));
-        let answers = join_all(answers).await;
+        let some_bound = gang.members.iter().any(|m| m.bound.is_some());
+        self.note(Event::Binding { some_bound });
+        let first = binds.iter().map(|b| b.seat.rank).min().filter(|_| !some_bound);
+        let (first, others): (Vec<&Binding>, Vec<&Binding>) =
+            binds.iter().partition(|b| Some(b.seat.rank) == first);
+        let first = first.into_iter().map(|binding| bind::bind(&self.cluster, gang, binding));
+        let mut answers = join_all(first).await;
+        if answers.iter().all(|(_, ok)| *ok) {
+            let others = others.into_iter().map(|b| bind::bind(&self.cluster, gang, b));
+            answers.extend(join_all(others).await);
+        }
         if let Some(offering) = &self.offering {
             offering.bound(&answers);
         }
@@ -314,6 +325,11 @@ impl Follower {
             self.cluster.metrics.gang_seconds.observe(took.as_secs_f64());
             let members = binds.len();
             tracing::info!(gang = gang.uid, name = gang.path(), members, ?took, "bound");
+        }
+        // Whoever joins a gang that runs brings nothing new.
+        let cost = binds.first().map_or("", |binding| binding.note.as_str());
+        if !cost.is_empty() && !some_bound && answers.iter().any(|(_, ok)| *ok) {
+            bind::tell_owner(&self.cluster, &view.group, cost).await;
         }
     }
 

@@ -3,6 +3,7 @@
 //! One writer (source) applies events; readers look under a short lock. No I/O, no decisions: it
 //! answers "which gangs changed", "what is this gang now" and "is this seat free".
 
+mod promises;
 mod reach;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -15,7 +16,9 @@ use gangway_core::names;
 use gangway_core::place::{Seat, parse_ranges};
 use gangway_core::pod::{Container, Controller, Pod};
 use gangway_core::workload::{Kind, Shape, Workload};
+use tokio::time::Instant;
 
+use promises::Promises;
 pub(crate) use reach::PodReach;
 
 /// A workload by what a pod knows of it: kind, namespace, name. Pods without one are each their own.
@@ -39,6 +42,8 @@ pub(crate) struct Index {
     /// Which pods hold a device, by Kubernetes node, GRES and index. More than one would be a
     /// broken rule 4; it is kept as a set so that the index never hides it.
     devices: HashMap<(String, String, u32), BTreeSet<String>>,
+    /// Devices that bindings on their way will take.
+    promises: Promises,
     templates: Templates,
 }
 
@@ -80,6 +85,9 @@ impl Index {
         for key in held(&pod) {
             self.devices.entry(key).or_default().insert(pod.uid.clone());
         }
+        if pod.node().is_some() || pod.finished() {
+            self.promises.drop(&pod.uid);
+        }
         self.groups.entry(group.clone()).or_default().insert(pod.uid.clone());
         self.pods.insert(pod.uid.clone(), (pod, group.clone()));
         if let Some(before) = before.filter(|b| *b != group) {
@@ -90,6 +98,7 @@ impl Index {
 
     /// Forgets a pod that is gone. Returns the group it belonged to.
     pub(crate) fn drop_pod(&mut self, uid: &str) -> Option<Group> {
+        self.promises.drop(uid);
         let group = self.take_out(uid)?;
         self.forget_if_over(&group);
         Some(group)
@@ -389,14 +398,22 @@ impl Index {
         }
         let indexes =
             seat.indexes.iter().flat_map(|(gres, all)| all.iter().map(move |i| (gres, *i)));
+        let now = Instant::now();
         for (gres, index) in indexes {
-            let holders = self.devices.get(&(node.clone(), gres.clone(), index));
-            let other = holders.into_iter().flatten().find(|holder| *holder != uid);
-            if let Some(pod) = other.and_then(|o| self.pod(o).or_else(|| self.strangers.get(o))) {
-                return Spot::Taken { by: pod.path() };
+            if let Some(by) = self.holder(&(node.clone(), gres.clone(), index), uid, now) {
+                return Spot::Taken { by };
             }
         }
         self.reach.unmade(uid, node).unwrap_or_else(|| Spot::Free(node.clone()))
+    }
+
+    /// Who holds a device, or is about to, beside this pod: `namespace/name`.
+    fn holder(&self, device: &(String, String, u32), but: &str, now: Instant) -> Option<String> {
+        let holders = self.devices.get(device).into_iter().flatten().map(String::as_str);
+        let holder = holders.into_iter().find(|holder| *holder != but);
+        let holder = holder.or_else(|| self.promises.holder(device, but, now))?;
+        let pod = self.pod(holder).or_else(|| self.strangers.get(holder))?;
+        Some(pod.path())
     }
 }
 

@@ -24,22 +24,25 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use self::offering::Terms;
 use self::offers::Offers;
 use self::server::Desk;
 use self::tls::TlsListener;
-use crate::apiserver;
 use crate::cluster::{Cluster, World};
 use crate::config::{ExtenderFlags, ExtenderSettings};
 use crate::door;
 use crate::http::{self, Readiness};
+use crate::mandate::Mandate;
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
-use crate::scheduler::{WRITES, sweep};
+use crate::scheduler::{WRITES, Way, elect, give_up, sweep};
 use crate::source::Source;
 
+/// The door's name in gRPC health.
+const DOOR: &str = gangway_api::v1::extender_server::SERVICE_NAME;
 /// How often the door is asked whether it is well, and how long it may take.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -52,14 +55,18 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
     let (nursery, mut parent) = nursery();
     let readiness = Arc::new(Readiness::default());
     let (offers, world) = (Offers::default(), World::default());
+    let mandate = Mandate::new();
     let channel = door::outside(&settings.door).await?;
 
-    let desk =
-        Desk::new(offers.clone(), world.clone(), &settings.scheduler_name, &metrics.registry)?;
+    let name = &settings.scheduler_name;
+    let desk = Desk::new(offers.clone(), world.clone(), mandate.clone(), name, &metrics.registry)?;
     listen(&nursery, &settings, desk, &metrics, &readiness, &stop).await?;
     nursery.start("door health", look(channel.clone(), readiness.clone(), stop.clone()));
+    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
+    let election = settings.election.as_ref();
+    elect(&nursery, way, election, &mandate, &metrics, &stop).await?;
     let cluster = Cluster {
-        client: apiserver::client(settings.kubeconfig.as_deref()).await?,
+        client: way.client(Some(&mandate)).await?,
         door: door::client(channel),
         id: settings.cluster.clone(),
         scheduler_name: settings.scheduler_name.clone(),
@@ -76,9 +83,12 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
     let client = cluster.client.clone();
     let source = Source::new(cluster, world, readiness);
     let stopped = stop.clone();
-    nursery.start("source", async move { source.run(client, stopped).await });
+    let begin = async move { mandate.granted().await };
+    nursery.start("source", async move { source.run(client, begin, stopped).await });
 
-    parent.live(&stop).await
+    let lived = parent.live(&stop).await;
+    give_up(way, election).await;
+    lived
 }
 
 /// Opens the ports.
@@ -125,8 +135,11 @@ async fn look(
             _ = every.tick() => {}
             () = stop.cancelled() => return Ok(()),
         }
-        let well =
-            matches!(timeout(LOOK, health.check(HealthCheckRequest::default())).await, Ok(Ok(_)));
+        // The door of a standby is served, but not this service.
+        let service = DOOR.to_owned();
+        let checked = timeout(LOOK, health.check(HealthCheckRequest { service })).await;
+        let serving = i32::from(ServingStatus::Serving);
+        let well = matches!(checked, Ok(Ok(answer)) if answer.get_ref().status == serving);
         if readiness.slurm.swap(well, Ordering::Relaxed) != well {
             if well {
                 tracing::info!("the door answers");

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use gangway_core::eligible::nodes::Node;
+use gangway_core::eligible::nodes::{self, Node};
 use gangway_core::eligible::taint::Taint;
 use gangway_core::eligible::volume::{Claim, ClaimSpec, Class, VolumeSpec};
-use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus};
+use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus, Quantities, moment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
@@ -21,13 +21,22 @@ pub(crate) struct LeanPod {
     pub(crate) status: PodStatus,
 }
 
-/// A `v1` Node: labels, taints, cordon.
+/// A `v1` Node: labels, taints, cordon, and what it has for pods.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct LeanNode {
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
     #[serde(default)]
     spec: NodeSpec,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    #[serde(skip_serializing_if = "Quantities::is_empty")]
+    allocatable: Quantities,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -112,6 +121,7 @@ impl From<LeanNode> for Node {
             labels: lean.metadata.labels.unwrap_or_default(),
             taints: lean.spec.taints,
             unschedulable: lean.spec.unschedulable,
+            room: nodes::room(&lean.status.allocatable),
         }
     }
 }
@@ -154,6 +164,7 @@ impl From<LeanPod> for Pod {
             // Known to the index, not to the pod.
             grandparent: None,
             deleting: meta.deletion_timestamp.is_some(),
+            created: meta.creation_timestamp.map_or(0, |at| moment(&at.0.to_string())),
             spec: lean.spec,
             status: lean.status,
         }

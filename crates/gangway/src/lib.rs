@@ -9,6 +9,7 @@ mod chain;
 mod cluster;
 mod config;
 mod door;
+mod election;
 mod evict;
 mod extender;
 mod follow;
@@ -16,16 +17,21 @@ mod http;
 mod index;
 mod kubescheduler;
 mod lean;
+mod mandate;
 mod metrics;
 mod nursery;
 pub mod planted;
+mod prolog;
 mod queue;
 #[cfg(feature = "testing")]
 pub mod rehearsal;
 mod report;
 mod scheduler;
 mod source;
+mod wall;
 mod warn;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -44,16 +50,21 @@ enum Command {
     /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
     /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
     Extender(Box<config::ExtenderFlags>),
+    /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
+    /// GPUs have ended.
+    Prolog(Box<prolog::Flags>),
 }
 
 /// Reads flags and hands over to a subcommand, until it ends.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<ExitCode> {
     let Cli { command } = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Scheduler(flags) => scheduler::run(&flags).await,
-            Command::Extender(flags) => kubescheduler::run(&flags).await,
+            Command::Scheduler(flags) => scheduler::run(&flags).await?,
+            Command::Extender(flags) => kubescheduler::run(&flags).await?,
+            Command::Prolog(flags) => return prolog::run(&flags).await,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }

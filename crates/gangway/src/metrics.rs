@@ -27,6 +27,10 @@ pub(crate) struct Metrics {
     pub(crate) slurm_up: IntGauge,
     /// Seconds since the epoch of the last good poll.
     pub(crate) last_poll: IntGauge,
+    /// 1 while this process may act.
+    pub(crate) leads: IntGauge,
+    /// EXTERNAL nodes of ours that Slurm gives to nobody.
+    pub(crate) poisoned: IntGauge,
 }
 
 impl Metrics {
@@ -80,9 +84,14 @@ impl Metrics {
             binds: counter("gangway_binds_total", "Bindings by outcome", &["outcome"])?,
             evictions: counter("gangway_evictions_total", "Evictions by outcome", &["outcome"])?,
             slurm_up: gauge("gangway_slurm_up", "1 while slurmrestd and slurmctld answer")?,
+            leads: gauge("gangway_leads", "1 while this process leads, 0 while it stands by")?,
             last_poll: gauge(
                 "gangway_slurm_last_poll_timestamp_seconds",
                 "When Slurm's job states were last read",
+            )?,
+            poisoned: gauge(
+                "gangway_poisoned_nodes",
+                "EXTERNAL nodes that Slurm believes dead, where slurm.sink is set",
             )?,
             gangs,
             slurm_seconds,

@@ -7,10 +7,12 @@ mod board;
 mod follow;
 mod reach;
 mod seal;
+mod shun;
 mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use gangway_core::follow::Verdict;
@@ -29,15 +31,20 @@ pub(crate) use board::{Board, Health};
 use crate::atlas::Atlas;
 use reach::Reaches;
 use seal::Seals;
+use shun::Shunning;
 
 use crate::chain::explain;
 use crate::config::Settings;
+use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 
 /// Gangs that may be on the immediate path at once: one less than the client has connections, so that
 /// somebody else's question is not kept waiting.
 const TURNS: usize = 7;
+
+/// Pause before Slurm is asked again after it could not be.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Asks Slurm for gangs. Shared by every caller of the door.
 pub(crate) struct Queue {
@@ -51,6 +58,7 @@ pub(crate) struct Queue {
     heterogeneous: bool,
     reaches: Reaches,
     seals: Seals,
+    shunning: Shunning,
     /// For the immediate path.
     turns: Semaphore,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
@@ -71,8 +79,10 @@ pub(crate) struct Key {
 /// One gang in flight.
 struct Entry {
     key: Key,
-    /// The gang as last asked for.
-    gang: Mutex<Gang>,
+    /// The gang as last asked for, and how often it was.
+    gang: Mutex<(Gang, u64)>,
+    /// The placeholder that is followed, and its generation; 0 for none yet.
+    following: Mutex<(JobId, u32)>,
     /// The gang has changed, or it is to be released.
     changed: Notify,
     /// Why it is to be released, and since when.
@@ -89,7 +99,8 @@ impl Entry {
     fn new(key: Key, gang: Gang) -> Self {
         Self {
             key,
-            gang: Mutex::new(gang),
+            gang: Mutex::new((gang, 0)),
+            following: Mutex::new((JobId(0), 0)),
             changed: Notify::new(),
             release: Mutex::new(None),
             verdict: watch::Sender::new(None),
@@ -98,13 +109,54 @@ impl Entry {
         }
     }
 
+    fn asked(&self) -> MutexGuard<'_, (Gang, u64)> {
+        // A panic while the lock is held ends the process anyway (see nursery).
+        self.gang.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn gang(&self) -> Gang {
-        self.gang.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.asked().0.clone()
+    }
+
+    /// The gang is asked for anew. A verdict that did not know for which placeholder its members are
+    /// bound is none for this question.
+    fn ask_anew(&self, gang: &Gang) {
+        let mut asked = self.asked();
+        *asked = (gang.clone(), asked.1 + 1);
+        self.verdict.send_if_modified(|verdict| {
+            let other = |job: JobId| bound_for(gang).any(|bound| bound != job);
+            let stale = matches!(verdict, Some(Verdict::Allocated { job, .. }) if other(*job));
+            if stale {
+                *verdict = None;
+            }
+            stale
+        });
+        drop(asked);
+        self.changed.notify_one();
+    }
+
+    /// Says what was found out for the gang as it was asked for at this time, unless it was asked for
+    /// anew since.
+    fn say_of(&self, number: u64, verdict: Verdict) -> bool {
+        let asked = self.asked();
+        let same = asked.1 == number;
+        if same {
+            self.say(verdict);
+        }
+        same
     }
 
     /// Where its members must not go.
     fn excluded(&self) -> Vec<Arc<str>> {
-        self.gang.lock().unwrap_or_else(PoisonError::into_inner).excluded_nodes.clone()
+        self.asked().0.excluded_nodes.clone()
+    }
+
+    fn following(&self) -> (JobId, u32) {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follows(&self, job: JobId, generation: u32) {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = (job, generation);
     }
 
     fn releasing(&self) -> Option<(String, Instant)> {
@@ -122,6 +174,11 @@ impl Entry {
             true
         });
     }
+}
+
+/// The placeholders that members are bound for.
+fn bound_for(gang: &Gang) -> impl Iterator<Item = JobId> + '_ {
+    gang.members.iter().filter_map(|member| Some(member.bound.as_ref()?.job))
 }
 
 /// A verdict in a word, and its job (0 for none): seats and messages would fill the log.
@@ -144,7 +201,7 @@ impl Queue {
     ) -> Arc<Self> {
         Arc::new(Self {
             board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
-            atlas: Arc::new(Atlas::new(settings.network.clone())),
+            atlas: Arc::new(Atlas::new(settings.network.clone(), settings.gpu_types.clone())),
             slurm,
             policy: settings.policy.clone(),
             table: settings.resources.clone(),
@@ -153,6 +210,7 @@ impl Queue {
             heterogeneous: settings.slurm.heterogeneous,
             reaches: Reaches::new(),
             seals: Seals::default(),
+            shunning: Shunning::new(settings.slurm.shun_failed_nodes),
             turns: Semaphore::new(TURNS),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
@@ -205,10 +263,8 @@ impl Queue {
                 return Err(found.get().done.clone());
             }
             dashmap::Entry::Occupied(found) => {
-                let entry = found.get();
-                *entry.gang.lock().unwrap_or_else(PoisonError::into_inner) = gang.clone();
-                entry.changed.notify_one();
-                return Ok(entry.verdict.subscribe());
+                found.get().ask_anew(gang);
+                return Ok(found.get().verdict.subscribe());
             }
             dashmap::Entry::Vacant(vacant) => {
                 let entry = Arc::new(Entry::new(key.clone(), gang.clone()));
@@ -241,19 +297,25 @@ impl Queue {
         again: bool,
     ) -> Result<Vec<JobId>, gangway_slurm::Error> {
         let listed = self.board.listed(&key.cluster, &key.gang);
-        let live = || listed.iter().filter(|(_, job)| job.standing() != Standing::Over);
+        let entry = self.entries.get(key).map(|e| e.clone());
+        // A later one than is known here is another bridge's, for other pods than these.
+        let latest = match entry.as_ref().map_or(0, |entry| entry.following().1) {
+            0 => u32::MAX,
+            generation => generation,
+        };
+        let live = || {
+            let ours = |stamp: &Stamp| stamp.generation <= latest;
+            listed.iter().filter(move |(s, j)| j.standing() != Standing::Over && ours(s))
+        };
         if again {
             // Slurm has just given a node that was not excluded, so it may be new.
             self.reaches.forget().await;
             // Written before anything can end: whoever sees the end knows what it means.
             for (stamp, job) in live() {
-                if self.is_still_ours(job).await? {
-                    let stamp = stamp.given_back().to_text();
-                    self.seal_as(job.id, &stamp).await?;
-                }
+                let stamp = stamp.given_back().to_text();
+                self.seal_as(job.id, &stamp).await?;
             }
         }
-        let entry = self.entries.get(key).map(|e| e.clone());
         if let Some(entry) = entry {
             *entry.release.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((why.to_owned(), Instant::now()));
@@ -261,9 +323,8 @@ impl Queue {
         }
         let mut ended = Vec::new();
         for (_, job) in live() {
-            if self.end(job, why).await? {
-                ended.push(job.id);
-            }
+            self.end(job, why).await?;
+            ended.push(job.id);
         }
         Ok(ended)
     }
@@ -275,42 +336,57 @@ impl Queue {
     }
 
     /// Cancels one placeholder and wakes Slurm's scheduler, which would otherwise leave the freed
-    /// nodes idle until its next cycle (live-slurm.md, l). `false`: its id is somebody else's by now.
-    async fn end(&self, job: &Job, why: &str) -> Result<bool, gangway_slurm::Error> {
-        if !self.is_still_ours(job).await? {
-            return Ok(false);
-        }
+    /// nodes idle until its next cycle (live-slurm.md, l).
+    async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
         tracing::info!(job = %job.id, why, "releasing placeholder");
         self.seal_last(job.id).await;
-        self.slurm.cancel(job.id).await?;
-        match self.slurm.job(job.id).await? {
+        // By its unique id: the number may be somebody else's job by now.
+        self.slurm.cancel_submission(job).await?;
+        failpoint::pass(Point::Cancelled);
+        self.board.ended(job, why);
+        let seen = self.slurm.job(job.id).await?;
+        failpoint::pass(Point::CancelSeen);
+        match seen {
             Some(seen) => self.board.note(seen),
             None => self.board.forget(job.id),
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());
-        if let Some(node) = first.filter(|_| self.board.anything_pending())
-            && let Err(error) = self.slurm.kick(&node).await
-        {
-            // It starts later, not never.
-            tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+        if let Some(node) = first.filter(|_| self.board.anything_pending()) {
+            let woken = self.slurm.kick(&node).await;
+            failpoint::pass(Point::Woken);
+            if let Err(error) = woken {
+                // It starts later, not never.
+                tracing::debug!(node, error = explain(&error), "could not wake Slurm's scheduler");
+            }
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Whether an id still is that placeholder's. After a crash slurmctld counts on from where it had
-    /// saved, and gives ids again (live-slurm.md, d); those that we choose it never counts up to.
-    async fn is_still_ours(&self, job: &Job) -> Result<bool, gangway_slurm::Error> {
-        if (self.job_ids.first..=self.job_ids.last).contains(&job.id.0) {
-            return Ok(true);
+    /// Ends again what slurmctld has forgotten that it ended, until the bridge stops.
+    pub(crate) async fn keep_ended(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut restarts = self.board.restarts();
+        loop {
+            tokio::select! {
+                // The board lives in self.
+                _ = restarts.changed() => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+            while !self.stop.is_cancelled() {
+                let mut again = false;
+                for (job, why) in self.board.revived() {
+                    tracing::warn!(job = %job.id, "slurmctld has forgotten that it ended this placeholder");
+                    if let Err(error) = self.end(&job, &why).await {
+                        tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");
+                        again = true;
+                    }
+                }
+                if !again {
+                    break;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
         }
-        let Some(seen) = self.slurm.job(job.id).await? else { return Ok(true) };
-        let same = seen.sluid == job.sluid;
-        if !same {
-            tracing::warn!(job = %job.id, "Slurm has given the id of a lost placeholder to another job; leaving it alone");
-            self.board.note(seen);
-        }
-        Ok(same)
     }
 
     /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits in the

@@ -12,7 +12,6 @@ use gangway_core::pod::Pod;
 use gangway_core::workload::Workload;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::time::Instant;
 
@@ -27,6 +26,10 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// A gang that is still being made is left alone until it has not grown for so long: writing to its
 /// pods then would cost a write each, just when the API server is busiest.
 const GROWN: Duration = Duration::from_secs(1);
+/// Pause before what could not be written is written again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often an event is tried that meets a conflict.
+const EVENT_ATTEMPTS: u32 = 3;
 /// A new wording of the same reason is written at most this often.
 const REWORD: Duration = Duration::from_secs(10);
 
@@ -80,8 +83,11 @@ impl Reporter {
         if Instant::now() < due {
             return Some(due);
         }
+        if !self.write(view, &unbound, report).await {
+            // It stays pending.
+            return Some(Instant::now() + RETRY);
+        }
         self.pending = None;
-        self.write(view, &unbound, report).await;
         self.written = Some((report.clone(), Instant::now(), unbound));
         None
     }
@@ -91,7 +97,8 @@ impl Reporter {
         self.written.as_ref().map(|(report, _, _)| sentence(report))
     }
 
-    async fn write(&self, view: &View, pods: &[String], report: &Report) {
+    /// Whether everything is written.
+    async fn write(&self, view: &View, pods: &[String], report: &Report) -> bool {
         let gang = &view.assembled.gang;
         tracing::info!(
             gang = gang.uid,
@@ -105,16 +112,18 @@ impl Reporter {
             pods.iter().for_each(|pod| terms.offers.say(pod, &sentence));
         }
         let writes = pods.iter().map(|uid| self.write_one(uid, report));
-        futures::future::join_all(writes).await;
+        let all = futures::future::join_all(writes).await.into_iter().all(|ok| ok);
         let workload = self.cluster.world.index().workload(&view.group).cloned();
         if let Some(workload) = workload {
             event(&self.cluster, workload_reference(&workload), &Note::of(report)).await;
         }
+        all
     }
 
-    async fn write_one(&self, uid: &str, report: &Report) {
-        let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return };
-        let Ok(permit) = self.cluster.writes.acquire().await else { return };
+    /// Whether the pod tells it, or is gone.
+    async fn write_one(&self, uid: &str, report: &Report) -> bool {
+        let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return true };
+        let Ok(permit) = self.cluster.writes.acquire().await else { return true };
         // Where kube-scheduler owns that condition, ours stands beside it; seeing it change,
         // kube-scheduler asks again and tells the news in its own.
         if self.cluster.terms.is_some() {
@@ -124,7 +133,7 @@ impl Reporter {
             if report.problem {
                 event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
             }
-            return;
+            return true;
         }
         let condition = serde_json::json!({
             "metadata": {"uid": uid},
@@ -135,21 +144,26 @@ impl Reporter {
                 "reason": if report.reason == "Refused" { "Refused" } else { "Unschedulable" },
                 "message": report.message,
                 "lastProbeTime": null,
-                "lastTransitionTime": Timestamp::now().to_string(),
+                "lastTransitionTime": crate::wall::now().to_string(),
             }]},
         });
         let api = Api::<LeanPod>::namespaced(self.cluster.client.clone(), &pod.namespace);
         let patch = Patch::Strategic(condition);
-        if let Err(error) = api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
-            tracing::debug!(
-                pod = pod.path(),
-                error = explain(&error),
-                "could not write the condition"
-            );
-        }
+        let written = match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
+            Ok(_) => true,
+            Err(error) => {
+                // A decision of the API server's stands; anything else is tried again.
+                let decided = matches!(&error, kube::Error::Api(status)
+                    if (400..500).contains(&status.code) && !matches!(status.code, 409 | 429));
+                let error = explain(&error);
+                tracing::debug!(pod = pod.path(), error, "could not write the condition");
+                decided
+            }
+        };
         if report.problem {
             event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
         }
+        written
     }
 }
 
@@ -217,7 +231,7 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
         about.name.as_deref().unwrap_or_default(),
         gangway_core::placeholder::fingerprint(words)
     );
-    let now = Time(Timestamp::now());
+    let now = Time(crate::wall::now());
     let event = Event {
         metadata: ObjectMeta {
             name: Some(name),
@@ -237,9 +251,16 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
         ..Event::default()
     };
     let api = Api::<Event>::namespaced(cluster.client.clone(), &namespace);
-    match api.create(&PostParams::default(), &event).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => tracing::debug!(error = explain(&error), "could not write an event"),
+    for _ in 0..EVENT_ATTEMPTS {
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => return,
+            // Somebody was in the way, not a word on the event.
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(error) => {
+                tracing::debug!(error = explain(&error), "could not write an event");
+                return;
+            }
+        }
     }
 }

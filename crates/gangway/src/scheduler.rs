@@ -1,5 +1,6 @@
 //! `gangway scheduler`: puts the rooms together, in the order in which a gang passes through them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,16 +14,20 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::apiserver;
+use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
-use crate::config::{Flags, Settings};
+use crate::config::{self, Flags, Settings};
 use crate::door;
+use crate::election::Election;
+use crate::extender;
 use crate::http::{self, Readiness};
+use crate::mandate::Mandate;
 use crate::metrics::Metrics;
-use crate::nursery::{Nursery, Parent, nursery};
+use crate::nursery::{Nursery, nursery};
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
+mod heal;
 pub(crate) mod sweep;
 
 /// Writes to the API server under way at once: enough to keep it busy, few enough to leave it to
@@ -34,42 +39,102 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     flags.process.start_log()?;
     let settings = Settings::load(flags)?;
     let metrics = Metrics::new()?;
-    let slurm = slurm_client(&settings, &metrics)?;
-    let (bridge, mut parent) = Bridge::new(settings, slurm, metrics);
-    listen(&bridge).await?;
-    let kubernetes = apiserver::client(bridge.settings.kubeconfig.as_deref()).await?;
-    start_source(&bridge, kubernetes);
+    let stop = CancellationToken::new();
+    let (nursery, mut parent) = nursery();
+    let readiness = Arc::new(Readiness::default());
+    let mandate = Mandate::new();
 
-    parent.live(&bridge.stop).await
+    let slurm = slurm_client(&settings, &metrics, &mandate)?;
+    let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
+    start_queue(&nursery, &queue, &readiness, &stop);
+    if let Some(sink) = settings.slurm.sink.clone() {
+        let (slurm, board) = (queue.slurm().clone(), queue.board().clone());
+        let healing = heal::run(sink, slurm, board, metrics.clone(), stop.clone());
+        let (mandate, stop) = (mandate.clone(), stop.clone());
+        nursery.start("heal", async move {
+            tokio::select! {
+                () = mandate.granted() => healing.await,
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
+    listen(&nursery, &settings, &queue, &mandate, &metrics, &readiness, &stop).await?;
+    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
+    let election = settings.election.as_ref();
+    elect(&nursery, way, election, &mandate, &metrics, &stop).await?;
+    let client = way.client(Some(&mandate)).await?;
+    let shared = Shared { nursery, settings, queue, mandate, metrics, readiness, stop };
+    start_source(&shared, client);
+
+    let lived = parent.live(&shared.stop).await;
+    let settings = &shared.settings;
+    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
+    give_up(way, settings.election.as_ref()).await;
+    lived
 }
 
-/// What the rooms of one bridge share, its Slurm half running.
-pub(crate) struct Bridge {
-    settings: Settings,
-    nursery: Nursery,
-    queue: Arc<Queue>,
-    metrics: Metrics,
-    readiness: Arc<Readiness>,
-    pub(crate) stop: CancellationToken,
+/// How a process of this identity reaches the API server.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) kubeconfig: Option<&'a Path>,
+    pub(crate) identity: &'a str,
 }
 
-impl Bridge {
-    /// A bridge that has begun to ask Slurm, and its parent.
-    pub(crate) fn new(settings: Settings, slurm: SlurmClient, metrics: Metrics) -> (Self, Parent) {
-        let stop = CancellationToken::new();
-        let (nursery, parent) = nursery();
-        let readiness = Arc::new(Readiness::default());
-        let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
-        start_queue(&nursery, &queue, &readiness, &stop);
-        (Self { settings, nursery, queue, metrics, readiness, stop }, parent)
+impl Way<'_> {
+    /// A client of its own; with a mandate, its writes are held back where that does not hold.
+    pub(crate) async fn client(self, mandate: Option<&Mandate>) -> anyhow::Result<kube::Client> {
+        apiserver::client(self.kubeconfig, Hand::of(self.identity, mandate.cloned())?).await
     }
 }
 
-fn slurm_client(settings: &Settings, metrics: &Metrics) -> anyhow::Result<SlurmClient> {
+/// Has this process lead, at once or when the Lease is its own.
+pub(crate) async fn elect(
+    nursery: &Nursery,
+    way: Way<'_>,
+    election: Option<&config::Election>,
+    mandate: &Mandate,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    match election {
+        None => nursery.start("mandate", mandate.clone().without_election(stop.clone())),
+        Some(settings) => {
+            let client = way.client(None).await?;
+            let election = Election::new(client, settings, mandate.clone());
+            nursery.start("election", election.run(stop.clone()));
+            nursery.start("mandate", mandate.clone().with_election(stop.clone()));
+        }
+    }
+    let (mandate, leads, stop) = (mandate.clone(), metrics.leads.clone(), stop.clone());
+    nursery.start("standing", async move {
+        tokio::select! {
+            () = mandate.granted() => leads.set(1),
+            () = stop.cancelled() => {}
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Gives the Lease up at the end, when nothing is done any more.
+pub(crate) async fn give_up(way: Way<'_>, election: Option<&config::Election>) {
+    let Some(settings) = election else { return };
+    match way.client(None).await {
+        Ok(client) => Election::release(client, settings).await,
+        Err(error) => tracing::warn!(%error, "could not give the Lease up; it runs out"),
+    }
+}
+
+fn slurm_client(
+    settings: &Settings,
+    metrics: &Metrics,
+    mandate: &Mandate,
+) -> anyhow::Result<SlurmClient> {
     let token = TokenSource::File(settings.slurm.token_file.clone());
     let mut config = SlurmConfig::new(&settings.slurm.url, token);
     config.user.clone_from(&settings.slurm.user);
     config.observer = Some(Arc::new(Observed(metrics.clone())));
+    config.gate = Some(Arc::new(mandate.clone()));
     SlurmClient::new(config).context("cannot use slurm.url")
 }
 
@@ -96,7 +161,7 @@ fn status_class(status: u16) -> &'static str {
     }
 }
 
-fn start_queue(
+pub(crate) fn start_queue(
     nursery: &Nursery,
     queue: &Arc<Queue>,
     readiness: &Arc<Readiness>,
@@ -110,13 +175,14 @@ fn start_queue(
         loop {
             ready.slurm.store(*health.borrow_and_update() == Health::Up, Ordering::Relaxed);
             tokio::select! {
-                biased;
                 changed = health.changed() => if changed.is_err() { return Ok(()) },
                 () = stopped.cancelled() => return Ok(()),
             }
         }
     });
     nursery.start("keys", queue.clone().keep_sealed());
+    nursery.start("single", queue.clone().keep_single());
+    nursery.start("endings", queue.clone().keep_ended());
     let (atlas, slurm, stopped) = (queue.atlas().clone(), queue.slurm().clone(), stop.clone());
     nursery.start("Slurm nodes", async move { atlas.keep_up(slurm, stopped).await });
     let stop = stop.clone();
@@ -124,8 +190,15 @@ fn start_queue(
 }
 
 /// Opens the ports. Done before anything is asked of anyone, so that a wrong address shows at once.
-async fn listen(bridge: &Bridge) -> anyhow::Result<()> {
-    let Bridge { settings, nursery, queue, metrics, readiness, stop } = bridge;
+async fn listen(
+    nursery: &Nursery,
+    settings: &Settings,
+    queue: &Arc<Queue>,
+    mandate: &Mandate,
+    metrics: &Metrics,
+    readiness: &Arc<Readiness>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let open = async |address| {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
@@ -136,16 +209,30 @@ async fn listen(bridge: &Bridge) -> anyhow::Result<()> {
         grpc = %grpc.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         "listening"
     );
-    nursery.start("gRPC", door::serve(grpc, settings.tls.clone(), queue.clone(), stop.clone()));
+    let room = extender::service(queue.clone(), mandate.clone());
+    let served = door::serve(grpc, settings.tls.clone(), room, mandate.clone(), stop.clone());
+    nursery.start("gRPC", served);
     nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
     Ok(())
 }
 
+/// What the rooms of one bridge share.
+pub(crate) struct Shared {
+    pub(crate) nursery: Nursery,
+    pub(crate) settings: Settings,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) mandate: Mandate,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) stop: CancellationToken,
+}
+
 /// Begins to watch Kubernetes.
-pub(crate) fn start_source(bridge: &Bridge, kubernetes: kube::Client) {
-    let Bridge { settings, nursery, queue, metrics, readiness, stop } = bridge;
-    let (door, serving) = door::inside(queue.clone(), stop.clone());
+pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
+    let Shared { nursery, settings, queue, mandate, metrics, readiness, stop } = shared;
+    let room = extender::service(queue.clone(), mandate.clone());
+    let (door, serving) = door::inside(room, stop.clone());
     nursery.start("own door", serving);
     let cluster = Cluster {
         client: kubernetes,
@@ -165,6 +252,15 @@ pub(crate) fn start_source(bridge: &Bridge, kubernetes: kube::Client) {
     let client = cluster.client.clone();
     let world = cluster.world.clone();
     let source = Source::new(cluster, world, readiness.clone());
+    let (queue, mandate) = (queue.clone(), mandate.clone());
+    let elected = settings.election.is_some();
+    let begin = async move {
+        mandate.granted().await;
+        // Whoever led before us may have asked Slurm for something at the last moment.
+        if elected {
+            queue.board().catch_up().await;
+        }
+    };
     let stop = stop.clone();
-    nursery.start("source", async move { source.run(client, stop).await });
+    nursery.start("source", async move { source.run(client, begin, stop).await });
 }

@@ -85,10 +85,11 @@ impl Source {
         }
     }
 
-    /// Runs the watches and hands every change on.
+    /// Runs the watches, and once `begin` is over hands every change on. Until then they are kept warm.
     pub(crate) async fn run(
         mut self,
         client: Client,
+        begin: impl Future<Output = ()>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(8192);
@@ -97,8 +98,9 @@ impl Source {
         let (gone, mut ended) = mpsc::unbounded_channel::<String>();
         let mut dirty: HashSet<Group> = HashSet::new();
         let mut due: Option<Instant> = None;
+        let (mut may_begin, mut begun) = (false, false);
+        tokio::pin!(begin);
         loop {
-            let ready = self.synced.all();
             tokio::select! {
                 // The order is that of what must not wait: a stream of events never keeps gangs from
                 // being looked at.
@@ -112,22 +114,29 @@ impl Source {
                         self.look(&group, &gone);
                     }
                 }
+                () = &mut begin, if !may_begin => may_begin = true,
                 Some(event) = events.recv() => {
                     self.apply(event, &mut dirty);
                     if !self.volumes && self.world.index().needs_volumes() {
                         self.volumes = true;
                         watch::start_volumes(&self.cluster.nursery, &client, &sender, &stop);
                     }
-                    if ready && (self.unsettled || !dirty.is_empty()) && due.is_none() {
-                        due = Some(Instant::now() + GATHER);
-                    } else if self.synced.all() && !ready {
-                        self.readiness.synced.store(true, Ordering::Relaxed);
-                        tracing::info!("watches are synced");
-                        dirty.extend(self.world.index().groups().cloned());
-                        due = Some(Instant::now());
-                        self.cluster.sweep.notify_one();
-                    }
                 }
+            }
+            let synced = self.synced.all();
+            if synced && !self.readiness.synced.swap(true, Ordering::Relaxed) {
+                tracing::info!("watches are synced");
+            }
+            if begun && (self.unsettled || !dirty.is_empty()) && due.is_none() {
+                due = Some(Instant::now() + GATHER);
+            } else if !begun && synced && may_begin {
+                begun = true;
+                dirty.extend(self.world.index().groups().cloned());
+                due = Some(Instant::now());
+                self.cluster.sweep.notify_one();
+            } else if !begun {
+                // All are looked at when it begins.
+                dirty.clear();
             }
         }
     }

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use gangway_core::ask::Hook;
 use gangway_core::names;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -23,8 +24,8 @@ use crate::report::{self, Note};
 /// Milliseconds until a pod must have left, and why.
 pub(crate) type Leave = (i64, String);
 
-/// Pause before a hook that could not be reached is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Pause before a hook that could not be reached is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 
 /// Tells the owner of a gang, once, that its pods were warned.
 pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, why: &str) {
@@ -47,7 +48,7 @@ pub(crate) async fn warn(
 ) -> (String, bool) {
     let annotations = match leave {
         Some((in_ms, why)) => {
-            let by = Timestamp::now() + SignedDuration::from_millis(*in_ms);
+            let by = crate::wall::now() + SignedDuration::from_millis(*in_ms);
             json!({names::LEAVE_BY: format!("{by:.0}"), names::LEAVE_WHY: why})
         }
         None => json!({
@@ -74,16 +75,20 @@ pub(crate) async fn warn(
     (uid.to_owned(), written)
 }
 
-/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end.
+/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is
+/// tried again: either somebody else has just written, or the pod is another one, as the watch will tell.
+///
+/// By way of the status, which the bridge writes anyway: the right to patch pods would be one to change
+/// their images too.
 async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
     let Some(pod) = cluster.world.index().pod(uid).cloned() else { return true };
     let Ok(_permit) = cluster.writes.acquire().await else { return false };
     // The uid is the fence: a pod of the same name that was made since is another one.
     let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": annotations}}));
     let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
-    match api.patch_metadata(&pod.name, &PatchParams::default(), &patch).await {
+    match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
         Ok(_) => true,
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+        Err(kube::Error::Api(status)) if status.code == 404 => true,
         Err(error) => {
             tracing::warn!(pod = pod.path(), error = explain(&error), "could not warn");
             false
@@ -94,22 +99,29 @@ async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
 /// Calls a pod's hook until it answers, the pod is gone, or its time is up.
 async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: Instant) {
     let answered = timeout_at(until, async {
+        let mut pause = RETRY.0;
+        let mut done = false;
         loop {
-            match post(cluster, uid, hook, body).await {
-                Ok(status) => return status,
-                Err(error) => tracing::debug!(uid, %hook, error, "the hook does not answer"),
+            if !done {
+                match post(cluster, uid, hook, body).await {
+                    Ok(Some(200)) => done = true,
+                    Ok(other) => return other,
+                    Err(error) => {
+                        tracing::debug!(uid, %hook, "the hook does not answer: {error:#}");
+                    }
+                }
+            }
+            if done && annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await {
+                return Some(200);
             }
             tokio::select! {
                 biased;
-                () = sleep(RETRY) => {}
+                () = sleep(pause) => pause = RETRY.1.min(pause * 2),
                 () = cluster.stop.cancelled() => return None,
             }
         }
     });
     match answered.await {
-        Ok(Some(200)) => {
-            annotate(cluster, uid, &json!({names::CHECKPOINTED: "true"})).await;
-        }
         Ok(Some(status)) => tracing::info!(uid, %hook, status, "the hook has answered"),
         Ok(None) => {}
         Err(_) => tracing::warn!(uid, %hook, "the hook has not answered in time"),
@@ -122,22 +134,18 @@ async fn post(
     uid: &str,
     hook: &Hook,
     body: &Value,
-) -> Result<Option<u16>, String> {
+) -> anyhow::Result<Option<u16>> {
     let Some(pod) = cluster.world.index().pod(uid).cloned() else { return Ok(None) };
     let api = Api::<Pod>::namespaced(cluster.client.clone(), &pod.namespace);
-    let seen = api.get(&pod.name).await.map_err(|error| explain(&error))?;
+    let seen = api.get(&pod.name).await?;
     if seen.metadata.uid.as_deref() != Some(uid) {
         return Ok(None);
     }
-    let ip = seen.status.and_then(|status| status.pod_ip).ok_or("it has no address yet")?;
+    let ip = seen.status.and_then(|status| status.pod_ip).context("it has no address yet")?;
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
     let url = format!("http://{host}:{}{}", hook.port, hook.path);
     let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    let client = client.build().map_err(|error| explain(&error))?;
-    let answer = client.post(url).json(body).send().await.map_err(|error| explain(&error))?;
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(Some(status.as_u16()));
-    }
-    Err(format!("it answers {status}"))
+    let status = client.build()?.post(url).json(body).send().await?.status();
+    anyhow::ensure!(status.is_success(), "it answers {status}");
+    Ok(Some(status.as_u16()))
 }

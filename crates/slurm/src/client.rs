@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::code::SlurmCode;
 use crate::error::Error;
-use crate::observe::Observer;
+use crate::observe::{Gate, Observer};
 use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
@@ -51,6 +51,8 @@ pub struct Config {
     /// Answers in place of the network, for tests.
     #[cfg(feature = "testing")]
     pub server: Option<Arc<dyn crate::transport::memory::Server>>,
+    /// Asked before every request that changes something.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Config {
@@ -68,6 +70,7 @@ impl Config {
             observer: None,
             #[cfg(feature = "testing")]
             server: None,
+            gate: None,
         }
     }
 }
@@ -149,7 +152,7 @@ struct Call<'a> {
 }
 
 /// An answer and the path it answers.
-struct Reply {
+pub(crate) struct Reply {
     endpoint: &'static str,
     path: String,
     answer: Answer,
@@ -270,6 +273,12 @@ impl<'a> Call<'a> {
 }
 
 impl Reply {
+    /// To nothing in particular.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(answer: Answer) -> Self {
+        Self { endpoint: "test", path: "/test".to_owned(), answer }
+    }
+
     /// slurmrestd's own "no such URL" is plain text; a 404 in JSON is slurmctld's.
     fn is_no_such_endpoint(&self) -> bool {
         self.answer.status == 404 && !self.answer.is_json
@@ -280,7 +289,7 @@ impl Reply {
     }
 
     /// The answer where it is a yes: a 2xx in JSON that complains of nothing.
-    fn accepted(self) -> Result<Self, Error> {
+    pub(crate) fn accepted(self) -> Result<Self, Error> {
         if self.is_success() && self.answer.is_json && self.envelope()?.errors.is_empty() {
             return Ok(self);
         }
@@ -292,7 +301,7 @@ impl Reply {
         self.read()
     }
 
-    fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
         // serde would also read a list as a struct, field by field.
         if self.answer.body.trim_ascii_start().first() != Some(&b'{') {
             return Err(self.malformed("not a JSON object"));
@@ -304,7 +313,7 @@ impl Reply {
         })
     }
 
-    fn malformed(&self, what: impl Into<String>) -> Error {
+    pub(crate) fn malformed(&self, what: impl Into<String>) -> Error {
         Error::Malformed { path: self.path.clone(), what: what.into(), source: None }
     }
 

@@ -32,6 +32,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The [gate](crate::Gate) is shut: nothing was sent.
+    #[error("{endpoint} is not sent: we may not change anything any more")]
+    Shut {
+        /// What was asked.
+        endpoint: &'static str,
+    },
     /// No connection: nothing was sent.
     #[error("cannot reach slurmrestd for {endpoint}")]
     Unreachable {
@@ -139,6 +145,8 @@ impl Error {
             Self::Status { status, .. } => *status >= 500 || *status == 429,
             // A file being replaced is unreadable for a moment.
             Self::Token { .. } => true,
+            // It may open again; that is its owner's affair.
+            Self::Shut { .. } => true,
             Self::Config { .. }
             | Self::TooLarge { .. }
             | Self::Unauthorized { .. }
@@ -157,6 +165,7 @@ impl Error {
             Self::Status { status, .. } => *status >= 500,
             Self::Config { .. }
             | Self::Token { .. }
+            | Self::Shut { .. }
             | Self::Unreachable { .. }
             | Self::Unauthorized { .. }
             | Self::NoSuchJob { .. }
@@ -173,6 +182,7 @@ impl Error {
             Self::Unauthorized { code, .. } => *code,
             Self::Config { .. }
             | Self::Token { .. }
+            | Self::Shut { .. }
             | Self::Unreachable { .. }
             | Self::Cut { .. }
             | Self::TimedOut { .. }
@@ -188,6 +198,7 @@ impl Error {
         match self {
             Self::Config { .. } => "config",
             Self::Token { .. } => "token",
+            Self::Shut { .. } => "shut",
             Self::Unreachable { .. } => "unreachable",
             Self::Cut { .. } => "cut",
             Self::TimedOut { .. } => "timed_out",

@@ -26,6 +26,8 @@ mod error;
 pub mod fake;
 mod observe;
 mod placeholder;
+#[cfg(feature = "testing")]
+pub mod reading;
 mod token;
 mod transport;
 mod wire;
@@ -36,7 +38,7 @@ pub use client::{
 };
 pub use code::SlurmCode;
 pub use error::Error;
-pub use observe::{Exchange, Observer};
+pub use observe::{Exchange, Gate, Observer};
 pub use token::TokenSource;
 #[cfg(feature = "testing")]
 pub use transport::memory::{Answering, Broken, Request, Response, Server};

@@ -1,6 +1,7 @@
-//! The hook for metrics: one call per exchange, with labels that are bounded by construction.
+//! The hooks: one for metrics, called once per exchange with labels that are bounded by construction, and
+//! one that may hold back whatever changes something.
 //!
-//! It must never carry a job id, a node name or any text of an answer.
+//! Neither must ever carry a job id, a node name or any text of an answer.
 
 use std::time::Duration;
 
@@ -8,6 +9,13 @@ use std::time::Duration;
 pub trait Observer: Send + Sync {
     /// Called once an exchange is over, on the task that asked: it must not block.
     fn request(&self, exchange: &Exchange);
+}
+
+/// Whether its owner may change anything at all at this moment; reading is always open.
+pub trait Gate: Send + Sync {
+    /// Asked right before a request that changes something is sent, on the task that asks: it must not
+    /// block. `false`: it is not sent, and fails with [`Error::Shut`](crate::Error::Shut).
+    fn is_open(&self) -> bool;
 }
 
 /// One exchange with slurmrestd.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::client::Config;
 use crate::error::Error;
-use crate::observe::{Exchange, Observer};
+use crate::observe::{Exchange, Gate, Observer};
 use crate::token::Token;
 
 /// slurmrestd closes idle connections by itself; ours go first, so that a request never meets a
@@ -60,6 +60,7 @@ pub(crate) struct Transport {
     /// Answers in place of the network.
     #[cfg(feature = "testing")]
     server: Option<Arc<dyn memory::Server>>,
+    gate: Option<Arc<dyn Gate>>,
 }
 
 impl Transport {
@@ -79,6 +80,7 @@ impl Transport {
             observer: config.observer,
             #[cfg(feature = "testing")]
             server: config.server,
+            gate: config.gate,
         })
     }
 
@@ -123,6 +125,11 @@ impl Transport {
         // Those before us may have given up at this very moment.
         if Instant::now() >= deadline {
             return Err(late(false));
+        }
+        // Last of all, so that nothing lies between the question and the sending.
+        let shut = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
+        if shut && question.method != Method::GET {
+            return Err(Error::Shut { endpoint });
         }
         #[cfg(feature = "testing")]
         if let Some(server) = &self.server {

@@ -3,12 +3,14 @@
 //! Real answers are in `conformance.rs`; here only what a healthy slurmrestd does not do on demand.
 #![expect(clippy::unwrap_used, reason = "helpers of a test, which has to panic to fail")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gangway_core::job::{Component, JobId, PlaceholderRequest};
-use gangway_slurm::{Client, Config, Error, Exchange, Observer, SlurmCode, TokenSource, Version};
+use gangway_slurm::{
+    Client, Config, Error, Exchange, Gate, Observer, SlurmCode, TokenSource, Version,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -414,4 +416,40 @@ async fn every_exchange_is_observed() {
     );
     assert_eq!(log[0].bytes, PONG.len() as u64);
     assert!(log[2].elapsed >= Duration::from_millis(500));
+}
+
+struct Door(AtomicBool);
+
+impl Gate for Door {
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn behind_a_shut_gate_nothing_is_changed_and_everything_is_read() {
+    let server = Server::start(|line| match line {
+        _ if line.contains("/ping/") => pong(),
+        _ => Act::Say(json("200 OK", r#"{"jobs":[],"job_id":7,"errors":[]}"#)),
+    })
+    .await;
+    let door = Arc::new(Door(AtomicBool::new(false)));
+    let client = server.client_with(|config| config.gate = Some(door.clone()));
+    assert!(client.ping().await.unwrap().responding);
+    let before = server.lines().len();
+    let shut = [
+        client.cancel(JobId(7)).await.map(drop),
+        client.allocate(&placeholder()).await.map(drop),
+        client.submit(&placeholder(), None).await.map(drop),
+        client.set_admin_comment(JobId(7), "key").await,
+        client.kick("n1").await,
+    ];
+    for answer in shut {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::Shut { .. }), "{error}");
+        assert!(error.is_retryable() && !error.is_doubtful(), "nothing was sent");
+    }
+    assert_eq!(server.lines().len(), before, "{:?}", server.lines());
+    door.0.store(true, Ordering::SeqCst);
+    assert_eq!(client.allocate(&placeholder()).await.unwrap(), JobId(7));
 }

@@ -202,6 +202,13 @@ impl Host {
         Ok(())
     }
 
+    /// Writes a script of the host that root runs.
+    pub(crate) fn script(&self, place: &str, content: &str) -> Result<()> {
+        self.file(place, content, "root")?;
+        fs::set_permissions(self.base().join(place), fs::Permissions::from_mode(0o755))?;
+        Ok(())
+    }
+
     fn directory(&self, place: &str, id: u32, mode: u32) -> Result<()> {
         let path = match place.strip_prefix("var/log") {
             Some(log) => self.logs().join(log.trim_start_matches('/')),

@@ -11,6 +11,7 @@ use super::ports::Ports;
 use crate::process::ask;
 
 const SLURM_CONF: &str = include_str!("../../../manifests/world/slurm.conf");
+const PROLOG: &str = include_str!("../../../manifests/world/prolog.sh");
 const GRES_CONF: &str = include_str!("../../../manifests/world/gres.conf");
 const TOPOLOGY_YAML: &str = include_str!("../../../manifests/world/topology.yaml");
 const SLURMDBD_CONF: &str = include_str!("../../../manifests/world/slurmdbd.conf");
@@ -24,6 +25,7 @@ pub(crate) fn configure(host: &Host, ports: Ports) -> Result<()> {
     host.file("etc/slurm/slurm.conf", ports.fill(SLURM_CONF), "root")?;
     host.file("etc/slurm/gres.conf", GRES_CONF, "root")?;
     host.file("etc/slurm/topology.yaml", TOPOLOGY_YAML, "root")?;
+    host.script("etc/slurm/prolog.sh", PROLOG)?;
     host.file("etc/slurm/cgroup.conf", "CgroupPlugin=disabled\n", "root")?;
     host.file("etc/slurm/slurmdbd.conf", ports.fill(SLURMDBD_CONF), "slurm")?;
     host.file("etc/slurm/my.cnf", ports.fill(MY_CNF), "root")?;

@@ -65,7 +65,7 @@ pub enum On {
 }
 
 /// How a workload has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Well.
     Succeeded,
@@ -74,7 +74,7 @@ pub enum Outcome {
 }
 
 /// What Kubernetes shows of a workload that a dependency names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Other {
     /// Its uid, under which its placeholder is found.
     pub uid: String,

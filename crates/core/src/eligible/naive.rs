@@ -44,6 +44,11 @@ pub(super) fn may_go(pod: &Value, node: &Node) -> bool {
             return false;
         }
     }
+    let asked = list(&pod["containers"]).iter().map(|c| text(&c["resources"]["limits"][DISK]));
+    let needed: u64 = asked.map(|text| text.parse::<u64>().unwrap_or(0)).sum();
+    if needed > node.room.get(DISK).copied().unwrap_or(0) {
+        return false;
+    }
     let mut taints = node.taints.clone();
     if node.unschedulable {
         taints.push(Taint {
@@ -119,6 +124,7 @@ fn any_word(words: &'static [&'static str]) -> impl Strategy<Value = &'static st
     proptest::sample::select(words)
 }
 
+const DISK: &str = "ephemeral-storage";
 const KEYS: &[&str] = &["a", "b"];
 const VALUES: &[&str] = &["1", "2", "10", "x"];
 
@@ -157,8 +163,13 @@ pub(super) fn any_pod() -> impl Strategy<Value = Value> {
     let selector = proptest::collection::btree_map(any_word(KEYS), any_word(VALUES), 0..2);
     let affinity = proptest::option::of(proptest::collection::vec(any_term(), 0..3));
     let tolerations = proptest::collection::vec(any_toleration(), 0..3);
-    (selector, affinity, tolerations).prop_map(|(selector, terms, tolerations)| {
-        let mut pod = json!({"nodeSelector": selector, "tolerations": tolerations});
+    let disks = proptest::collection::vec(any_word(&["0", "0", "1", "2"]), 0..3);
+    (selector, affinity, tolerations, disks).prop_map(|(selector, terms, tolerations, disks)| {
+        let container = |disk| json!({"name": "c", "resources": {"limits": {DISK: disk}}});
+        let containers: Vec<Value> = disks.into_iter().map(container).collect();
+        let mut pod = json!({
+            "nodeSelector": selector, "tolerations": tolerations, "containers": containers,
+        });
         if let Some(terms) = terms {
             pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
                 json!({"nodeSelectorTerms": terms});
@@ -180,13 +191,17 @@ fn any_node() -> impl Strategy<Value = Node> {
         effect: effect.to_owned(),
     });
     let taints = proptest::collection::vec(taint, 0..2);
-    (any_word(&["n1", "n2", "n3", "n4", "n70"]), labels, taints, proptest::bool::weighted(0.2))
-        .prop_map(|(name, labels, taints, unschedulable)| Node {
+    let room = proptest::option::of(0..4_u64);
+    let cordon = proptest::bool::weighted(0.2);
+    (any_word(&["n1", "n2", "n3", "n4", "n70"]), labels, taints, cordon, room).prop_map(
+        |(name, labels, taints, unschedulable, room)| Node {
             name: name.to_owned(),
             labels,
             taints,
             unschedulable,
-        })
+            room: room.map(|room| (DISK.to_owned(), room)).into_iter().collect(),
+        },
+    )
 }
 
 pub(super) fn any_step() -> impl Strategy<Value = Step> {

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::taint::Taint;
-use super::{Barrier, Constraints, Sieve, hostlist};
+use super::{Barrier, Constraints, Sieve, hostlist, left_to_kubelet};
 use crate::names;
+use crate::pod::Quantities;
+use crate::quantity;
 
 /// A node as it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,14 @@ pub struct Node {
     pub taints: Vec<Taint>,
     /// Cordoned.
     pub unschedulable: bool,
+    /// What it has for pods that Slurm does not count, in use or not, by resource: see [`room`].
+    pub room: BTreeMap<String, u64>,
+}
+
+/// The part of `status.allocatable` that Slurm does not count: hugepages and ephemeral storage, bytes.
+pub fn room(allocatable: &Quantities) -> BTreeMap<String, u64> {
+    let counted = allocatable.iter().filter(|(resource, _)| left_to_kubelet(resource));
+    counted.filter_map(|(name, text)| Some((name.clone(), quantity::units(text).ok()?))).collect()
 }
 
 /// A node as it is kept.
@@ -36,6 +46,8 @@ pub struct NodeFacts {
     pub taints: Box<[Taint]>,
     /// Cordoned.
     pub unschedulable: bool,
+    /// What it has that Slurm does not count, by resource.
+    room: Box<[(Arc<str>, u64)]>,
 }
 
 impl NodeFacts {
@@ -43,6 +55,11 @@ impl NodeFacts {
     pub fn label(&self, key: &str) -> Option<&str> {
         let at = self.labels.binary_search_by(|(own, _)| own.as_ref().cmp(key)).ok()?;
         Some(&self.labels[at].1)
+    }
+
+    /// How much it has of a resource that Slurm does not count.
+    pub(super) fn room(&self, resource: &str) -> u64 {
+        self.room.iter().find(|(own, _)| own.as_ref() == resource).map_or(0, |(_, n)| *n)
     }
 }
 
@@ -160,12 +177,14 @@ impl Nodes {
 
     fn facts(&mut self, node: &Node) -> NodeFacts {
         let labels = node.labels.iter().map(|(k, v)| (self.word(k), self.word(v))).collect();
+        let room = node.room.iter().map(|(name, n)| (self.word(name), *n)).collect();
         NodeFacts {
             name: node.name.clone(),
             slurm: slurm_name(node).to_owned(),
             labels,
             taints: node.taints.clone().into(),
             unschedulable: node.unschedulable,
+            room,
         }
     }
 
@@ -374,6 +393,11 @@ fn same(facts: &NodeFacts, node: &Node) -> bool {
     let labels = facts.labels.iter().map(|(k, v)| (k.as_ref(), v.as_ref()));
     facts.unschedulable == node.unschedulable
         && *facts.taints == *node.taints
+        && facts
+            .room
+            .iter()
+            .map(|(k, n)| (k.as_ref(), n))
+            .eq(node.room.iter().map(|(k, n)| (k.as_str(), n)))
         && labels.eq(node.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())))
 }
 

@@ -156,6 +156,52 @@ fn a_cordoned_node_is_open_to_who_tolerates_that() {
 }
 
 #[test]
+fn a_node_must_have_what_slurm_does_not_count_however_empty_it_is() {
+    let has = |pairs: &[(&str, &str)]| {
+        let all = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Node { room: nodes::room(&all), ..node("a", &[]) }
+    };
+    let pod = json!({
+        "containers": [
+            {"name": "a", "resources": {"limits": {"hugepages-2Mi": "64Mi", "cpu": "500"}}},
+            {"name": "b", "resources": {"requests": {"ephemeral-storage": "3Gi", "memory": "9Ti"}}},
+        ],
+        "initContainers": [
+            {"name": "i", "resources": {"requests": {"ephemeral-storage": "10Gi"}}},
+        ],
+    });
+    let cpu = ("cpu", "1");
+    let why = |pairs: &[(&str, &str)]| constraints(&pod).shut(&facts(&has(pairs)));
+    // CPUs, memory and devices are Slurm's to count.
+    assert_eq!(why(&[("hugepages-2Mi", "64Mi"), ("ephemeral-storage", "10Gi"), cpu]), None);
+    assert_eq!(
+        why(&[("hugepages-2Mi", "64Mi"), ("ephemeral-storage", "9Gi")]).as_deref(),
+        Some("has less ephemeral-storage in all than the 10Gi it needs")
+    );
+    assert_eq!(
+        why(&[("hugepages-1Gi", "64Gi"), ("ephemeral-storage", "1Ti")]).as_deref(),
+        Some("has less hugepages-2Mi in all than the 64Mi it needs")
+    );
+    let mut nodes = Nodes::default();
+    let small = has(&[("hugepages-2Mi", "64Mi"), ("ephemeral-storage", "9Gi")]);
+    assert!(nodes.put(&small) && !nodes.put(&small), "news, and no news");
+    nodes.put(&Node { name: "b".to_owned(), ..has(&[]) });
+    let kind = nodes.intern(constraints(&pod));
+    nodes.settle();
+    assert_eq!(
+        nodes.too_few(&kind, 1, "train-0", 1).as_deref(),
+        Some(
+            "0 of 2 nodes may take pod train-0: \
+             2 have less ephemeral-storage in all than the 10Gi it needs"
+        )
+    );
+    // A disk was added.
+    assert!(nodes.put(&has(&[("hugepages-2Mi", "64Mi"), ("ephemeral-storage", "10Gi")])));
+    nodes.settle();
+    assert_eq!((nodes.excluded(&kind).as_ref(), nodes.open(&kind)), ("b", 1));
+}
+
+#[test]
 fn the_message_counts_what_shuts_the_nodes() {
     let mut nodes = Nodes::default();
     for i in 0..12 {

@@ -3,10 +3,16 @@
 //! The time is ours to give, not Slurm's: while pods that were warned stay on, their devices are held,
 //! and nobody else is bound to them (rule 4). A pod leaves early once it has checkpointed.
 
-use super::{Action, Facts, Plan, evict, unfinished};
+use std::collections::BTreeMap;
+
+use super::{ALL_BOUND_WITHIN_MS, Action, Facts, Plan, evict, unfinished};
 use crate::ask::OnLoss;
 use crate::gang::{Member, Notice};
 use crate::job::{BaseState, JobId};
+use crate::place::Seat;
+
+/// An end that differs by more than this from what members were told has been moved (ms).
+const MOVED_MS: i64 = 5_000;
 
 /// Whether pods may stay on for their grace after an end of this kind. A gang that has lost a node has
 /// nothing left to checkpoint together.
@@ -22,32 +28,58 @@ fn is_foreseen(state: &BaseState) -> bool {
 pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<Plan> {
     let grace = grace_ms(facts)?;
     let (at, by_time_limit) = facts.progress.ends?;
-    let bound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_some()).collect();
     if by_time_limit && now < at - grace {
         return None;
     }
-    let why = if by_time_limit {
-        format!("Slurm job {job}, which holds the nodes of this gang, reaches its time limit")
+    let what = if by_time_limit {
+        "reaches its time limit"
     } else {
-        format!(
-            "Slurm job {job}, which holds the nodes of this gang, is preempted by a job of higher priority"
-        )
+        "is preempted by a job of higher priority"
     };
+    let why = format!("Slurm job {job}, which holds the nodes of this gang, {what}");
+    let bound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_some()).collect();
     if !bound.is_empty() {
-        return Some(warned_or_gone(facts, &bound, grace, &why, now));
+        let until = if by_time_limit {
+            until_its_limit(facts, &bound, at, now)
+        } else {
+            facts.progress.leave_by.unwrap_or(now + grace)
+        };
+        return Some(warned_or_gone(facts, &bound, until, &why, now));
     }
     // Its pods have left, and others wait: they go to another allocation than this one.
     if !facts.assembled.leaving.is_empty() {
         return Some(Plan::default());
     }
-    let left_early = facts.progress.warned.is_some() || !by_time_limit;
-    left_early.then(|| Plan::act(Action::GiveBack { why }))
+    if facts.progress.leave_by.is_some() {
+        return Some(Plan::act(Action::GiveBack { why }));
+    }
+    // Bindings were sent a moment ago: whether they were made is not seen yet.
+    let first = facts.progress.first_bind.filter(|_| !facts.progress.all_bound);
+    let seen = first.map(|first| first + ALL_BOUND_WITHIN_MS).filter(|seen| now < *seen);
+    match seen {
+        _ if by_time_limit => None,
+        Some(seen) => Some(Plan { wake: Some(seen), ..Plan::default() }),
+        None => Some(Plan::act(Action::GiveBack { why })),
+    }
 }
 
-/// When [`before_its_end`] has something to say.
-pub(super) fn warning_due(facts: &Facts<'_>) -> Option<i64> {
+/// A limit is a limit: nobody stays beyond it by asking for a long warning. Only who could not be warned
+/// before it, because no bridge was there, has its time after it.
+fn until_its_limit(facts: &Facts<'_>, bound: &[&Member], at: i64, now: i64) -> i64 {
+    let told = facts.progress.leave_by;
+    if now < at {
+        // Slurm counts in seconds; only a limit that was moved is news.
+        return told.filter(|told| (told - at).abs() <= MOVED_MS).unwrap_or(at);
+    }
+    let warned = bound.iter().any(|m| m.notice != Notice::None);
+    told.unwrap_or_else(|| if warned { at } else { now + grace_ms(facts).unwrap_or(0) })
+}
+
+/// When [`before_its_end`] will have something to say.
+pub(super) fn warning_due(facts: &Facts<'_>, now: i64) -> Option<i64> {
     let (at, _) = facts.progress.ends?;
-    Some(at - grace_ms(facts)?)
+    // Where it is due already, nobody is bound who could be warned.
+    Some(at - grace_ms(facts)?).filter(|due| *due > now)
 }
 
 /// The time limit was extended after members were warned: they are told that they may stay.
@@ -68,27 +100,32 @@ pub(super) fn after_its_end(
     now: i64,
 ) -> Plan {
     let bound: Vec<&Member> = leaving.iter().copied().filter(|m| m.bound.is_some()).collect();
-    let grace = grace_ms(facts).filter(|_| is_foreseen(state) && !bound.is_empty());
-    match grace {
-        None => Plan { actions: evict(leaving.iter().copied(), why), ..Plan::default() },
-        Some(grace) => warned_or_gone(facts, leaving, grace, why, now),
-    }
+    let Some(grace) = grace_ms(facts).filter(|_| is_foreseen(state) && !bound.is_empty()) else {
+        return Plan { actions: evict(leaving.iter().copied(), why), ..Plan::default() };
+    };
+    let until = if matches!(state, BaseState::Timeout | BaseState::Deadline) {
+        until_its_limit(facts, &bound, now, now)
+    } else {
+        facts.progress.leave_by.unwrap_or(now + grace)
+    };
+    warned_or_gone(facts, leaving, until, why, now)
 }
 
 fn grace_ms(facts: &Facts<'_>) -> Option<i64> {
     facts.assembled.gang.ask.grace_seconds.map(|seconds| i64::from(seconds) * 1_000)
 }
 
-fn warned_or_gone(facts: &Facts<'_>, leaving: &[&Member], grace: i64, why: &str, now: i64) -> Plan {
-    let until = facts.progress.warned.unwrap_or(now) + grace;
+/// Members go together: when their time is up or all of them have checkpointed, and before that those
+/// who have not been told until when they may stay are told.
+fn warned_or_gone(facts: &Facts<'_>, leaving: &[&Member], until: i64, why: &str, now: i64) -> Plan {
     let bound = || leaving.iter().filter(|m| m.bound.is_some());
     if now >= until || bound().all(|m| m.notice == Notice::Checkpointed) {
         let how = if now >= until { "its time is up" } else { "all have checkpointed" };
         let actions = evict(leaving.iter().copied(), &format!("{why}; {how}"));
         return Plan { actions, ..Plan::default() };
     }
-    // A bridge that has just started does not know when they were warned: it warns anew.
-    let anew = facts.progress.warned.is_none();
+    // A bridge that has just started does not know what they were told: it tells them anew.
+    let anew = facts.progress.leave_by != Some(until);
     let unwarned = bound().filter(|m| m.notice == Notice::None || anew);
     let warn = |m: &&Member| Action::Warn {
         pod: m.uid.clone(),
@@ -99,7 +136,11 @@ fn warned_or_gone(facts: &Facts<'_>, leaving: &[&Member], grace: i64, why: &str,
 
 /// A member of a gang that ran was lost and has a successor: where the gang cannot go on with it, the
 /// others leave too, and all start anew together in the same allocation.
-pub(super) fn for_a_successor(facts: &Facts<'_>, renewed: bool) -> Option<Plan> {
+pub(super) fn for_a_successor(
+    facts: &Facts<'_>,
+    seats: &BTreeMap<String, Seat>,
+    renewed: bool,
+) -> Option<Plan> {
     let progress = facts.progress;
     if facts.assembled.gang.on_loss() == OnLoss::Replace {
         return None;
@@ -107,9 +148,9 @@ pub(super) fn for_a_successor(facts: &Facts<'_>, renewed: bool) -> Option<Plan> 
     let later = |rank| facts.assembled.gang.later.iter().any(|l| l.has(rank));
     let took_over = |m: &&Member| match progress.held.get(&m.rank) {
         Some(uid) => *uid != m.uid,
-        // What was before this bridge is known from the placeholder alone, which says nothing of
-        // members that come later.
-        None => renewed && progress.first_bind.is_none() && !later(m.rank),
+        // What was before this bridge is known from the placeholder alone: it says nothing of members
+        // that come later, and has no seat for one by whom the workload was made larger.
+        None => renewed && !progress.began && seats.contains_key(&m.uid) && !later(m.rank),
     };
     let successor = unfinished(facts).find(|m| m.bound.is_none() && took_over(m))?;
     let others = || unfinished(facts).filter(|m| m.bound.is_some());

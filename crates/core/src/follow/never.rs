@@ -1,6 +1,8 @@
 //! What must never happen, whatever the facts.
 
 use super::*;
+use crate::ask::OnLoss;
+use crate::gang::Notice;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
@@ -63,7 +65,7 @@ proptest! {
             prop_assert!(!member.finished);
             match &scene.verdict {
                 Some(Verdict::Ended { job, generation, .. }) => match &member.bound {
-                    Some(b) => prop_assert!(b.generation <= *generation || b.job == *job),
+                    Some(b) => prop_assert!(b.generation < *generation || b.job == *job),
                     None => prop_assert!(
                         scene.progress.asked.as_ref().is_some_and(|a| a.pods.contains(&pod))
                     ),
@@ -75,9 +77,42 @@ proptest! {
                         && !scene.progress.all_bound;
                     // The job has started anew on other nodes: these are no longer its own.
                     let moved = seats.get(&pod).is_some_and(|seat| seat.node != bound.node);
-                    prop_assert!(bound.job != *job || late || moved);
+                    let warned = scene.assembled.gang.ask.grace_seconds.is_some()
+                        && scene.progress.ends.is_some();
+                    prop_assert!(
+                        bound.job != *job || late || moved || warned || scene.has_successor()
+                    );
                 }
                 other => prop_assert!(false, "{pod} is evicted on {other:?}"),
+            }
+        }
+    }
+
+    /// What was asked for is kept: of a foreseen end nobody goes before its time is up or all have
+    /// checkpointed, and nobody is given more time than it was told.
+    #[test]
+    fn nobody_goes_before_its_time(scene in any_scene()) {
+        let Some(grace) = scene.assembled.gang.ask.grace_seconds else { return Ok(()) };
+        let Some(Verdict::Ended { job, generation, .. }) = scene.verdict else { return Ok(()) };
+        let of_it = |m: &&Member| {
+            !m.finished
+                && m.bound.as_ref().is_some_and(|b| b.generation < generation || b.job == job)
+        };
+        let bound: Vec<&Member> = scene.assembled.gang.members.iter().filter(of_it).collect();
+        if bound.is_empty() {
+            return Ok(());
+        }
+        let done = bound.iter().all(|m| m.notice == Notice::Checkpointed);
+        let up = scene.progress.leave_by.is_some_and(|by| scene.now >= by);
+        for action in scene.actions() {
+            match action {
+                Action::Evict { .. } => prop_assert!(done || up),
+                Action::Warn { leave: Some((in_ms, _)), .. } => {
+                    prop_assert!(!done && !up && in_ms > 0);
+                    let told = scene.progress.leave_by.map(|by| by - scene.now);
+                    prop_assert_eq!(in_ms, told.unwrap_or_else(|| i64::from(grace) * 1_000));
+                }
+                other => prop_assert!(false, "{other:?}"),
             }
         }
     }
@@ -86,6 +121,7 @@ proptest! {
     #[test]
     fn an_ended_placeholder_keeps_no_pod(mut scene in any_scene(), at in 0usize..4) {
         scene.verdict = Some(ended(7, 1));
+        scene.assembled.gang.ask.grace_seconds = None;
         let name = scene.names().get(at).cloned();
         if let Some(name) = name.filter(|n| !scene.find(n).finished) {
             scene.bind(&name, 7, 1);
@@ -112,9 +148,12 @@ proptest! {
             let running = scene.assembled.gang.members.iter().filter(|m| !m.finished);
             prop_assert!(running.clone().all(|m| m.bound.is_none()));
             let first = scene.progress.first_bind.filter(|_| !scene.progress.all_bound);
-            prop_assert!(first.is_none_or(|first| scene.now >= first + ALL_BOUND_WITHIN_MS));
+            // Whoever was warned has been seen bound.
+            let warned = scene.progress.leave_by.is_some();
+            prop_assert!(warned || first.is_none_or(|f| scene.now >= f + ALL_BOUND_WITHIN_MS));
             let shut = scene.spots.values().any(|s| matches!(s, Spot::Shut { .. }));
-            prop_assert!(shut, "for no reason");
+            let ends = scene.assembled.gang.ask.grace_seconds.is_some() && scene.progress.ends.is_some();
+            prop_assert!(shut || ends, "for no reason");
         }
     }
 
@@ -147,29 +186,48 @@ impl Scene {
     fn find(&self, name: &str) -> &Member {
         self.assembled.gang.members.iter().find(|m| m.name == name).expect("a member")
     }
+
+    /// A rank is another pod's than it was, and nobody said that it alone starts.
+    fn has_successor(&self) -> bool {
+        let renewed = matches!(&self.verdict, Some(Verdict::Allocated { renewed: true, .. }));
+        let other = |m: &Member| {
+            let held = self.progress.held.get(&m.rank);
+            held.map_or(renewed, |uid| *uid != m.uid) && m.bound.is_none() && !m.finished
+        };
+        self.assembled.gang.on_loss() == OnLoss::Restart
+            && self.assembled.gang.members.iter().any(other)
+    }
 }
 
 /// Facts in any combination, also such as should not be: pods, jobs and verdicts of several rounds.
 fn any_scene() -> impl Strategy<Value = Scene> {
     let bound = proptest::option::of((6u32..9, 0u32..3));
-    let marks = proptest::collection::vec((bound, prop::bool::weighted(0.2), any_spot()), 4);
+    let marks = proptest::collection::vec(
+        (bound, prop::bool::weighted(0.2), (any_spot(), any_notice())),
+        4,
+    );
     let size = (0u32..=4, 0u32..=5, prop_oneof![3 => Just(0), 1 => 1u32..3]);
     let gang = (size, any::<[bool; 3]>(), prop::bool::weighted(0.2), 0usize..4);
-    (gang, marks, any_verdict(), any_progress(), any_time()).prop_map(
+    let asks = (proptest::option::of(1u32..40), proptest::option::of(any::<bool>()));
+    (gang, marks, any_verdict(), any_progress(), any_time(), asks).prop_map(
         |(
             ((members, expected, to_come), [over, leaving, problem], gated, which),
             marks,
             verdict,
             progress,
             now,
+            (grace, restarts),
         )| {
             let mut scene = Scene::new(members);
             scene.assembled.gang.expected = expected;
             scene.awaits(2, to_come);
             scene.assembled.over = over;
+            scene.assembled.gang.ask.grace_seconds = grace;
+            scene.assembled.gang.ask.on_loss =
+                restarts.map(|yes| if yes { OnLoss::Restart } else { OnLoss::Replace });
             scene.assembled.leaving.extend(leaving.then(|| "old".to_owned()));
             scene.assembled.problems.extend(problem.then(|| "a problem".to_owned()));
-            for (i, (name, (bound, finished, spot))) in
+            for (i, (name, (bound, finished, (spot, notice)))) in
                 scene.names().into_iter().zip(marks).enumerate()
             {
                 if let Some((job, generation)) = bound {
@@ -177,6 +235,7 @@ fn any_scene() -> impl Strategy<Value = Scene> {
                 }
                 scene.member(&name).finished = finished;
                 scene.member(&name).gated = gated && i == which;
+                scene.member(&name).notice = notice;
                 scene.spots.extend(spot.map(|spot| (name.clone(), spot)));
             }
             Scene { verdict, progress, now, ..scene }
@@ -187,7 +246,8 @@ fn any_scene() -> impl Strategy<Value = Scene> {
 fn any_verdict() -> impl Strategy<Value = Option<Verdict>> {
     let seats = proptest::sample::subsequence(vec!["a", "b", "c", "d"], 0..=4);
     let seats = prop_oneof![2 => Just(vec!["a", "b", "c", "d"]), 1 => seats];
-    let allocated = (seats, 6u32..9, 0u32..3).prop_map(|(pods, job, generation)| {
+    let allocated = (seats, 6u32..9, 0u32..3, any::<bool>());
+    let allocated = allocated.prop_map(|(pods, job, generation, renewed)| {
         let seats = pods.into_iter().map(str::to_owned).zip((0..).map(seat)).collect();
         Some(Verdict::Allocated {
             job: JobId(job),
@@ -195,7 +255,7 @@ fn any_verdict() -> impl Strategy<Value = Option<Verdict>> {
             seats,
             note: String::new(),
             ends: None,
-            renewed: false,
+            renewed,
         })
     });
     let refusal = || Refusal::new(Category::Shape, "no");
@@ -212,20 +272,34 @@ fn any_progress() -> impl Strategy<Value = Progress> {
     let pods = proptest::sample::subsequence(vec!["a", "b", "c", "d", "old"], 0..=5);
     let asked = proptest::option::of((pods, any_time()));
     let times = (proptest::option::of(any_time()), proptest::option::of(any_time()));
-    (asked, times, any::<(bool, bool)>()).prop_map(
-        |(asked, (first_bind, finished_since), (all_bound, released))| Progress {
-            asked: asked.map(|(pods, at)| Asked {
-                pods: pods.into_iter().map(str::to_owned).collect(),
-                at,
-                reach: Reach::default(),
-            }),
-            first_bind,
-            all_bound,
-            released,
-            finished_since,
-            ..Progress::default()
+    let ends = proptest::option::weighted(0.3, (any_time(), any::<bool>()));
+    let leave_by = proptest::option::weighted(0.3, any_time());
+    let held = proptest::sample::subsequence(vec![(0, "a"), (1, "b"), (2, "old"), (3, "d")], 0..=4);
+    (asked, times, any::<(bool, bool)>(), (ends, leave_by, held)).prop_map(
+        |(asked, (first_bind, finished_since), (all_bound, released), (ends, leave_by, held))| {
+            Progress {
+                asked: asked.map(|(pods, at)| Asked {
+                    bound: 0,
+                    pods: pods.into_iter().map(str::to_owned).collect(),
+                    bound_for: BTreeSet::new(),
+                    at,
+                    reach: Reach::default(),
+                }),
+                first_bind,
+                all_bound,
+                released,
+                finished_since,
+                ends,
+                leave_by,
+                held: held.into_iter().map(|(rank, uid)| (rank, uid.to_owned())).collect(),
+                ..Progress::default()
+            }
         },
     )
+}
+
+fn any_notice() -> impl Strategy<Value = Notice> {
+    prop_oneof![Just(Notice::None), Just(Notice::Warned), Just(Notice::Checkpointed)]
 }
 
 fn any_spot() -> impl Strategy<Value = Option<Spot>> {

@@ -107,3 +107,12 @@ fn tell_claims(
         });
     }
 }
+
+/// Its Slurm job has no room for a member that came after the others were bound.
+pub(super) fn no_seat(facts: &Facts<'_>, job: JobId) -> String {
+    let gang = &facts.assembled.gang;
+    format!(
+        "Slurm job {job}, which holds the nodes of {} {}, has none for this pod: it was made larger since it started; restart it to be asked for as a whole",
+        gang.kind, gang.name
+    )
+}

@@ -1,13 +1,18 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::ask::Ask;
+use crate::ask::{Ask, Other};
+use crate::eligible::volume::ToSelect;
 use crate::gang::{Bound, Gang, Later};
 use crate::pod::Demand;
 use crate::policy::Category;
 
 mod elsewhere;
 mod never;
+mod staged;
+mod warning;
 
 #[test]
 fn a_gang_that_waits_for_others_is_asked_again_when_they_have_gone_on() {
@@ -195,6 +200,29 @@ fn after_a_roll_back_the_gang_is_bound_afresh() {
 fn a_pod_bound_for_another_job_leaves_before_anybody_is_bound() {
     let mut scene = Scene::new(2).allocated();
     scene.bind("b", 6, 1);
+    scene.progress.weighed.insert(JobId(6));
+    assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn a_pod_that_another_bridge_has_bound_is_weighed_before_anything_is_done() {
+    let mut scene = Scene::new(2).allocated();
+    scene.asked(&["a", "b"]);
+    scene.bind("b", 6, 1);
+    // Job 7 may be the one too many: Slurm's half has to know that job 6 was bound for.
+    assert_eq!(scene.actions(), [Action::Ask]);
+    scene.progress.asked.as_mut().expect("asked").bound_for.insert(JobId(6));
+    let waits = Plan { wake: Some(scene.now + QUIET_MS), ..Plan::default() };
+    assert_eq!(scene.plan(), waits, "nobody is bound or evicted until the answer is there");
+}
+
+#[test]
+fn the_end_of_one_placeholder_is_not_that_of_another_of_the_same_generation() {
+    let mut scene = Scene::new(2).with(ended(7, 1));
+    scene.bind("a", 6, 1);
+    scene.bind("b", 6, 1);
+    assert_eq!(scene.actions(), [Action::NewRound], "it is asked for anew, and stays");
+    scene.bind("b", 7, 1);
     assert_eq!(scene.evicted(), ["b"]);
 }
 
@@ -207,6 +235,32 @@ fn a_pod_whose_job_has_started_anew_elsewhere_leaves() {
     assert_eq!(scene.evicted(), [""; 0]);
     scene.member("b").bound.as_mut().expect("bound").node = "given-away".to_owned();
     assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn a_pod_whose_job_has_started_anew_with_other_devices_leaves() {
+    let mut scene = Scene::new(2).allocated();
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    let held = |index| BTreeMap::from([("gpu".to_owned(), vec![index])]);
+    scene.member("a").bound.as_mut().expect("bound").indexes = held(0);
+    assert_eq!(scene.evicted(), [""; 0], "of b nobody knows");
+    scene.member("b").bound.as_mut().expect("bound").indexes = held(7);
+    assert_eq!(scene.evicted(), ["b"]);
+}
+
+#[test]
+fn pods_stay_while_their_placeholder_is_in_the_queue_again_and_slurms_half_hears_of_them() {
+    // slurmctld has forgotten the start.
+    let mut scene = Scene::new(2).with(queued_for("Resources"));
+    scene.asked(&["a", "b"]);
+    scene.now = QUIET_MS;
+    assert_eq!(scene.told("Queued"), "in the queue");
+    scene.bind("a", 7, 1);
+    scene.bind("b", 7, 1);
+    assert_eq!(scene.actions(), [Action::Ask]);
+    scene.asked(&["a", "b"]);
+    assert!(scene.actions().is_empty(), "once");
 }
 
 #[test]
@@ -303,74 +357,6 @@ fn finished_pods_without_successors_give_it_back_at_once() {
     assert_eq!(found_so.actions(), release);
 }
 
-#[test]
-fn members_that_are_there_are_bound_and_those_to_come_are_waited_for() {
-    let mut scene = Scene::new(2);
-    scene.awaits(2, 2);
-    assert_eq!(scene.actions(), [Action::Ask]);
-    let mut scene = scene.allocated();
-    assert_eq!(scene.actions(), [bind("a", 0), bind("b", 1)]);
-    for name in ["a", "b"] {
-        scene.bind(name, 7, 1);
-    }
-    // However long it takes, nobody leaves for those who have not been made.
-    scene.progress.first_bind = Some(0);
-    scene.now = 10 * ALL_BOUND_WITHIN_MS;
-    assert_eq!(scene.plan(), Plan::default());
-    // One of them comes: a seat is asked for it in the same placeholder, then it is bound.
-    scene.progress.all_bound = true;
-    scene.assembled.gang.members.push(member((&"d", 3)));
-    assert_eq!(scene.actions(), [Action::Ask]);
-    let mut seats: BTreeMap<String, Seat> =
-        [("a", 0), ("b", 1)].map(|(n, r)| (n.to_owned(), seat(r))).into();
-    seats.insert("d".to_owned(), seat(3));
-    let note = String::new();
-    scene.verdict = Some(Verdict::Allocated {
-        job: JobId(7),
-        generation: 1,
-        seats,
-        note,
-        ends: None,
-        renewed: false,
-    });
-    scene.spots.insert("d".to_owned(), Spot::Free("kube-3".to_owned()));
-    scene.asked(&["a", "b", "d"]);
-    assert_eq!(scene.actions(), [bind("d", 3)]);
-}
-
-#[test]
-fn a_gang_that_was_made_larger_keeps_its_members_and_the_new_ones_are_told() {
-    let mut scene = Scene::new(2).allocated();
-    for name in ["a", "b"] {
-        scene.bind(name, 7, 1);
-    }
-    scene.progress.all_bound = true;
-    scene.assembled.gang.members.push(member((&"c", 2)));
-    scene.assembled.gang.expected = 3;
-    // It is asked for once; the answer has no seat for it.
-    assert_eq!(scene.actions(), [Action::Ask]);
-    scene.asked(&["a", "b", "c"]);
-    assert!(scene.told("NoSeat").contains("it was made larger since it started"));
-    // A replacement of one that has its seat is bound all the same.
-    scene.member("b").bound = None;
-    assert_eq!(scene.actions(), [bind("b", 1)]);
-}
-
-#[test]
-fn between_two_stages_the_placeholder_is_kept_for_a_while() {
-    let mut scene = Scene::new(2).finished();
-    scene.awaits(2, 2);
-    scene.now = 100 + STAGE_GAP_MS - 1;
-    assert_eq!(scene.plan(), Plan { wake: Some(100 + STAGE_GAP_MS), ..Plan::default() });
-    scene.now += 1;
-    let release = Action::Release { why: "its pods have finished".to_owned() };
-    assert_eq!(scene.actions(), std::slice::from_ref(&release));
-    // Nothing more will come of a workload that is over.
-    scene.now = 100;
-    scene.assembled.over = true;
-    assert_eq!(scene.actions(), [release]);
-}
-
 /// Facts as they can be; members are `a`, `b`, `c` …, on job 7 of generation 1.
 #[derive(Clone, Debug)]
 struct Scene {
@@ -407,6 +393,7 @@ impl Scene {
                 over: false,
                 after: None,
                 nowhere: None,
+                torn: false,
             },
             verdict: None,
             progress: Progress::default(),
@@ -463,7 +450,10 @@ impl Scene {
 
     fn asked(&mut self, pods: &[&str]) {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
-        self.progress.asked = Some(Asked { pods, at: 0, reach: Reach::of(&self.assembled.gang) });
+        let gang = &self.assembled.gang;
+        let bound = gang.members.iter().filter(|m| m.bound.is_some()).count();
+        self.progress.asked =
+            Some(Asked { pods, at: 0, reach: Reach::of(gang), bound, bound_for: BTreeSet::new() });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {

@@ -322,6 +322,32 @@ fn a_binding_is_read_as_slurm_knows_it() {
     );
 }
 
+#[test]
+fn binding_that_was_begun_and_not_finished_is_seen_by_the_clock_of_the_api_server() {
+    let mut pods = trainers();
+    let made = |text: &str| pod::moment(text);
+    for pod in &mut pods {
+        pod.created = made("2026-11-27T05:43:09Z");
+    }
+    let torn = |pods: &[Pod]| one(&pytorch(1, 3), &pods.iter().collect::<Vec<_>>()).torn;
+    assert!(!torn(&pods), "nobody is bound");
+    for (pod, rank) in pods.iter_mut().zip(0..).take(3) {
+        bind(pod, "job-uid", rank);
+        pod.status.scheduled = made("2026-11-27T05:43:09Z");
+    }
+    assert!(torn(&pods), "the last one was there, in the same second");
+    pods[3].created = made("2026-11-27T05:43:10Z");
+    assert!(!torn(&pods), "it has come since: a replacement");
+    pods[3].created = made("2026-11-27T04:59:59Z");
+    pods[3].deleting = true;
+    assert!(!torn(&pods), "one that leaves waits for nothing");
+    pods[3].deleting = false;
+    for pod in &mut pods[..3] {
+        pod.status.scheduled = 0;
+    }
+    assert!(!torn(&pods), "nobody knows");
+}
+
 fn shown(formed: &[Assembled]) -> String {
     let mut out = String::new();
     for assembled in formed {

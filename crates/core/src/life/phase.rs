@@ -57,7 +57,7 @@ impl Phase {
         let bound = |m: &Member| m.bound.is_some() && !m.finished;
         match facts.verdict {
             Some(Verdict::Allocated { .. } | Verdict::Ended { .. })
-                if facts.progress.warned.is_some() && gang.members.iter().any(bound) =>
+                if facts.progress.leave_by.is_some() && gang.members.iter().any(bound) =>
             {
                 Self::Warned
             }

@@ -34,7 +34,7 @@ impl Walk {
             later: Vec::new(),
             excluded_nodes: Vec::new(),
             // Every other gang asks to be warned.
-            ask: Ask { grace_seconds: (seed % 2 == 0).then_some(6), ..Ask::default() },
+            ask: Ask { grace_seconds: seed.is_multiple_of(2).then_some(6), ..Ask::default() },
         };
         Self {
             chance: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -47,6 +47,7 @@ impl Walk {
                 over: false,
                 after: None,
                 nowhere: None,
+                torn: false,
             },
             made: 0,
             job: None,
@@ -287,6 +288,48 @@ fn every_way_between_phases_is_in_the_table_and_is_gone() {
     });
     let told = Phase::ALL.map(|from| (from, from.next().to_vec()));
     assert_eq!(rows, told);
+}
+
+#[test]
+fn an_end_that_moves_right_after_it_was_told_is_told_anew() {
+    let mut walk = Walk::new(1);
+    walk.create();
+    walk.create();
+    let gang = &mut walk.assembled.gang;
+    gang.ask.grace_seconds = Some(60);
+    for member in &mut gang.members {
+        let (job, node, indexes) = (JobId(1), seat(member.rank).node, BTreeMap::new());
+        member.bound = Some(Bound { generation: 1, job, node, indexes });
+    }
+    let seats: BTreeMap<String, Seat> =
+        gang.members.iter().map(|m| (m.uid.clone(), seat(m.rank))).collect();
+    let ends_in = |in_ms| Verdict::Allocated {
+        job: JobId(1),
+        generation: 1,
+        seats: seats.clone(),
+        note: String::new(),
+        ends: Some(Ends { in_ms, by_time_limit: true }),
+        renewed: false,
+    };
+    let told = |walk: &mut Walk| {
+        let assembled = walk.assembled.clone();
+        let looked = Event::Looked { assembled: &assembled, spots: &BTreeMap::new() };
+        let (life, plan) = step(walk.life.clone(), looked, walk.now);
+        walk.life = life;
+        let mut told = Vec::new();
+        for action in plan.actions {
+            let Action::Warn { pod, leave } = action else { panic!("{action:?}") };
+            walk.event(Event::Wrote { write: Write::Warn, pod: &pod, ok: true });
+            told.push(leave.map(|(in_ms, _)| in_ms));
+        }
+        told
+    };
+    walk.event(Event::Heard(ends_in(20_000)));
+    assert_eq!(told(&mut walk), [Some(20_000); 2]);
+    walk.now += 1_000;
+    assert_eq!(told(&mut walk), [], "the watch has yet to show it");
+    walk.event(Event::Heard(ends_in(40_000)));
+    assert_eq!(told(&mut walk), [Some(40_000); 2]);
 }
 
 #[test]

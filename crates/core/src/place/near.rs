@@ -5,7 +5,7 @@
 //! needs, and no device is in two shares, however far apart they are: nearness is never a reason to
 //! refuse.
 
-use crate::topology::layout::Layout;
+use crate::topology::layout::{self, Layout};
 
 use crate::job::GresRequest;
 
@@ -72,8 +72,11 @@ pub(super) fn share(
     let first = shares.len();
     shares.resize(first + count * width, 0);
     let shares = &mut shares[first..];
-    // The first kind of device that is needed, known by its indexes, and in the layout leads.
-    let lead = (0..width).find(|k| needs[*k].count > 0 && wiring.covers(*k, free[*k]));
+    // Of the kinds that are needed, known by their indexes, and in the layout, the first leads; but
+    // network cards go to the devices that they serve, not the other way round.
+    let leads = |k: &usize| needs[*k].count > 0 && wiring.covers(*k, free[*k]);
+    let serves = |k: &usize| layout::is_network(&needs[*k].name);
+    let lead = (0..width).find(|k| !serves(k) && leads(k)).or_else(|| (0..width).find(leads));
     let Some(lead) = lead else {
         for one in shares.chunks_exact_mut(width.max(1)) {
             for (k, own) in one.iter_mut().enumerate() {

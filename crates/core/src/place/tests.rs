@@ -51,6 +51,31 @@ struct Case {
     members: u32,
 }
 
+#[test]
+fn a_member_still_holds_what_this_very_start_gave_it() {
+    let gres = |indexes: &[u32]| GresAllocation {
+        name: "gpu".to_owned(),
+        count: 2,
+        indexes: indexes.to_vec(),
+        ..GresAllocation::default()
+    };
+    let node = |name: &str, indexes: &[u32]| NodeAllocation {
+        name: name.to_owned(),
+        gres: vec![gres(indexes)],
+        ..NodeAllocation::default()
+    };
+    let own = bound("n1", &[("gpu".to_owned(), vec![2, 3])]);
+    let holds =
+        |job, nodes: Vec<NodeAllocation>| still_holds(&own, JobId(job), &Allocation { nodes });
+    assert!(holds(7, vec![node("n2", &[0]), node("n1", &[1, 2, 3])]));
+    assert!(!holds(8, vec![node("n1", &[2, 3])]), "another job");
+    assert!(!holds(7, vec![node("n2", &[2, 3])]), "other nodes");
+    assert!(!holds(7, vec![node("n1", &[0, 1])]), "other devices");
+    assert!(holds(7, vec![node("n1", &[])]), "Slurm only counts");
+    assert_eq!(in_use(&own, &[gres(&[0, 1])]), None);
+    assert_eq!(in_use(&own, &[gres(&[1]), gres(&[0, 3])]), Some(("gpu", 3)));
+}
+
 proptest! {
     #[test]
     fn the_order_of_the_allocation_changes_nothing(

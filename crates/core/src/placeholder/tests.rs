@@ -54,6 +54,27 @@ proptest! {
         prop_assert_eq!(ids.len(), 64);
     }
 
+    /// Two bridges that see the same pods, and Slurm's jobs at different moments, never end each other's
+    /// placeholder: what one ends, the other does not follow.
+    #[test]
+    fn what_one_bridge_ends_no_other_follows(
+        then in proptest::collection::vec((0usize..2, 0usize..2), 2..5),
+        vote in proptest::option::of(0u32..5),
+    ) {
+        let list = |now: bool| -> Vec<(Stamp, Job)> {
+            let states = ["PENDING", "RUNNING"];
+            // What waits may start between the two looks.
+            let state = |(a, b): (usize, usize)| states[if now { a.max(b) } else { a }];
+            (10..).zip(&then).map(|(id, both)| listed(id, 1, PODS, state(*both))).collect()
+        };
+        let gang = gang(&[vote.map(|v| (1, 10 + v)), None]);
+        let (one, two) = (next("c", &gang, &list(false)), next("c", &gang, &list(true)));
+        for (a, b) in [(&one, &two), (&two, &one)] {
+            let Step::Follow { job, .. } = b.0 else { panic!("{b:?}") };
+            prop_assert!(!a.1.contains(&job), "{a:?} {b:?}");
+        }
+    }
+
     /// Rule 6: whatever Slurm lists, bound pods are never met with a new placeholder, and an ending
     /// is told only of a listed job that has ended.
     #[test]
@@ -142,17 +163,74 @@ fn a_live_placeholder_is_followed_also_in_a_state_nobody_knows() {
 }
 
 #[test]
-fn of_live_duplicates_the_holding_one_wins_then_the_oldest() {
+fn of_live_duplicates_the_one_that_was_bound_for_wins_and_the_others_must_not_be() {
     let jobs = [
         listed(5, 1, PODS, "PENDING"),
-        listed(6, 2, PODS, "RUNNING"),
-        listed(7, 3, PODS, "RUNNING"),
-        listed(8, 3, PODS, "CANCELLED"),
+        listed(6, 1, PODS, "RUNNING"),
+        listed(7, 1, PODS, "RUNNING"),
+        listed(8, 1, PODS, "CANCELLED"),
     ];
-    let wanted = (follow(6, 2), vec![JobId(5), JobId(7)]);
-    assert_eq!(next("c", &gang(&[None, None]), &jobs), wanted);
+    // Another bridge may have bound a pod for any of them, and we do not see it yet: nobody is ended.
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(6, 1), vec![]));
+    for (vote, others) in [(6, [5, 7]), (7, [5, 6]), (5, [7, 6])] {
+        let wanted = (follow(vote, 1), others.map(JobId).to_vec());
+        assert_eq!(next("c", &gang(&[Some((1, vote)), None]), &jobs), wanted);
+    }
+    // Should two have been bound for different ones, the first member's word counts for everybody.
+    let torn = gang(&[Some((1, 7)), Some((1, 6))]);
+    assert_eq!(next("c", &torn, &jobs), (follow(7, 1), vec![JobId(5), JobId(6)]));
+    // A vote for one that is over ends nobody.
+    let (step, ended) = next("c", &gang(&[Some((1, 8)), None]), &jobs);
+    assert_eq!((step, ended), (follow(6, 1), vec![]));
+}
+
+#[test]
+fn before_the_vote_the_holding_one_is_followed_then_the_oldest() {
     let jobs = [listed(7, 1, PODS, "PENDING"), listed(6, 1, PODS, "PENDING")];
-    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(6, 1), vec![JobId(7)]));
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(6, 1), vec![]));
+    let jobs = [listed(7, 1, PODS, "RUNNING"), listed(6, 1, PODS, "PENDING")];
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(7, 1), vec![]));
+}
+
+#[test]
+fn of_live_duplicates_the_one_that_pods_are_bound_for_wins() {
+    // slurmctld has forgotten that 5 was ended, and pods are bound for 6.
+    let jobs = [listed(5, 1, &["old"], "RUNNING"), listed(6, 2, PODS, "RUNNING")];
+    assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(6, 2), vec![JobId(5)]));
+    assert_eq!(next("c", &gang(&[Some((1, 5)), None]), &jobs), (follow(5, 1), vec![JobId(6)]));
+    // Also where that one is in the queue again, for the nodes that the other has: its pods are there.
+    let jobs = [listed(5, 1, PODS, "RUNNING"), listed(6, 2, PODS, "PENDING")];
+    assert_eq!(next("c", &gang(&[Some((2, 6)), None]), &jobs), (follow(6, 2), vec![JobId(5)]));
+}
+
+#[test]
+fn what_was_given_back_and_lives_again_comes_last() {
+    let (stamp, old) = listed(5, 1, PODS, "RUNNING");
+    let jobs = [(stamp.given_back(), old), listed(6, 2, PODS, "PENDING")];
+    assert_eq!(next("c", &gang(&[None, None]), &jobs), (follow(6, 2), vec![JobId(5)]));
+}
+
+#[test]
+fn a_lost_attempt_is_asked_for_again_as_it_was_unless_there_was_a_later_one() {
+    let lost = |gang: &Gang, jobs: &[(Stamp, Job)], lost| after_lost("c", gang, jobs, lost);
+    assert_eq!(lost(&gang(&[None, None]), &[], 3), stamp(3, PODS));
+    assert_eq!(lost(&gang(&[Some((3, 9)), None]), &[], 3), stamp(3, PODS));
+    assert_eq!(lost(&gang(&[Some((5, 9)), None]), &[], 3), stamp(6, PODS));
+    let ended = [listed(5, 7, &["old"], "CANCELLED")];
+    assert_eq!(lost(&gang(&[None, None]), &ended, 3), stamp(8, PODS));
+}
+
+#[test]
+fn a_jump_of_slurms_clock_decides_nothing() {
+    let jobs = [listed(5, 1, PODS, "PENDING"), listed(6, 1, PODS, "RUNNING")];
+    let bound = gang(&[Some((1, 6)), None]);
+    for jump in [-600, 600] {
+        let mut moved = jobs.clone();
+        for (_, job) in &mut moved {
+            (job.submit_time, job.start_time) = (1_000_000 + jump, 1_000_001 + jump);
+        }
+        assert_eq!(next("c", &bound, &moved), next("c", &bound, &jobs));
+    }
 }
 
 #[test]
@@ -248,6 +326,23 @@ fn what_was_given_back_is_no_ending_of_its_pods() {
     let (step, _) = next("c", &gang, &[(stamp.given_back(), job)]);
     let Step::Submit { stamp: anew } = step else { panic!("{step:?}") };
     assert_eq!(anew, Stamp { generation: 4, ..stamp });
+}
+
+#[test]
+fn a_node_that_has_failed_is_shunned_for_a_while_and_no_longer() {
+    let failed = |nodes: &str, end_time| {
+        let (stamp, job) = listed(7, 1, &["pod-0"], "NODE_FAIL");
+        (stamp, Job { failed_nodes: nodes.to_owned(), end_time, ..job })
+    };
+    let jobs = [failed("n[3-4]", 1_000), failed("n3,n1", 1_100), failed("", 1_200)];
+    let shunned = |now| failed_lately("c", &jobs, now, 300);
+    assert_eq!(shunned(1_150), Some(("n[1,3-4]".to_owned(), 150)));
+    assert_eq!(shunned(1_299), Some(("n[1,3-4]".to_owned(), 1)));
+    assert_eq!(shunned(1_300), Some(("n[1,3]".to_owned(), 100)));
+    assert_eq!(shunned(1_400), None);
+    // Slurm's clock was set back: nobody is shunned for longer than was said.
+    assert_eq!(shunned(0).map(|(_, left)| left), Some(300));
+    assert_eq!(failed_lately("another", &jobs, 1_150, 300), None);
 }
 
 fn listed(id: u32, generation: u32, pods: &[&str], state: &str) -> (Stamp, Job) {

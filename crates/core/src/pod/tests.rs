@@ -1,5 +1,35 @@
 use super::*;
 
+#[test]
+fn a_pod_knows_when_it_was_bound() {
+    let scheduled = |status: serde_json::Value| {
+        serde_json::from_value::<PodStatus>(status).expect("a status").scheduled
+    };
+    let condition = |kind: &str, status: &str, at: serde_json::Value| {
+        serde_json::json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-27T05:44:00Z"},
+            {"type": kind, "status": status, "lastTransitionTime": at},
+        ]})
+    };
+    let at = serde_json::json!("2026-11-27T05:43:09Z");
+    assert_eq!(scheduled(condition("PodScheduled", "True", at.clone())), 20_261_127_054_309);
+    assert_eq!(scheduled(condition("PodScheduled", "False", at.clone())), 0);
+    assert_eq!(scheduled(condition("Initialized", "True", at)), 0);
+    assert_eq!(scheduled(condition("PodScheduled", "True", serde_json::Value::Null)), 0);
+    assert_eq!(scheduled(serde_json::json!({"conditions": null})), 0);
+    assert_eq!(scheduled(serde_json::json!({})), 0);
+}
+
+#[test]
+fn moments_are_in_order_and_nothing_else_is_one() {
+    let years = ["2025-12-31T23:59:59Z", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"];
+    let moments = years.map(moment);
+    assert!(moments.is_sorted() && moments[0] > 0, "{moments:?}");
+    for text in ["", "soon", "2026-01-01T00:00:00", "2026-01-01T00:00:00.123456Z"] {
+        assert_eq!(moment(text), 0, "{text}");
+    }
+}
+
 fn spec(json: serde_json::Value) -> PodSpec {
     serde_json::from_value(json).expect("a pod spec")
 }
@@ -40,6 +70,33 @@ fn pod_level_resources_overrule_the_sum() {
     }));
     let demand = demand(&spec).expect("readable");
     assert_eq!((demand.milli_cpu, demand.other["nvidia.com/gpu"]), (16_000, 2));
+}
+
+/// Random pods, and what Kubernetes 1.36.3 itself reserves for each: a Go program wrote them as a user
+/// may (`written`), had the API server's own `SetObjectDefaults_Pod` complete them (`stored`, where that
+/// differs), and asked `k8s.io/component-helpers/resource`'s `PodRequests` (`needs`; CPU in thousandths).
+#[test]
+fn pods_need_what_kubernetes_says_they_need() {
+    let cases = include_str!("kubernetes-1.36.3.jsonl").lines();
+    let mut seen = 0;
+    for (line, text) in (1..).zip(cases) {
+        let case: serde_json::Value = serde_json::from_str(text).expect("a case");
+        let needs = |name: &str| case["needs"][name].as_u64().unwrap_or(0);
+        let mut want =
+            Demand { milli_cpu: needs("cpu"), memory: needs("memory"), ..Demand::default() };
+        for name in case["needs"].as_object().expect("a mapping").keys() {
+            if !matches!(name.as_str(), "cpu" | "memory") {
+                want.other.insert(name.clone(), needs(name));
+            }
+        }
+        for form in ["written", "stored"] {
+            let Some(pod) = case.get(form) else { continue };
+            let got = demand(&spec(pod.clone())).expect("readable");
+            assert_eq!(got, want, "line {line}, {form}: {pod:#}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 80, "{seen} pods");
 }
 
 #[test]

@@ -75,6 +75,11 @@ impl Layout {
     }
 }
 
+/// Whether a GRES is network cards: they serve the devices beside them.
+pub(crate) fn is_network(gres: &str) -> bool {
+    gres == "efa"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

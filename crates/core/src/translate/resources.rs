@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::eligible::left_to_kubelet;
 use crate::job::GresRequest;
 use crate::pod::Demand;
 use crate::policy::{Category, Refusal};
@@ -26,11 +27,6 @@ impl Default for ResourceTable {
         ];
         Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
     }
-}
-
-/// Resources that Kubernetes accounts for and Slurm has no word for: left to the kubelet.
-fn left_to_kubelet(resource: &str) -> bool {
-    resource == "ephemeral-storage" || resource.starts_with("hugepages-")
 }
 
 impl ResourceTable {

@@ -257,6 +257,28 @@ fn a_member_that_comes_later_belongs_to_what_its_template_asked_for() {
 }
 
 #[test]
+fn every_vendor_has_a_gres_by_default() {
+    let mut all = demand(1000, 1 << 20, 2);
+    let resources = [
+        ("amd.com/gpu", 3),
+        ("nvidia.com/mig-1g.5gb", 5),
+        ("aws.amazon.com/neuron", 16),
+        ("vpc.amazonaws.com/efa", 32),
+    ];
+    all.other.extend(resources.map(|(name, count)| (name.to_owned(), count)));
+    let asked = ResourceTable::default().gres(&all).expect("mapped");
+    assert_eq!(
+        tres(&asked),
+        ["gres/efa=32", "gres/gpu=5", "gres/gpu:1g.5gb=5", "gres/neuron=16"],
+        "GPUs of two vendors are one GRES",
+    );
+    for (resource, _) in resources {
+        let one = Demand { other: [(resource.to_owned(), 1)].into(), ..Demand::default() };
+        assert_eq!(ResourceTable::default().gres(&one).expect("mapped").len(), 1, "{resource}");
+    }
+}
+
+#[test]
 fn a_resource_nobody_mapped_is_refused_by_name() {
     let mut unknown = demand(1000, 1 << 20, 1);
     unknown.other.insert("example.com/fpga".to_owned(), 1);
@@ -365,6 +387,7 @@ fn job_of(gang: &Gang) -> Job {
         nodes: String::new(),
         admin_comment: c.key.clone(),
         excluded_nodes: c.excluded_nodes.clone(),
+        tres_per_node: tres(&c.gres_per_node).join(","),
     };
     let parts: Vec<Part> = (100..).zip(&request.components).map(part).collect();
     let parts = if parts.len() > 1 { parts } else { Vec::new() };

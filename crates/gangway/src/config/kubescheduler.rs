@@ -8,7 +8,7 @@ use gangway_core::names;
 use gangway_core::placeholder::is_word;
 
 use super::section::{Problems, Section};
-use super::{ConfigError, ProcessFlags, Tls, read_file, read_tls};
+use super::{ConfigError, Election, ProcessFlags, Tls, election, read_file, read_tls};
 
 /// Flags of `gangway extender`.
 #[derive(Clone, Debug, Default, Args)]
@@ -38,6 +38,9 @@ pub(crate) struct ExtenderSettings {
     /// How long kube-scheduler may leave an allocation untaken, in seconds.
     pub(crate) take_up_seconds: u32,
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// This process among its replicas.
+    pub(crate) identity: String,
+    pub(crate) election: Option<Election>,
 }
 
 /// The way to the gRPC door.
@@ -97,9 +100,23 @@ impl ExtenderSettings {
         let tls = read_tls(root.section("tls"), &problems);
         let kubeconfig =
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
+        let identity = election::identity(&flags.process);
+        let election = root.section("leaderElection");
+        let election =
+            election::read(election, &flags.process, &identity, "gangway-extender", &problems);
         root.finish();
         problems.into_result()?;
-        Ok(Self { cluster, scheduler_name, door, listen, tls, take_up_seconds, kubeconfig })
+        Ok(Self {
+            cluster,
+            scheduler_name,
+            door,
+            listen,
+            tls,
+            take_up_seconds,
+            kubeconfig,
+            identity,
+            election,
+        })
     }
 }
 

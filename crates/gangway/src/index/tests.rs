@@ -362,7 +362,7 @@ fn nobody_waits_for_himself() {
     assert_eq!(problems, &["annotation gangway.dev/dependency: pod/me cannot wait for itself"]);
 }
 
-fn pod(name: &str) -> Pod {
+pub(super) fn pod(name: &str) -> Pod {
     let requests = BTreeMap::from([("cpu".to_owned(), "1".to_owned())]);
     let resources = Some(Resources { requests: Some(requests), limits: None });
     let containers = vec![Container { resources, ..Container::default() }];
@@ -389,7 +389,7 @@ fn worker(name: &str, index: u32) -> Pod {
 }
 
 /// A lone pod on node kube-1 with these GPUs.
-fn bound(name: &str, gpus: &str) -> Pod {
+pub(super) fn bound(name: &str, gpus: &str) -> Pod {
     let mut pod = pod(name);
     pod.spec.node_name = Some("kube-1".to_owned());
     pod.annotations.insert("gangway.dev/index.gpu".to_owned(), gpus.to_owned());
@@ -423,7 +423,7 @@ fn node(name: &str, labels: BTreeMap<String, String>) -> Node {
 }
 
 /// Slurm's node slurm-1 is Kubernetes' kube-1.
-fn with_node() -> Index {
+pub(super) fn with_node() -> Index {
     let mut index = Index::default();
     let label = BTreeMap::from([(names::SLURM_NODE_LABEL.to_owned(), "slurm-1".to_owned())]);
     index.reach().put_node(&node("kube-1", label));
@@ -431,8 +431,12 @@ fn with_node() -> Index {
 }
 
 /// Where the seat of a pod with these GPUs of slurm-1 is.
-fn spot(index: &Index, pod: &str, gpus: &[u32]) -> Spot {
+pub(super) fn spot(index: &Index, pod: &str, gpus: &[u32]) -> Spot {
+    index.spots(&BTreeMap::from([(pod.to_owned(), seat(gpus))]))[pod].clone()
+}
+
+/// A seat with these GPUs of slurm-1.
+pub(super) fn seat(gpus: &[u32]) -> Seat {
     let indexes = vec![("gpu".to_owned(), gpus.to_vec())];
-    let seat = Seat { rank: 0, node: "slurm-1".to_owned(), indexes };
-    index.spots(&BTreeMap::from([(pod.to_owned(), seat)]))[pod].clone()
+    Seat { rank: 0, node: "slurm-1".to_owned(), indexes }
 }

@@ -12,7 +12,6 @@ use gangway_core::gang::Assembled;
 use gangway_core::job::JobId;
 use gangway_core::names;
 use gangway_core::offer::{give_back, on_offer, standings, untaken};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -176,7 +175,7 @@ pub(crate) fn status(status: &str, reason: &str, message: &str, node: Option<&st
             "status": status,
             "reason": reason,
             "message": message,
-            "lastTransitionTime": Timestamp::now().to_string(),
+            "lastTransitionTime": crate::wall::now().to_string(),
         }],
     })
 }

@@ -6,13 +6,13 @@
 
 mod stamped;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
-use gangway_core::placeholder::Stamp;
+use gangway_core::placeholder::{Ended, Stamp};
 use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
@@ -29,8 +29,13 @@ const FAST: Duration = Duration::from_millis(100);
 const SLOWLY: u32 = 4;
 /// Poll interval otherwise.
 const SLOW: Duration = Duration::from_secs(1);
+/// How long it is believed that slurmctld has not begun anew: it takes longer to.
+const A_MOMENT: Duration = Duration::from_millis(500);
 /// How often reasons of waiting placeholders are read.
 const REASONS: Duration = Duration::from_secs(1);
+/// How often the ends of running placeholders are read whose gangs want to be warned: while any job
+/// waits, for that may be the one to preempt them, and otherwise, for a time limit may be changed.
+const ENDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How often every job is listed, to find what should not be there; less often where that takes long.
 const FULL: Duration = Duration::from_secs(60);
 /// Up to this many waiting placeholders are asked one by one; beyond, one list is cheaper.
@@ -73,6 +78,12 @@ pub(crate) struct Board {
     begun: AtomicU64,
     /// The last full list that was taken in, by its number, so that one can be waited for.
     lists: watch::Sender<u64>,
+    /// Counts how often slurmctld has begun anew and everything has been read again since.
+    restarts: watch::Sender<u64>,
+    /// When slurmctld began, as it said a moment ago.
+    said: tokio::sync::Mutex<Option<(Instant, i64)>>,
+    /// What times are counted from.
+    origin: Instant,
     changes: broadcast::Sender<(Stamp, Arc<Job>)>,
 }
 
@@ -81,6 +92,8 @@ struct Inner {
     states: HashMap<JobId, JobState>,
     stamped: Stamped,
     tracked: HashMap<JobId, watch::Sender<Seen>>,
+    /// Tracked jobs whose end must be known in advance: it moves without a change of their state.
+    heeded: HashSet<JobId>,
     /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
     /// for something else than nodes.
     partitions: HashMap<JobId, (String, bool)>,
@@ -88,6 +101,14 @@ struct Inner {
     noted: HashMap<JobId, Instant>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
     endings: u64,
+    /// When the slurmctld began that everything was last read from, as it says itself; 0 before that.
+    boot: i64,
+    /// When all was last read well.
+    heard: Option<Instant>,
+    /// Messages of slurmctld that nobody took when it was last asked.
+    undelivered: u64,
+    /// What we ended lately.
+    ended: Ended,
 }
 
 impl Inner {
@@ -114,6 +135,9 @@ impl Board {
             health: watch::Sender::new(Health::Unknown),
             begun: AtomicU64::new(0),
             lists: watch::Sender::new(0),
+            restarts: watch::Sender::new(0),
+            said: tokio::sync::Mutex::default(),
+            origin: Instant::now(),
             changes: broadcast::Sender::new(4096),
         }
     }
@@ -126,6 +150,63 @@ impl Board {
     /// Whether Slurm answers, as it changes.
     pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+
+    /// Changes when slurmctld has begun anew and everything has been read again since.
+    pub(crate) fn restarts(&self) -> watch::Receiver<u64> {
+        self.restarts.subscribe()
+    }
+
+    /// When the slurmctld began that everything was last read from, by its own clock; 0 before it was
+    /// asked.
+    pub(crate) fn boot(&self) -> i64 {
+        self.inner().boot
+    }
+
+    /// Whether slurmctld is still the one that had begun then: what it was seen to know then is not
+    /// forgotten, and an id is whose it was. One question serves many.
+    pub(crate) async fn is_still(&self, boot: i64) -> Result<bool, gangway_slurm::Error> {
+        let mut said = self.said.lock().await;
+        let now = match *said {
+            Some((at, now)) if at.elapsed() < A_MOMENT => now,
+            _ => {
+                let asked = Instant::now();
+                let now = self.slurm.diag().await?.boot_time;
+                *said = Some((asked, now));
+                now
+            }
+        };
+        Ok(now == boot)
+    }
+
+    /// How many messages of slurmctld nobody took, when it was last asked: something is poisoned.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.inner().undelivered
+    }
+
+    /// A job of ours was ended.
+    pub(crate) fn ended(&self, job: &Job, why: &str) {
+        let now = self.now();
+        if let Some(stamp) = Stamp::of(job) {
+            self.inner().ended.note(stamp, job, why, now);
+        }
+    }
+
+    /// The jobs that were ended and live all the same, for slurmctld has forgotten it; and why.
+    pub(crate) fn revived(&self) -> Vec<(Job, String)> {
+        let inner = self.inner();
+        let revived = inner.ended.revived(|id| inner.stamped.find(id));
+        revived.into_iter().map(|(job, why)| (job.clone(), why.to_owned())).collect()
+    }
+
+    /// When slurmctld was last heard from.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        self.inner().heard
+    }
+
+    /// Milliseconds, by a clock that does not jump.
+    fn now(&self) -> i64 {
+        i64::try_from(self.origin.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Changes of stamped jobs, from now on.
@@ -181,6 +262,17 @@ impl Board {
         inner.tracked.entry(job).or_insert_with(|| watch::Sender::new(seen)).subscribe()
     }
 
+    /// From now on the end of this job is looked at, as long as it is followed.
+    pub(crate) fn heed(&self, job: JobId) {
+        self.inner().heeded.insert(job);
+    }
+
+    /// Placeholders that a failed node has ended.
+    pub(crate) fn failed(&self) -> Vec<(Stamp, Job)> {
+        let inner = self.inner();
+        inner.stamped.failed().map(|(s, j)| (s.clone(), Job::clone(j))).collect()
+    }
+
     /// Takes in a job read elsewhere.
     pub(crate) fn note(&self, job: Job) {
         let job = Arc::new(job);
@@ -209,8 +301,8 @@ impl Board {
                 // Nobody listening is fine.
                 let _ = self.changes.send((stamp, job.clone()));
             }
-        } else if inner.stamped.get(job.id).is_some_and(|old| old.sluid != job.sluid) {
-            // slurmctld has lost ours and given its id to somebody else's.
+        } else {
+            // An id that has come back: it is nobody's of ours any more.
             inner.stamped.remove(job.id);
         }
         inner.show(job.id, Seen::Job(job.clone()));
@@ -233,30 +325,63 @@ impl Board {
         let _ = lists.wait_for(|n| *n >= next).await;
     }
 
+    /// Lists every job now and waits for it, or for Slurm not to answer: once it does again, the list
+    /// comes before anything else.
+    pub(crate) async fn catch_up(&self) {
+        let mut health = self.health();
+        tokio::select! {
+            () = self.list_again() => {}
+            // The sender lives in self.
+            _ = health.wait_for(|health| matches!(health, Health::Down(_))) => {}
+        }
+    }
+
     /// Polls until `stop`.
     pub(crate) async fn poll(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut next_full: Option<Instant> = None;
         let mut reasons = Instant::now();
+        let mut ends = Instant::now();
         let mut next_list = Instant::now();
+        let mut next_boot = Instant::now();
+        // slurmctld has begun anew, then, and not everything has been read again.
+        let mut doubt = None;
         while !stop.is_cancelled() {
             let asked_again = timeout(Duration::ZERO, self.refresh.notified()).await.is_ok();
             let due = asked_again || next_full.is_none_or(|at| Instant::now() >= at);
             let result = async {
-                if due {
+                let asked = self.now();
+                let ask_boot = *self.health.borrow() != Health::Up || Instant::now() >= next_boot;
+                if ask_boot {
+                    doubt = self.has_begun_anew().await?.or(doubt);
+                    next_boot = Instant::now() + SLOW;
+                }
+                if due || doubt.is_some() {
                     let began = Instant::now();
                     self.list().await?;
                     next_full = Some(Instant::now() + FULL.max(began.elapsed() * BREATHERS));
                 }
                 let (waiting, took) = self.states().await?;
+                if let Some(boot) = doubt.take() {
+                    self.inner().boot = boot;
+                    self.restarts.send_modify(|count| *count += 1);
+                } else if ask_boot {
+                    self.inner().ended.saved(asked);
+                }
                 if !waiting.is_empty() && reasons.elapsed() >= REASONS {
                     reasons = Instant::now();
                     self.reasons(&waiting, &mut next_list).await?;
+                }
+                let often = if self.anything_pending() { ENDS.0 } else { ENDS.1 };
+                if ends.elapsed() >= often {
+                    ends = Instant::now();
+                    self.fetch(&self.whose_end_was_read_longest_ago()).await?;
                 }
                 let pause = if waiting.is_empty() { SLOW } else { FAST.max(took * SLOWLY) };
                 Ok::<Duration, gangway_slurm::Error>(pause)
             };
             let pause = match result.await {
                 Ok(pause) => {
+                    self.inner().heard = Some(Instant::now());
                     self.set_health(Health::Up);
                     pause
                 }
@@ -282,6 +407,28 @@ impl Board {
         Ok(())
     }
 
+    /// When slurmctld began, where that is news: then everything of the last seconds may be forgotten
+    /// (rule 2). It also says so when only its counters were reset, at midnight; reading everything again
+    /// for nothing does no harm.
+    async fn has_begun_anew(&self) -> Result<Option<i64>, gangway_slurm::Error> {
+        let diag = self.slurm.diag().await?;
+        let boot = diag.boot_time;
+        let mut inner = self.inner();
+        inner.undelivered = diag.agent_queue;
+        if inner.boot == 0 {
+            inner.boot = boot;
+        }
+        if inner.boot == boot {
+            return Ok(None);
+        }
+        tracing::warn!(
+            before = inner.boot,
+            boot,
+            "slurmctld has begun anew; reading everything again"
+        );
+        Ok(Some(boot))
+    }
+
     fn set_health(&self, health: Health) {
         self.metrics.slurm_up.set(i64::from(health == Health::Up));
         self.health.send_if_modified(|old| {
@@ -305,7 +452,7 @@ impl Board {
         {
             let mut inner = self.inner();
             inner.partitions.clear();
-            let present: std::collections::HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
+            let present: HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
             // An ended job that Slurm has purged is forgotten; a live one that is missing is asked for
             // by its id (rule 6).
             inner
@@ -328,13 +475,14 @@ impl Board {
         let asked = Instant::now();
         let states: HashMap<JobId, JobState> = self.slurm.job_states().await?.into_iter().collect();
         let took = asked.elapsed();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        self.metrics.last_poll.set(now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)));
+        self.metrics.last_poll.set(crate::wall::now().as_second());
         let mut changed = Vec::new();
         let mut waiting = Vec::new();
         {
             let mut inner = self.inner();
+            let inner = &mut *inner;
             inner.tracked.retain(|_, sender| sender.receiver_count() > 0);
+            inner.heeded.retain(|id| inner.tracked.contains_key(id));
             let endings = inner.states.iter().filter(|(id, old)| {
                 old.standing() == Standing::Holding
                     && states.get(id).is_none_or(|new| new.standing() != Standing::Holding)
@@ -367,6 +515,18 @@ impl Board {
         }
         self.fetch(&changed).await?;
         Ok((waiting, took))
+    }
+
+    /// Running jobs whose end has to be known, a few at a time.
+    fn whose_end_was_read_longest_ago(&self) -> Vec<JobId> {
+        let inner = self.inner();
+        let holds = |id: &&JobId| {
+            inner.states.get(id).is_some_and(|state| state.standing() == Standing::Holding)
+        };
+        let mut heeded: Vec<JobId> = inner.heeded.iter().filter(holds).copied().collect();
+        heeded.sort_by_key(|id| (inner.noted.get(id).copied(), *id));
+        heeded.truncate(ONE_BY_ONE);
+        heeded
     }
 
     async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {

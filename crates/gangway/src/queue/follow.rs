@@ -1,19 +1,23 @@
 //! One gang's placeholder from the first question to its end.
 
 mod depend;
+mod given;
+mod lost;
+mod rivals;
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use lost::Lost;
 
 use futures::future::join_all;
 use gangway_core::follow::{Ends, Verdict};
 use gangway_core::gang::Gang;
 use gangway_core::job::{Allocation, Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place};
-use gangway_core::placeholder::{Stamp, Step, fingerprint, next};
+use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place, still_holds};
+use gangway_core::placeholder::{SAVED_AFTER_MS, Stamp, Step, fingerprint, next};
 use gangway_core::policy::grant;
 use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
@@ -23,12 +27,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Key, Queue};
+use super::{Entry, Health, Key, Queue, RETRY};
 use crate::chain::explain;
 use crate::planted::{self, Bug};
 
-/// Pause before Slurm is asked again after it could not be.
-const RETRY: Duration = Duration::from_secs(1);
+/// While a gang has another placeholder, its question is closed after so long, to be put again.
+const CONTESTED: Duration = Duration::from_secs(2);
 /// Slurm's number for a node name that it does not know.
 const INVALID_NODE: u32 = SlurmCode::INVALID_NODE_NAME.0.unsigned_abs();
 
@@ -36,6 +40,8 @@ const INVALID_NODE: u32 = SlurmCode::INVALID_NODE_NAME.0.unsigned_abs();
 enum Next {
     /// Look again at what Slurm lists.
     Again,
+    /// slurmctld does not know a job that pods are, or may be, bound for.
+    Lost(Lost),
     /// It is over, and this is the last word on it, if there is one.
     Done(Option<Verdict>),
 }
@@ -45,11 +51,17 @@ impl Queue {
     /// on it.
     pub(super) async fn follow(&self, entry: &Entry) -> Option<Verdict> {
         let mut looks = !planted::grows(Bug::SubmitsTwice);
+        let mut lost: Option<Lost> = None;
         while !self.stop.is_cancelled() {
             if !self.slurm_answers(entry).await {
                 continue;
             }
             let gang = entry.gang();
+            if let Err(error) = self.learn(entry, &gang).await {
+                entry.say(unreachable(&explain(&error)));
+                self.pause(entry).await;
+                continue;
+            }
             let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
             if !std::mem::replace(&mut looks, true) {
                 listed.clear();
@@ -58,10 +70,18 @@ impl Queue {
             for job in duplicates {
                 self.end_duplicate(&listed, job).await;
             }
+            let step = match (step, &lost) {
+                // Pods may be bound for it although the gang, as it was asked for, does not say so.
+                (Step::Submit { .. }, Some(Lost { job, generation, .. })) => {
+                    Step::Lost { job: *job, generation: *generation }
+                }
+                (step, _) => step,
+            };
             let outcome = match step {
                 Step::Submit { .. } if entry.releasing().is_some() => Next::Done(None),
-                Step::Submit { stamp } => self.submit_one(entry, &gang, &stamp).await,
+                Step::Submit { stamp } => self.submit_one(entry, &gang, &stamp, None).await,
                 Step::Follow { job, generation } => {
+                    lost = None;
                     self.follow_job(entry, job, generation, None).await
                 }
                 Step::Over { job, generation, state } => {
@@ -70,11 +90,16 @@ impl Queue {
                     Next::Done(job.map(|job| ended(job, generation)))
                 }
                 Step::Lost { job, generation } => {
-                    self.look_in_accounting(entry, job, generation).await
+                    let known = lost.filter(|l| l.job == job && l.generation == generation);
+                    let known = known.unwrap_or(Lost { job, generation, alive: None });
+                    lost = Some(known);
+                    self.ask_accounting(entry, &gang, &listed, known).await
                 }
             };
-            if let Next::Done(last) = outcome {
-                return last;
+            match outcome {
+                Next::Again => {}
+                Next::Lost(now) => lost = Some(now),
+                Next::Done(last) => return last,
             }
         }
         None
@@ -95,8 +120,13 @@ impl Queue {
     }
 
     async fn end_duplicate(&self, listed: &[(Stamp, Job)], id: JobId) {
-        let Some((_, job)) = listed.iter().find(|(_, j)| j.id == id) else { return };
-        if let Err(error) = self.end(job, "another placeholder of the same gang is there").await {
+        let Some((stamp, job)) = listed.iter().find(|(_, j)| j.id == id) else { return };
+        // Written first: whoever else follows it must not take its end for that of the pods.
+        let ended = async {
+            self.seal_as(id, &stamp.given_back().to_text()).await?;
+            self.end(job, "another placeholder of the same gang was bound for").await
+        };
+        if let Err(error) = ended.await {
             tracing::warn!(job = %id, error = explain(&error), "could not end a duplicate");
         }
     }
@@ -113,7 +143,14 @@ impl Queue {
         Ok(Roles::Levelled)
     }
 
-    async fn submit_one(&self, entry: &Entry, gang: &Gang, stamp: &Stamp) -> Next {
+    /// Asks for a placeholder; `id` is the one that its pods carry, where it had been accepted before.
+    async fn submit_one(
+        &self,
+        entry: &Entry,
+        gang: &Gang,
+        stamp: &Stamp,
+        id: Option<JobId>,
+    ) -> Next {
         let roles = match self.roles(gang).await {
             Ok(roles) => roles,
             Err(error) => return self.later(entry, &explain(&error)).await,
@@ -127,7 +164,12 @@ impl Queue {
             }
         };
         let began = Instant::now();
-        match self.cut(&mut request, gang.ask.exclude.as_deref()).await {
+        let cut = async {
+            let shunned = self.shunned(&entry.key.cluster).await?;
+            let shunned = shunned.map(|shunned| shunned.nodes).unwrap_or_default();
+            self.cut(&mut request, gang.ask.exclude.as_deref(), &shunned).await
+        };
+        match cut.await {
             Ok(None) => {}
             Ok(Some(refusal)) => return Next::Done(Some(Verdict::Refused(refusal))),
             Err(error) => return self.later(entry, &explain(&error)).await,
@@ -136,8 +178,9 @@ impl Queue {
             Ok(left) => request.options.dependency = left,
             Err(next) => return next,
         }
-        let at_once = !entry.doubted.load(Ordering::Relaxed) && !request.options.needs_queue();
-        match self.submit(stamp, &request, at_once).await {
+        let doubted = entry.doubted.load(Ordering::Relaxed);
+        let at_once = !doubted && !request.options.needs_queue() && id.is_none();
+        match self.submit_typed(stamp, &request, at_once, id).await {
             Submitted::As(job, granted) => {
                 self.follow_job(entry, job, stamp.generation, granted).await
             }
@@ -184,7 +227,9 @@ impl Queue {
         generation: u32,
         mut granted: Option<Allocation>,
     ) -> Next {
+        entry.follows(id, generation);
         let mut seen = self.board.track(id);
+        let mut gpu_news = self.atlas.gpu_news();
         let mut told = None;
         // The start in which the gang, as it was last asked for, has its seats.
         let start = |job: &Job| {
@@ -192,26 +237,42 @@ impl Queue {
             (job.nodes.clone(), job.start_time, warns(entry).then_some(ends))
         };
         let mut seated = None;
+        let mut alive = None;
+        let mut held_since = None;
+        let mut restarts = self.board.restarts();
+        let mut health = self.board.health();
         loop {
             if self.stop.is_cancelled() {
                 return Next::Done(None);
             }
             let now = seen.borrow_and_update().clone();
             // Whoever has waited in between has been told so, and is told of its seats again.
-            if !matches!(&now, Seen::Job(job) if job.standing() == Standing::Holding) {
-                seated = None;
+            if matches!(&now, Seen::Job(job) if job.standing() == Standing::Holding) {
+                held_since.get_or_insert_with(Instant::now);
+            } else {
+                (seated, held_since) = (None, None);
             }
+            if let Seen::Job(job) = &now
+                && job.standing() != Standing::Over
+                && is_own(entry, job, generation)
+            {
+                alive = Some((self.board.boot(), job.submit_time));
+            }
+            let away = matches!(*health.borrow_and_update(), Health::Down(_));
             let mut retry = None;
             match now {
                 Seen::Nothing => {}
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
-                Seen::NoSuchJob => return self.vanished(entry, id, generation).await,
+                Seen::NoSuchJob => {
+                    return self.vanished(entry, Lost { job: id, generation, alive });
+                }
                 // So does an id that was given to another job meanwhile.
                 Seen::Job(job) if !is_own(entry, &job, generation) => {
                     tracing::warn!(job = %id, "Slurm has given the id of a lost placeholder to another job");
-                    return self.vanished(entry, id, generation).await;
+                    return self.vanished(entry, Lost { job: id, generation, alive });
                 }
                 Seen::Job(job) => match job.standing() {
+                    Standing::Over if self.superseded(entry, &job).await => return Next::Again,
                     Standing::Over => {
                         return Next::Done(Some(ended(&job, generation)));
                     }
@@ -221,7 +282,13 @@ impl Queue {
                     }
                     Standing::Waiting => {
                         entry.say(queued(&job, &self.note(&entry.gang(), &job)));
-                        retry = self.keep_reach(entry, &job, &mut told).await;
+                        let news = *gpu_news.borrow_and_update();
+                        retry = self.keep_reach(entry, &job, news, &mut told).await;
+                        match self.given_away(entry, &job, generation).await {
+                            Ok(Some(next)) => return next,
+                            Ok(None) => {}
+                            Err(pause) => retry = Some(retry.map_or(pause, |at| at.min(pause))),
+                        }
                     }
                     Standing::Unclear if job.broken() => {
                         tracing::warn!(job = %id, parts = ?job.parts, "a component has ended; ending the others");
@@ -233,6 +300,13 @@ impl Queue {
                     Standing::Unclear => {
                         tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, says = job.state.explain(), "unclear state; waiting");
                     }
+                    // slurmctld may come back without having heard of it (rule 2).
+                    Standing::Holding if away && is_young(held_since, self.board.heard()) => {
+                        seated = None;
+                        entry.say(unreachable(
+                            "a start that Slurm may have forgotten is looked at again first",
+                        ));
+                    }
                     Standing::Holding if seated == Some(start(&job)) => {}
                     Standing::Holding => {
                         if self.allocated(entry, &job, generation, granted.take()).await {
@@ -243,6 +317,7 @@ impl Queue {
                     }
                 },
             }
+            let contested = entry.releasing().is_none() && self.others(entry, id);
             let again = async {
                 match retry {
                     Some(pause) => sleep(pause).await,
@@ -251,15 +326,28 @@ impl Queue {
             };
             tokio::select! {
                 biased;
-                changed = seen.changed() => if changed.is_err() {
-                    // The board has dropped it: slurmctld was asked and does not know it.
-                    return self.vanished(entry, id, generation).await;
-                },
-                () = entry.changed.notified() => seated = None,
+                _ = seen.changed() => {}
+                _ = health.changed() => {}
+                _ = restarts.changed() => if self.has_rivals(entry, id) { return Next::Again },
+                _ = gpu_news.changed() => {}
+                () = entry.changed.notified() => {
+                    if self.reconsiders(entry, id) {
+                        return Next::Again;
+                    }
+                    seated = None;
+                }
+                // Whoever binds the gang is to ask again: for which of them it was bound decides.
+                () = sleep(CONTESTED), if contested => return Next::Done(None),
                 () = again => {}
                 () = self.stop.cancelled() => {}
             }
         }
+    }
+
+    /// Whether the gang has another placeholder that is alive: slurmctld knows it again.
+    fn has_rivals(&self, entry: &Entry, id: JobId) -> bool {
+        let listed = self.board.listed(&entry.key.cluster, &entry.key.gang);
+        listed.iter().any(|(_, job)| job.id != id && job.standing() != Standing::Over)
     }
 
     /// Whoever released the gang has told Slurm; if the job lives on all the same (it was just being
@@ -282,7 +370,11 @@ impl Queue {
         granted: Option<Allocation>,
     ) -> bool {
         self.seal(entry, job, generation);
-        let gang = entry.gang();
+        let (mut gang, number) = entry.asked().clone();
+        // Those that are bound for another placeholder hold nothing of this one, and leave.
+        for member in &mut gang.members {
+            member.bound = member.bound.take().filter(|bound| bound.job == job.id);
+        }
         let held = match translate::held_by(&gang, &self.table, job) {
             Ok(Some(held)) => held,
             Ok(None) => {
@@ -293,6 +385,11 @@ impl Queue {
                 return true;
             }
         };
+        // Where slurmctld has begun anew the id may be somebody else's: it is read again first.
+        if granted.is_none() && !self.board.is_still(self.board.boot()).await.is_ok_and(|same| same)
+        {
+            return false;
+        }
         let answers = match granted {
             Some(granted) if job.parts.is_empty() => vec![Ok(granted)],
             _ => join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await,
@@ -307,7 +404,7 @@ impl Queue {
                 }
             };
             let topology = self.atlas.for_nodes(&self.slurm, &allocation).await;
-            match seat(&gang, group, &allocation, &topology) {
+            match seat(&gang, group, job.id, &allocation, &topology) {
                 Ok(seated) => seats.extend(seated),
                 // Slurm has taken nodes away or the gang has changed: these pods and this allocation
                 // do not belong together.
@@ -335,8 +432,8 @@ impl Queue {
         let note = self.note(&gang, job);
         let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
         let renewed = Stamp::of(job).is_some_and(|stamp| stamp.pods != pods);
-        entry.say(Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed });
-        true
+        let verdict = Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed };
+        entry.say_of(number, verdict)
     }
 
     /// When the job will end, by Slurm's own clock, where the gang asked to be warned.
@@ -344,6 +441,7 @@ impl Queue {
         if gang.ask.grace_seconds.is_none() || job.end_time == 0 {
             return Ok(None);
         }
+        self.board.heed(job.id);
         let in_seconds = job.end_time.saturating_sub(self.slurm.diag().await?.now);
         let by_time_limit = job.preempt_time == 0;
         Ok(Some(Ends { in_ms: in_seconds.saturating_mul(1_000), by_time_limit }))
@@ -364,7 +462,7 @@ impl Queue {
         if job.admin_comment.is_empty()
             && let Some(stamp) = Stamp::of(job).filter(|s| s.is_of(cluster, gang, generation))
         {
-            self.seals.owe(job.id, stamp.to_text());
+            self.seals.owe(job.id, stamp.to_text(), self.board.boot());
         }
     }
 
@@ -375,68 +473,11 @@ impl Queue {
         }
         translate::cost_of_levelling(gang, &self.table).unwrap_or_default()
     }
-
-    /// slurmctld no longer knows a job it had accepted.
-    async fn vanished(&self, entry: &Entry, id: JobId, generation: u32) -> Next {
-        let bound = entry.gang().members.iter().any(|m| m.bound.is_some())
-            || matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
-        self.board.forget(id);
-        if planted::grows(Bug::TakesGoneForOver) {
-            let job = Job { id, ..Job::default() };
-            return Next::Done(Some(ended(&job, generation)));
-        }
-        if bound {
-            return self.look_in_accounting(entry, id, generation).await;
-        }
-        tracing::warn!(job = %id, "Slurm has lost a placeholder that had not started; submitting again");
-        Next::Again
-    }
-
-    /// Pods may be bound for a job that slurmctld does not know. Its purge is no evidence of an end
-    /// (rule 6); accounting's record of an end is.
-    async fn look_in_accounting(&self, entry: &Entry, id: JobId, generation: u32) -> Next {
-        match self.slurm.finished_job(id).await {
-            Ok(records) => {
-                // Ids come back, so only a record with this very key is evidence.
-                let Key { cluster, gang } = &entry.key;
-                let own = |text: &str| {
-                    Stamp::parse(text).is_some_and(|s| s.is_of(cluster, gang, generation))
-                };
-                let record = records
-                    .into_iter()
-                    .find(|r| own(&r.admin_comment) && r.state.standing() == Standing::Over);
-                if let Some(record) = record {
-                    return Next::Done(Some(Verdict::Ended {
-                        job: id,
-                        generation,
-                        message: ended_message(id, &record.state.base, ""),
-                        state: record.state.base,
-                    }));
-                }
-            }
-            Err(error) => {
-                tracing::debug!(job = %id, error = explain(&error), "accounting does not answer");
-            }
-        }
-        if entry.releasing().is_some() {
-            return Next::Done(None);
-        }
-        entry.say(Verdict::Queued {
-            job: Some(id),
-            reason: reason::LOST.to_owned(),
-            message: format!(
-                "Slurm does not know job {id} any more; its pods are left alone until it does"
-            ),
-            expected_start: 0,
-        });
-        self.pause(entry).await;
-        Next::Again
-    }
 }
 
 /// Whether the gang asked to be warned of its end.
 fn warns(entry: &Entry) -> bool {
-    entry.gang.lock().unwrap_or_else(PoisonError::into_inner).ask.grace_seconds.is_some()
+    entry.asked().0.ask.grace_seconds.is_some()
 }
 
 /// Whether a job carries the key of this attempt of the gang: ids are given again after slurmctld has
@@ -444,6 +485,13 @@ fn warns(entry: &Entry) -> bool {
 fn is_own(entry: &Entry, job: &Job, generation: u32) -> bool {
     let Key { cluster, gang } = &entry.key;
     Stamp::of(job).is_some_and(|stamp| stamp.is_of(cluster, gang, generation))
+}
+
+/// Whether a start was first seen so shortly before slurmctld was last heard from that it may not have
+/// been saved.
+fn is_young(since: Option<Instant>, heard: Option<Instant>) -> bool {
+    let saved = Duration::from_millis(SAVED_AFTER_MS.unsigned_abs());
+    since.zip(heard).is_some_and(|(since, heard)| heard.saturating_duration_since(since) < saved)
 }
 
 fn unreachable(why: &str) -> Verdict {
@@ -461,6 +509,7 @@ fn unreachable(why: &str) -> Verdict {
 fn seat(
     gang: &Gang,
     group: &Group,
+    job: JobId,
     allocation: &Allocation,
     topology: &Topology,
 ) -> Result<Vec<(String, Seat)>, PlaceError> {
@@ -473,7 +522,10 @@ fn seat(
             rank: place.rank,
             // Within its own component a member's rank counts among those that are alike.
             position: if whole { place.rank } else { position },
-            bound: member(place).and_then(|m| m.bound.as_ref()),
+            // Whoever is bound for another start than this one leaves, and gets a seat like others.
+            bound: member(place)
+                .and_then(|m| m.bound.as_ref())
+                .filter(|bound| still_holds(bound, job, allocation)),
         };
         (place, seeker)
     });
@@ -521,11 +573,16 @@ fn ended(job: &Job, generation: u32) -> Verdict {
         job: job.id,
         generation,
         state: job.ending().clone(),
-        message: ended_message(job.id, job.ending(), &job.description),
+        message: ended_message(job.id, job.ending(), &job.failed_nodes, &job.description),
     }
 }
 
-fn ended_message(id: JobId, state: &gangway_core::job::BaseState, description: &str) -> String {
+fn ended_message(
+    id: JobId,
+    state: &gangway_core::job::BaseState,
+    failed_nodes: &str,
+    description: &str,
+) -> String {
     use gangway_core::job::BaseState;
     let what = match state {
         BaseState::Cancelled => "was cancelled in Slurm",
@@ -538,6 +595,10 @@ fn ended_message(id: JobId, state: &gangway_core::job::BaseState, description: &
     };
     let mut out =
         format!("Slurm job {id}, which held the nodes of this gang, {what} ({})", state.name());
+    if !failed_nodes.is_empty() {
+        out.push_str(", ");
+        out.extend(failed_nodes.chars().take(200));
+    }
     if !description.is_empty() {
         out.push_str(": ");
         out.extend(description.chars().take(200));

@@ -1,4 +1,5 @@
-//! Which nodes a placeholder must not get, in names that Slurm knows, and kept true while it waits.
+//! Which nodes a placeholder must not get, in names that Slurm knows, and kept true while it waits; so is
+//! the type of GPU that these nodes leave.
 //!
 //! Slurm refuses a list with one name it does not know (error 2018), and Kubernetes has nodes that are
 //! none of Slurm's, so every list is cut to the nodes of the gang's partition. Without a list nothing
@@ -8,10 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gangway_core::ask::Ask;
 use gangway_core::gang::Gang;
 use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{Job, JobId, PlaceholderRequest};
 use gangway_core::policy::{Category, Refusal};
+use gangway_core::translate::{Group, gpu};
 use gangway_core::{eligible, translate};
 use gangway_slurm::{Client, Error, SlurmCode};
 use tokio::sync::Semaphore;
@@ -55,6 +58,9 @@ struct Cut {
 /// What a waiting placeholder was told, and when.
 pub(super) struct Told {
     table: Vec<Arc<str>>,
+    /// Which news of GPUs it takes into account.
+    gpu_news: u64,
+    shunned: String,
     at: Option<Instant>,
 }
 
@@ -133,14 +139,15 @@ impl Queue {
         &self,
         request: &mut PlaceholderRequest,
         exclude: Option<&str>,
+        shunned: &str,
     ) -> Result<Option<Refusal>, Error> {
         let partition = &request.partition;
         for component in &mut request.components {
-            if component.excluded_nodes.is_empty() {
+            if component.excluded_nodes.is_empty() && shunned.is_empty() {
                 continue;
             }
-            let cut = self.reaches.cut(&self.slurm, partition, &component.excluded_nodes).await?;
             let needed = component.nodes as usize;
+            let cut = self.open_to(partition, &component.excluded_nodes, shunned, needed).await?;
             let short = cut.open < needed && !cut.excluded.is_empty();
             component.excluded_nodes =
                 eligible::union(&[cut.excluded.as_str(), exclude.unwrap_or("")]);
@@ -157,25 +164,53 @@ impl Queue {
         Ok(None)
     }
 
+    /// Cuts a list to a partition, with the nodes that are shunned; but who cannot do without these has
+    /// them, if Slurm gives them.
+    async fn open_to(
+        &self,
+        partition: &str,
+        shut: &str,
+        shunned: &str,
+        needed: usize,
+    ) -> Result<Cut, Error> {
+        if !shunned.is_empty() {
+            let both = eligible::union(&[shut, shunned]);
+            let cut = self.reaches.cut(&self.slurm, partition, &both).await?;
+            if cut.open >= needed {
+                return Ok(cut);
+            }
+        }
+        self.reaches.cut(&self.slurm, partition, shut).await
+    }
+
     /// Tells a waiting placeholder what its gang's nodes are now, where that is news. Returns when to
     /// come back.
     pub(super) async fn keep_reach(
         &self,
         entry: &Entry,
         job: &Job,
+        gpu_news: u64,
         told: &mut Option<Told>,
     ) -> Option<Duration> {
         let table = entry.excluded();
+        let Ok(shunned) = self.shunned(&entry.key.cluster).await else { return Some(RETRY) };
+        let again = shunned.as_ref().map(|shunned| shunned.left.max(RETRY));
+        let shunned = shunned.map(|shunned| shunned.nodes).unwrap_or_default();
         match told {
-            Some(told) if told.table == table => return None,
+            Some(told)
+                if told.table == table && told.shunned == shunned && told.gpu_news == gpu_news =>
+            {
+                return again;
+            }
             Some(Told { at: Some(at), .. }) if at.elapsed() < PAUSE => {
                 return Some(PAUSE.saturating_sub(at.elapsed()));
             }
             _ => {}
         }
         let parts = waiting(job);
-        if table.is_empty() && parts.iter().all(|(_, excluded)| excluded.is_empty()) {
-            *told = Some(Told { table, at: None });
+        let none = table.is_empty() && shunned.is_empty() && !self.atlas.knows_gpus();
+        if none && parts.iter().all(|part| part.excluded.is_empty()) {
+            *told = Some(Told { table, gpu_news, shunned, at: None });
             return None;
         }
         // Whoever finds the lane taken comes back: it must hear of its own start meanwhile.
@@ -183,55 +218,85 @@ impl Queue {
         let gang = entry.gang();
         let Ok(Some(held)) = translate::held_by(&gang, &self.table, job) else { return None };
         let mut at = None;
-        for (id, excluded) in parts {
-            let group = held.iter().find(|(_, part)| *part == id).map(|(group, _)| group);
-            let Some(wanted) = group.map(|group| group.excluded(&gang.ask)) else { continue };
-            match self.tell(id, &job.partition, excluded, &wanted).await {
+        for part in parts {
+            let own = held.iter().find(|(_, id)| *id == part.id).map(|(group, _)| group);
+            let Some(group) = own else { continue };
+            let changed = self.tell(&part, &job.partition, group, &gang.ask, &shunned).await;
+            match changed {
                 Ok(changed) => at = at.or_else(|| changed.then(Instant::now)),
                 Err(error) => {
                     if error.code() == Some(SlurmCode::INVALID_NODE_NAME) {
                         self.reaches.forget().await;
                     }
                     // It may just have started: then there is nothing to tell any more.
-                    tracing::debug!(job = %id, error = explain(&error), "could not say which nodes are shut");
+                    tracing::debug!(job = %part.id, error = explain(&error), "could not say which nodes are shut");
                     return Some(RETRY);
                 }
             }
         }
-        *told = Some(Told { table, at });
+        *told = Some(Told { table, gpu_news, shunned, at });
         // What it says next may be another reason to wait, or a start.
         if at.is_some()
             && let Ok(Some(seen)) = self.slurm.job(job.id).await
         {
             self.board.note(seen);
         }
-        None
+        again
     }
 
-    /// Tells a waiting job which nodes are shut, unless it knows. Returns whether it was news.
+    /// Tells a waiting job which nodes are shut, unless it knows, and of which type its GPUs must be
+    /// now, where that is news. Returns whether anything was.
     async fn tell(
         &self,
-        id: JobId,
+        part: &Waiting<'_>,
         partition: &str,
-        excluded: &str,
-        wanted: &str,
+        group: &Group,
+        ask: &Ask,
+        shunned: &str,
     ) -> Result<bool, Error> {
-        let wanted = self.reaches.cut(&self.slurm, partition, wanted).await?.excluded;
-        if same_nodes(&wanted, excluded) {
-            return Ok(false);
+        let id = part.id;
+        let needed = group.places.len().div_ceil(group.per_node.max(1) as usize);
+        let cut = self.open_to(partition, &group.excluded(ask), shunned, needed).await?;
+        let wanted = cut.excluded;
+        let open = gpu::left_open(&ask.with_gres(group.gres.clone()));
+        let gpus = open.then(|| self.atlas.other_gpus(partition, &wanted, part.tres)).flatten();
+        if let Some(tres) = &gpus {
+            self.slurm.set_tres_per_node(id, tres).await?;
+            tracing::info!(job = %id, tres, "the nodes' type of GPU is another");
         }
-        self.slurm.set_excluded_nodes(id, &wanted).await?;
-        tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
-        Ok(true)
+        let shut = !same_nodes(&wanted, part.excluded);
+        if shut {
+            self.slurm.set_excluded_nodes(id, &wanted).await?;
+            tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
+        }
+        Ok(shut || gpus.is_some())
     }
 }
 
-/// A placeholder's components, or itself, with the nodes that each must not get.
-fn waiting(job: &Job) -> Vec<(JobId, &str)> {
+/// A placeholder that waits, or a component of it, and what was asked for it.
+struct Waiting<'a> {
+    id: JobId,
+    excluded: &'a str,
+    tres: &'a str,
+}
+
+/// A placeholder's components, or itself.
+fn waiting(job: &Job) -> Vec<Waiting<'_>> {
     if job.parts.is_empty() {
-        return vec![(job.id, &job.excluded_nodes)];
+        return vec![Waiting {
+            id: job.id,
+            excluded: &job.excluded_nodes,
+            tres: &job.tres_per_node,
+        }];
     }
-    job.parts.iter().map(|part| (part.id, part.excluded_nodes.as_str())).collect()
+    let parts = job.parts.iter();
+    parts
+        .map(|part| Waiting {
+            id: part.id,
+            excluded: &part.excluded_nodes,
+            tres: &part.tres_per_node,
+        })
+        .collect()
 }
 
 /// Whether two hostlists name the same nodes.

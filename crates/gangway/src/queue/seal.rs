@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gangway_core::job::JobId;
+use gangway_core::job::{Job, JobId};
+use gangway_core::placeholder::Stamp;
 use gangway_slurm::Error;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Queue;
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// A burst is over when nothing was added to it for so long.
 const QUIET: Duration = Duration::from_millis(500);
@@ -26,20 +28,28 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The keys that are still to be written.
 #[derive(Default)]
 pub(super) struct Seals {
-    owed: Mutex<BTreeMap<JobId, (String, Instant)>>,
+    owed: Mutex<BTreeMap<JobId, Owed>>,
     more: Notify,
     /// Held while a key is being written, so that an older one is never written last.
     writing: AsyncMutex<()>,
 }
 
+/// A key that is to be written.
+#[derive(Clone)]
+struct Owed {
+    key: String,
+    /// When the slurmctld began that gave the job its id; another one may give it to somebody else.
+    boot: i64,
+}
+
 impl Seals {
-    /// Has a job's key written, soon.
-    pub(super) fn owe(&self, job: JobId, key: String) {
-        self.owed().insert(job, (key, Instant::now()));
+    /// Has a job's key written, soon. `boot`: when the slurmctld began that knows the job.
+    pub(super) fn owe(&self, job: JobId, key: String, boot: i64) {
+        self.owed().insert(job, Owed { key, boot });
         self.more.notify_one();
     }
 
-    fn owed(&self) -> MutexGuard<'_, BTreeMap<JobId, (String, Instant)>> {
+    fn owed(&self) -> MutexGuard<'_, BTreeMap<JobId, Owed>> {
         // A panic while the lock is held ends the process anyway (see nursery).
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,14 +65,10 @@ impl Queue {
                 let began = Instant::now();
                 let more = async || timeout(QUIET, self.seals.more.notified()).await.is_ok();
                 while began.elapsed() < LATEST && more().await {}
-                match self.booted().await {
-                    Ok(booted) => while self.seal_one(booted).await {},
-                    Err(error) => self.seal_later(&error).await,
-                }
+                while self.seal_one().await {}
             }
         };
         tokio::select! {
-            biased;
             () = self.stop.cancelled() => Ok(()),
             () = bursts => Ok(()),
         }
@@ -71,8 +77,12 @@ impl Queue {
     /// Writes another key than the one that may be owed, which is forgotten.
     pub(super) async fn seal_as(&self, job: JobId, key: &str) -> Result<(), Error> {
         let _alone = self.seals.writing.lock().await;
-        self.slurm.set_admin_comment(job, key).await?;
-        self.board.sealed(job, key);
+        let owed = Owed { key: key.to_owned(), boot: self.board.boot() };
+        let written = self.write_key(job, &owed).await?;
+        failpoint::pass(Point::Marked);
+        if !written {
+            return Ok(());
+        }
         // Whoever owed it one meanwhile had not seen this.
         self.seals.owed().remove(&job);
         Ok(())
@@ -82,67 +92,48 @@ impl Queue {
     pub(super) async fn seal_last(&self, job: JobId) {
         let _alone = self.seals.writing.lock().await;
         let owed = self.seals.owed().remove(&job);
-        if let Some((key, _)) = owed
-            && let Err(error) = self.slurm.set_admin_comment(job, &key).await
-        {
+        let Some(owed) = owed else { return };
+        let written = self.write_key(job, &owed).await;
+        failpoint::pass(Point::SealedLast);
+        if let Err(error) = written {
             tracing::debug!(%job, error = explain(&error), "could not write the key of an ending job");
         }
     }
 
-    /// When slurmctld was started, a second late, for it counts in seconds; `None` for long ago.
-    async fn booted(&self) -> Result<Option<Instant>, Error> {
-        let diag = self.slurm.diag().await?;
-        let up = u64::try_from(diag.now.saturating_sub(diag.boot_time)).unwrap_or(0);
-        Ok(Instant::now().checked_sub(Duration::from_secs(up.saturating_sub(1))))
-    }
-
-    /// What is owed is written when Slurm answers again.
-    async fn seal_later(&self, error: &Error) {
-        tracing::debug!(error = explain(error), "could not write keys; trying again");
-        sleep(RETRY).await;
-        self.seals.more.notify_one();
-    }
-
-    /// Writes a key that is owed since then. `false`: slurmctld has crashed since and lost the job, and
-    /// another may have its id by now (live-slurm.md, d).
-    async fn seal_while_ours(
-        &self,
-        job: JobId,
-        key: &str,
-        since: Instant,
-        booted: Option<Instant>,
-    ) -> Result<bool, Error> {
-        if booted.is_some_and(|booted| booted >= since) {
-            let seen = self.slurm.job(job).await?;
-            if seen.is_none_or(|seen| seen.comment != key && seen.admin_comment != key) {
-                return Ok(false);
-            }
-        }
-        self.slurm.set_admin_comment(job, key).await?;
-        Ok(true)
-    }
-
-    /// `false`: nothing is owed, or Slurm does not answer.
-    async fn seal_one(&self, booted: Option<Instant>) -> bool {
+    /// `false`: nothing is owed.
+    async fn seal_one(&self) -> bool {
         let writing = self.seals.writing.lock().await;
-        let Some((job, (key, since))) = self.seals.owed().pop_first() else { return false };
-        match self.seal_while_ours(job, &key, since, booted).await {
-            Ok(true) => self.board.sealed(job, &key),
-            Ok(false) => {
-                tracing::warn!(%job, "Slurm has given the id of a lost placeholder to another job; leaving it alone");
-            }
-            Err(error) => {
-                // A job that is over keeps its key in the comment alone.
-                tracing::debug!(%job, error = explain(&error), "could not write a key");
-                if error.is_retryable() {
-                    self.seals.owed().entry(job).or_insert((key, since));
-                    drop(writing);
-                    // It may come back with less than it had: its start is asked for again.
-                    self.seal_later(&error).await;
-                    return false;
-                }
+        let Some((job, owed)) = self.seals.owed().pop_first() else { return false };
+        let written = self.write_key(job, &owed).await;
+        failpoint::pass(Point::Sealed);
+        if let Err(error) = written {
+            // A job that is over keeps its key in the comment alone.
+            tracing::debug!(%job, error = explain(&error), "could not write a key");
+            if error.is_retryable() {
+                self.seals.owed().entry(job).or_insert(owed);
+                drop(writing);
+                sleep(RETRY).await;
             }
         }
         true
+    }
+
+    /// Writes a key, but never into somebody else's job: where slurmctld has begun anew since, it may have
+    /// forgotten ours and given the id away. `false`: it is not ours any more.
+    async fn write_key(&self, job: JobId, owed: &Owed) -> Result<bool, Error> {
+        if !self.board.is_still(owed.boot).await? {
+            let own = Stamp::parse(&owed.key);
+            let same = |seen: &Job| {
+                let (own, seen) = (own.as_ref(), Stamp::of(seen));
+                own.zip(seen).is_some_and(|(o, s)| s.is_of(&o.cluster, &o.gang, o.generation))
+            };
+            if !self.slurm.job(job).await?.is_some_and(|seen| same(&seen)) {
+                tracing::warn!(%job, "slurmctld has forgotten a job whose key was to be written");
+                return Ok(false);
+            }
+        }
+        self.slurm.set_admin_comment(job, &owed.key).await?;
+        self.board.sealed(job, &owed.key);
+        Ok(true)
     }
 }

@@ -33,22 +33,52 @@ const ID_ATTEMPTS: u32 = 8;
 const FEW_NODES: u32 = 4;
 
 impl Queue {
-    /// Submits a placeholder; `at_once` says whether the immediate way may be tried.
+    /// Submits a placeholder, with the type of its GPUs where its nodes have only one. Slurm's list may
+    /// be some minutes old: what it refuses so is asked for as the user did.
+    pub(super) async fn submit_typed(
+        &self,
+        stamp: &Stamp,
+        request: &PlaceholderRequest,
+        at_once: bool,
+        id: Option<JobId>,
+    ) -> Submitted {
+        let mut typed = request.clone();
+        if self.atlas.name_gpus(&self.slurm, &mut typed).await {
+            match self.submit(stamp, &typed, at_once, id).await {
+                Submitted::Refused(refusal) => {
+                    tracing::info!(
+                        gang = stamp.gang,
+                        why = refusal.message,
+                        "refused with a type of GPU; asking without"
+                    );
+                }
+                other => return other,
+            }
+        }
+        self.submit(stamp, request, at_once, id).await
+    }
+
+    /// Submits a placeholder; `at_once` says whether the immediate way may be tried, `id` is tried before
+    /// those that are chosen for it.
     pub(super) async fn submit(
         &self,
         stamp: &Stamp,
         request: &PlaceholderRequest,
         at_once: bool,
+        id: Option<JobId>,
     ) -> Submitted {
         // Only backfill starts a heterogeneous job: asked at once, it is refused (2078).
         let at_once = at_once && request.components.len() == 1;
         if at_once && let Some(submitted) = self.at_once(request).await {
             return submitted;
         }
-        for attempt in 0..ID_ATTEMPTS {
-            let id = self.job_ids.choose(stamp, attempt);
-            let chosen = Some(id).filter(|_| !planted::grows(Bug::SubmitsTwice));
-            match self.slurm.submit(request, chosen).await {
+        let chosen = (0..ID_ATTEMPTS).map(|attempt| self.job_ids.choose(stamp, attempt));
+        for id in id.into_iter().chain(chosen) {
+            match self
+                .slurm
+                .submit(request, Some(id).filter(|_| !planted::grows(Bug::SubmitsTwice)))
+                .await
+            {
                 Ok(submitted) => {
                     self.count("queued", "accepted");
                     return Submitted::As(submitted.job_id, None);
@@ -85,7 +115,7 @@ impl Queue {
                 self.count("immediate", "accepted");
                 // The owner can write `comment`; what we trust in the end is `admin_comment`.
                 if let [component] = request.components.as_slice() {
-                    self.seals.owe(job, component.key.clone());
+                    self.seals.owe(job, component.key.clone(), self.board.boot());
                 }
                 match self.look_at(job, request).await {
                     Ok(Some((seen, granted))) => Some(self.owned(seen, granted, request).await),
@@ -142,7 +172,7 @@ impl Queue {
             self.board.note(job);
             return Submitted::As(id, granted);
         }
-        if let Err(error) = self.slurm.cancel(id).await {
+        if let Err(error) = self.slurm.cancel_submission(&job).await {
             tracing::error!(job = %id, error = explain(&error), "could not cancel a job of the wrong owner");
         }
         Submitted::Refused(Refusal::new(

@@ -2,7 +2,8 @@
 //! no bridge was running.
 //!
 //! Only placeholders of our own cluster are looked at, and only once both sides have been read in
-//! full; a gang must be missing twice in a row, so that one in the act of appearing is left alone.
+//! full; a gang must be missing twice in a row, so that one in the act of appearing is left alone, and
+//! the API server must have no pod of ours that the watch has not told of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,8 +11,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use gangway_api::v1;
 use gangway_core::job::{JobState, Standing};
-use tokio::time::interval;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+use tokio::time::{MissedTickBehavior, interval};
 
+use crate::chain::explain;
 use crate::cluster::Cluster;
 
 /// Between two looks.
@@ -46,6 +50,8 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
     let mut missing: BTreeSet<String> = BTreeSet::new();
     let mut synced = false;
     let mut every = interval(EVERY);
+    // After a pause of the whole process, two looks in a row would be one.
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -68,11 +74,36 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
                 let known = cluster.world.index().known_gangs();
                 let now: BTreeSet<String> =
                     live.values().filter(|uid| !known.contains(*uid)).cloned().collect();
-                for uid in now.intersection(&missing) {
-                    release(cluster, uid).await;
+                let twice: Vec<&String> = now.intersection(&missing).collect();
+                if !twice.is_empty() && index_is_current(cluster).await {
+                    for uid in twice {
+                        release(cluster, uid).await;
+                    }
                 }
                 missing = now;
             }
+        }
+    }
+}
+
+/// Whether the index knows every pod of ours that there is. The watch may be behind without knowing: then
+/// a gang that another bridge serves looks as if it had no pods.
+async fn index_is_current(cluster: &Cluster) -> bool {
+    let ours = format!("spec.schedulerName={}", cluster.scheduler_name);
+    let all: Api<Pod> = Api::all(cluster.client.clone());
+    match all.list_metadata(&ListParams::default().fields(&ours)).await {
+        Ok(pods) => {
+            let index = cluster.world.index();
+            let unknown = |uid: &String| index.pod(uid).is_none();
+            let behind = pods.items.into_iter().filter_map(|p| p.metadata.uid).any(|u| unknown(&u));
+            if behind {
+                tracing::warn!("the pod watch is behind; no placeholder is ended for lack of pods");
+            }
+            !behind
+        }
+        Err(error) => {
+            tracing::warn!(error = explain(&error), "could not make sure that pods are gone");
+            false
         }
     }
 }

@@ -411,7 +411,8 @@ mod tests {
     /// The API of PodGroups changes with every release of Kubernetes: what is served is found out.
     #[tokio::test]
     async fn pod_groups_are_found_in_whichever_version_is_served() {
-        let cases: [(&'static [(&'static str, bool)], Option<&str>); 4] = [
+        type Served = &'static [(&'static str, bool)];
+        let cases: [(Served, Option<&str>); 4] = [
             (&[("v1alpha2", true)], Some("v1alpha2")),
             (&[("v1", false), ("v1beta1", true), ("v1alpha3", true)], Some("v1beta1")),
             (&[("v1", true), ("v1beta1", true)], Some("v1")),

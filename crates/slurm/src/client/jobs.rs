@@ -1,12 +1,13 @@
 //! Jobs: asking for placeholders, looking at them, ending them.
 //!
-//! It must never signal with anything but KILL, never cancel as another user (rule 12), never wait
+//! It must never signal with anything but KILL ([`Client::stir`] is for the cure of poisoned nodes
+//! alone), never cancel as another user (rule 12), never wait
 //! for an allocation, and never let "could not ask" look like "gone" (rule 6).
 
 use gangway_core::job::{Allocation, Job, JobId, JobState, PlaceholderRequest};
 use serde_json::json;
 
-use super::{Call, Client, Plugin, Reply, about_job};
+use super::{Call, Client, Plugin, Reply, about_job, segment};
 use crate::code::SlurmCode;
 use crate::error::Error;
 use crate::placeholder;
@@ -128,6 +129,14 @@ impl Client {
         self.order(&call).await.map_err(about_job(job))
     }
 
+    /// Says anew what each node must give to a job that waits, as in `tres_per_node`. Its place in the
+    /// queue, its age and its id stay.
+    pub async fn set_tres_per_node(&self, job: JobId, tres: &str) -> Result<(), Error> {
+        let body = json!({ "tres_per_node": tres });
+        let call = Call::post("job", format!("job/{job}"), &body)?;
+        self.order(&call).await.map_err(about_job(job))
+    }
+
     /// One job; `None` only where slurmctld says that it has no such job. Without the per-core
     /// detail, which is nine tenths of the default answer.
     pub async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
@@ -180,7 +189,7 @@ impl Client {
     pub async fn jobs(&self) -> Result<Vec<Job>, Error> {
         let reply = self.call(&Call::get("jobs", "jobs/?flags=ALL".to_owned())).await?;
         let reply = reply.accepted()?;
-        let jobs = all_jobs(&reply)?;
+        let jobs = reply.all_jobs()?;
         // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
         jobs.map(|jobs| jobs.jobs).ok_or_else(|| reply.malformed("jobs without last_update"))
     }
@@ -189,7 +198,7 @@ impl Client {
     /// [`Jobs::last_update`]). On any change it is all jobs again, not the difference.
     pub async fn jobs_since(&self, since: i64) -> Result<Option<Jobs>, Error> {
         let path = format!("jobs/?flags=ALL&update_time={since}");
-        all_jobs(&self.call(&Call::get("jobs", path)).await?.accepted()?)
+        self.call(&Call::get("jobs", path)).await?.accepted()?.all_jobs()
     }
 
     /// What a RUNNING job was granted (`GET resources/{id}`), to its owner and operators.
@@ -206,9 +215,24 @@ impl Client {
         answer.into_allocation().map_err(|what| reply.malformed(what))
     }
 
-    /// Ends a job with KILL (`DELETE job/{id}`), as the configured user.
+    /// Ends a job with KILL (`DELETE job/{id}`), as the configured user. Whichever job has the id now:
+    /// see [`Client::cancel_submission`].
     pub async fn cancel(&self, id: JobId) -> Result<Cancelled, Error> {
-        let reply = self.call(&Call::delete("job", format!("job/{id}"))).await?;
+        self.end(id, &id.to_string()).await
+    }
+
+    /// Ends this very job, all of its components, and no other that has been given its id since:
+    /// [`Cancelled::Unknown`] then. By Slurm's unique id of the submission, where that is known (tried:
+    /// `DELETE job/{sluid}`).
+    pub async fn cancel_submission(&self, job: &Job) -> Result<Cancelled, Error> {
+        match job.sluid.as_str() {
+            "" => self.cancel(job.id).await,
+            sluid => self.end(job.id, sluid).await,
+        }
+    }
+
+    async fn end(&self, id: JobId, name: &str) -> Result<Cancelled, Error> {
+        let reply = self.call(&Call::delete("job", format!("job/{}", segment(name)))).await?;
         let (endpoint, status) = (reply.endpoint, reply.answer.status);
         let answer: WireKill = match reply.accepted().map_err(about_job(id)) {
             Ok(reply) => reply.read()?,
@@ -228,6 +252,15 @@ impl Client {
             }
         }
         Ok(outcome)
+    }
+
+    /// Sends CONT to a job that runs, which changes nothing for a job without processes. Only where each
+    /// of its EXTERNAL nodes has an address that answers: the answer makes slurmctld believe in them
+    /// again, and where none comes the node is lost to Slurm (rule 12).
+    pub async fn stir(&self, job: &Job) -> Result<(), Error> {
+        let name = if job.sluid.is_empty() { job.id.to_string() } else { job.sluid.clone() };
+        let call = Call::delete("job", format!("job/{}?signal=SIGCONT", segment(&name)));
+        self.order(&call).await.map_err(about_job(job.id))
     }
 
     /// What the accounting database knows of a job that slurmctld may have purged
@@ -251,19 +284,19 @@ impl Client {
     }
 }
 
-/// All jobs, or `None` for "unchanged": an empty list at time 0.
-fn all_jobs(reply: &Reply) -> Result<Option<Jobs>, Error> {
-    let answer: WireJobs = reply.read()?;
-    let last_update = answer.last_update.seconds();
-    if answer.jobs.is_empty() && last_update == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Jobs { jobs: answer.into_jobs(), last_update }))
-}
-
 impl Reply {
+    /// All jobs, or `None` for "unchanged": an empty list at time 0.
+    pub(crate) fn all_jobs(&self) -> Result<Option<Jobs>, Error> {
+        let answer: WireJobs = self.read()?;
+        let last_update = answer.last_update.seconds();
+        if answer.jobs.is_empty() && last_update == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Jobs { jobs: answer.into_jobs(), last_update }))
+    }
+
     /// A job id above 0 is an accepted job, whatever the HTTP status and the errors beside it.
-    fn submitted(self) -> Result<Submitted, Error> {
+    pub(crate) fn submitted(self) -> Result<Submitted, Error> {
         let envelope = if self.answer.is_json { self.envelope().ok() } else { None };
         let id = envelope.as_ref().and_then(|envelope| envelope.job_id.count());
         let Some((envelope, id)) = envelope.zip(id).filter(|&(_, id)| id > 0) else {

@@ -3,6 +3,7 @@
 //! It must never decide which node should exist. Create and delete take slurmctld's write locks:
 //! one node per call, a few milliseconds each.
 
+use gangway_core::job::GresAllocation;
 use serde::Serialize;
 use serde_json::json;
 
@@ -47,6 +48,8 @@ pub struct Node {
     pub allocated_memory_mib: u64,
     /// As in slurm.conf: `gpu:h100:8,efa:32`.
     pub gres: String,
+    /// What of it jobs have.
+    pub gres_used: Vec<GresAllocation>,
     /// Features declared.
     pub features: Vec<String>,
     /// Features active.

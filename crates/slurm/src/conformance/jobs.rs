@@ -3,7 +3,8 @@
 //! It must never take more than two nodes.
 
 use gangway_core::job::{
-    Allocation, BaseState, Component, GresRequest, Job, JobId, PlaceholderRequest, Standing,
+    Allocation, BaseState, Component, GresAllocation, GresRequest, Job, JobId, PlaceholderRequest,
+    Standing,
 };
 
 use super::{Outcome, Report, Stage, answered, eventually, hold};
@@ -43,7 +44,7 @@ async fn queued(stage: &Stage<'_>) -> Outcome {
         && job.start_time > 0
         && (!stage.world.accounting || Some(&job.account) == request.account.as_ref());
     hold(right, &job)?;
-    let sluid = job.sluid;
+    let sluid = job.sluid.clone();
     let allocation = client.resources(id).await?;
     hold(grants(&allocation, &request.components[0]), &allocation)?;
     let detailed = client.job_in_detail(id).await?.and_then(|(_, granted)| granted);
@@ -56,7 +57,19 @@ async fn queued(stage: &Stage<'_>) -> Outcome {
     let states = client.job_states().await?;
     hold(states.iter().any(|(one, state)| *one == id && state.base == BaseState::Running), states)?;
 
-    let first = client.cancel(id).await?;
+    // The unique id is a fence: with another one, no job is meant.
+    let stranger = Job { sluid: "s9G9M82HTSFT00".to_owned(), ..job.clone() };
+    let missed = client.cancel_submission(&stranger).await?;
+    hold(missed == Cancelled::Unknown, missed)?;
+    let used = client.node(&allocation.nodes[0].name).await?.map(|node| node.gres_used);
+    let mine = &allocation.nodes[0].gres[0];
+    let in_use = |used: &Vec<GresAllocation>| {
+        let same = used.iter().find(|one| one.name == mine.name);
+        same.is_some_and(|one| mine.indexes.iter().all(|index| one.indexes.contains(index)))
+    };
+    hold(used.as_ref().is_some_and(in_use), used)?;
+
+    let first = client.cancel_submission(&job).await?;
     hold(first == Cancelled::Ending, first)?;
     let job = over(stage, id).await?;
     hold(job.state.base == BaseState::Cancelled, job)?;
@@ -187,8 +200,11 @@ async fn let_go(stage: &Stage<'_>) -> Outcome {
     hold(job.state.standing() == Standing::Waiting && !job.excluded_nodes.is_empty(), &job)?;
     let unknown = client.set_excluded_nodes(second, "no-such-node").await;
     answered(unknown, SlurmCode::INVALID_NODE_NAME)?;
+    hold(job.tres_per_node == "gres/gpu=8", &job)?;
+    client.set_tres_per_node(second, "gres/gpu=7").await?;
     client.set_excluded_nodes(second, "").await?;
     let now = running(stage, second).await?;
+    hold(now.tres_per_node == "gres/gpu=7", &now)?;
     let same = now.submit_time == job.submit_time && now.excluded_nodes.is_empty();
     hold(same && now.nodes != first.nodes, &now)?;
     client.cancel(second).await?;

@@ -34,9 +34,9 @@ pub(super) fn answer(fake: &mut Fake, request: &Request) -> Response {
         ("slurm", "GET", ["jobs", ""]) => Ok(fake.list(query)),
         ("slurm", "POST", ["job", "submit"]) => fake.submit(&body["job"], &request.user),
         ("slurm", "POST", ["job", "allocate"]) => fake.allocate(&body["job"], &request.user),
-        ("slurm", "GET", ["job", id]) => fake.one(number(id), query.contains("DETAIL")),
+        ("slurm", "GET", ["job", id]) => fake.one(fake.named(id), query.contains("DETAIL")),
         ("slurm", "POST", ["job", id]) => fake.update(number(id), &body),
-        ("slurm", "DELETE", ["job", id]) => Ok(fake.cancel(number(id))),
+        ("slurm", "DELETE", ["job", id]) => Ok(fake.cancel(fake.named(id))),
         ("slurm", "GET", ["resources", id]) => fake.resources(number(id)),
         ("slurm", "GET", ["nodes", ""]) => {
             Ok(json!({"nodes": fake.nodes.keys().map(|name| fake.show(name)).collect::<Vec<_>>()}))
@@ -88,6 +88,12 @@ fn ping() -> Value {
 }
 
 impl Fake {
+    /// The id of a job that is named by its id or by its SLUID; 0 for none.
+    fn named(&self, name: &str) -> u32 {
+        let found = self.jobs.values().find(|job| job.sluid == name);
+        found.map_or_else(|| number(name), |job| job.id)
+    }
+
     fn diag(&self) -> Value {
         let count = |wanted: fn(&Job) -> bool| self.jobs.values().filter(|job| wanted(job)).count();
         json!({"statistics": {

@@ -54,6 +54,8 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     preempt_time: Number,
     #[serde(deserialize_with = "or_default")]
+    failed_node: String,
+    #[serde(deserialize_with = "or_default")]
     priority: Number,
     #[serde(deserialize_with = "or_default")]
     admin_comment: String,
@@ -68,6 +70,8 @@ pub(crate) struct WireJob {
     het_job_offset: Number,
     #[serde(deserialize_with = "or_default")]
     excluded_nodes: String,
+    #[serde(deserialize_with = "or_default")]
+    tres_per_node: String,
     /// One entry per node; empty without the flag DETAIL.
     #[serde(deserialize_with = "or_default")]
     gres_detail: Vec<String>,
@@ -141,12 +145,14 @@ impl WireJob {
             start_time: self.start_time.seconds(),
             end_time: self.end_time.seconds(),
             preempt_time: self.preempt_time.seconds(),
+            failed_nodes: self.failed_node,
             priority: self.priority.count(),
             admin_comment: self.admin_comment,
             comment: self.comment,
             external: self.flags.iter().any(|flag| flag == "EXTERNAL_JOB"),
             parts: Vec::new(),
             excluded_nodes: self.excluded_nodes,
+            tres_per_node: self.tres_per_node,
         })
     }
 
@@ -171,6 +177,12 @@ impl WireJob {
 }
 
 impl WireJobs {
+    /// The ids that are named.
+    #[cfg(feature = "testing")]
+    pub(crate) fn ids(&self) -> impl Iterator<Item = JobId> {
+        self.jobs.iter().filter_map(|job| job.job_id.count().map(JobId))
+    }
+
     /// What one of the jobs was granted, where that can be read.
     pub(crate) fn granted(&self, id: JobId) -> Option<Allocation> {
         self.jobs.iter().find(|job| job.job_id.count() == Some(id.0))?.granted()
@@ -202,16 +214,29 @@ impl WireJobs {
 
 /// A leader with its components.
 fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
-    let part = |job: Job| Part {
-        id: job.id,
-        state: job.state,
-        nodes: job.nodes,
-        admin_comment: job.admin_comment,
-        excluded_nodes: job.excluded_nodes,
+    let mut failed = Vec::new();
+    let mut preempted = (leader.preempt_time, leader.end_time);
+    let part = |job: Job| {
+        // They end together, so it is enough that one of them has to go.
+        if preempted.0 == 0 && job.preempt_time > 0 {
+            preempted = (job.preempt_time, job.end_time);
+        }
+        failed.extend(Some(job.failed_nodes).filter(|nodes| !nodes.is_empty()));
+        Part {
+            id: job.id,
+            state: job.state,
+            nodes: job.nodes,
+            admin_comment: job.admin_comment,
+            excluded_nodes: job.excluded_nodes,
+            tres_per_node: job.tres_per_node,
+        }
     };
     let parts: Vec<Part> = components.map(part).collect();
     let held = parts.iter().map(|p| p.nodes.as_str()).filter(|nodes| !nodes.is_empty());
-    Job { nodes: held.collect::<Vec<_>>().join(","), parts, ..leader }
+    let nodes = held.collect::<Vec<_>>().join(",");
+    let (preempt_time, end_time) = preempted;
+    let failed_nodes = failed.join(",");
+    Job { nodes, failed_nodes, preempt_time, end_time, parts, ..leader }
 }
 
 /// `GET jobs/state/`.
@@ -334,15 +359,16 @@ fn bits(bitmap: &str) -> Option<u32> {
     digits.chars().map(|digit| digit.to_digit(16).map(u32::count_ones)).sum()
 }
 
+/// More devices than any node has: ranges beyond it, one or all together, are nonsense, not a list to build.
+const MOST_DEVICES: usize = 65_536;
+
 /// `0-3,5` as numbers, ascending; empty for a resource that is only counted.
-fn indexes(text: &str) -> Option<Vec<u32>> {
-    /// More devices than any node has: a range beyond it is nonsense, not a list to build.
-    const MOST: u32 = 65_536;
+pub(crate) fn indexes(text: &str) -> Option<Vec<u32>> {
     let mut found = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        if first > last || last >= MOST {
+        if first > last || found.len() + (last - first) as usize >= MOST_DEVICES {
             return None;
         }
         found.extend(first..=last);
@@ -354,8 +380,9 @@ fn indexes(text: &str) -> Option<Vec<u32>> {
 
 /// The generic resources of one node as in `gres_detail`: `gpu:h100:2(IDX:0,4),efa:8(IDX:0-7)`, or
 /// `(CNT:8)` where the devices are only counted. `None` for anything else.
-fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
+pub(crate) fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
     let mut found = Vec::new();
+    let mut more = 0;
     let mut rest = text;
     while !rest.is_empty() {
         let (head, tail) = rest.split_once('(')?;
@@ -370,7 +397,8 @@ fn gres_detail(text: &str) -> Option<Vec<GresAllocation>> {
             ("CNT", _) => Vec::new(),
             _ => return None,
         };
-        if name.is_empty() || words.next().is_some() {
+        more += indexes.len();
+        if name.is_empty() || words.next().is_some() || more > MOST_DEVICES {
             return None;
         }
         let (name, kind) = (name.to_owned(), kind.to_owned());

@@ -2,8 +2,10 @@
 //!
 //! It must never drop a node state it does not know: names are kept as Slurm sends them.
 
+use gangway_core::job::GresAllocation;
 use serde::Deserialize;
 
+use super::job::indexes;
 use super::number::Number;
 use super::or_default;
 use crate::client::{Node, Partition};
@@ -53,6 +55,8 @@ pub(crate) struct WireNode {
     #[serde(deserialize_with = "or_default")]
     gres: String,
     #[serde(deserialize_with = "or_default")]
+    gres_used: String,
+    #[serde(deserialize_with = "or_default")]
     features: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     active_features: Vec<String>,
@@ -85,12 +89,31 @@ impl WireNode {
             memory_mib: self.real_memory.count().unwrap_or(0),
             allocated_memory_mib: self.alloc_memory.count().unwrap_or(0),
             gres: self.gres,
+            gres_used: gres_used(&self.gres_used),
             features: self.features,
             active_features: self.active_features,
             partitions: self.partitions,
             topology: self.topology,
         })
     }
+}
+
+/// What of a node's generic resources is in use: `gpu:h100:2(IDX:0,4),efa:0(IDX:N/A)`; what cannot be
+/// read is left out.
+fn gres_used(text: &str) -> Vec<GresAllocation> {
+    let one = |part: &str| {
+        let (head, which) = part.split_once('(').unwrap_or((part, ""));
+        // What is not in use has no list, and no brackets either.
+        let head = head.rsplit(',').next()?;
+        let mut words = head.split(':');
+        let (name, second, third) = (words.next()?, words.next()?, words.next());
+        let (kind, count) = third.map_or(("", second), |count| (second, count));
+        let count: u32 = count.parse().ok()?;
+        let listed = which.strip_prefix("IDX:").filter(|_| count > 0);
+        let indexes = listed.map_or_else(|| Some(Vec::new()), indexes)?;
+        Some(GresAllocation { name: name.to_owned(), kind: kind.to_owned(), count, indexes })
+    };
+    text.split(')').filter_map(one).collect()
 }
 
 /// `GET partitions/` and `GET partition/{name}`.
@@ -176,6 +199,17 @@ impl WirePartition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_in_use_are_told_apart_where_slurm_does() {
+        let used = gres_used("efa:0,gpu:h100:3(IDX:0-1,5),npu:0(IDX:N/A),shard:4(CNT:4)");
+        let told: Vec<_> =
+            used.iter().map(|u| (u.name.as_str(), u.count, &u.indexes[..])).collect();
+        assert_eq!(told[0], ("gpu", 3, &[0, 1, 5][..]));
+        assert_eq!(told[1], ("npu", 0, &[][..]));
+        assert!(told[2..].iter().all(|(_, _, indexes)| indexes.is_empty()), "{told:?}");
+        assert!(gres_used("").is_empty() && gres_used("gpu:many(IDX:9-1)").is_empty());
+    }
 
     #[test]
     fn a_node_keeps_states_this_version_does_not_know() {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::pod::Demand;
 use crate::topology::layout::Layout;
 use crate::topology::{NodeFacts, Source};
+use crate::translate::ResourceTable;
 
 /// A node with these devices of each GRES, as one bit each.
 fn granting(name: &str, gres: &[(&str, u128)]) -> NodeAllocation {
@@ -77,6 +79,36 @@ fn p5_members_get_the_network_cards_beside_their_gpus() {
         n0 gpu=1-2 efa=0-3
         n0 gpu=5-6 efa=4-7"#]]
     .assert_eq(&shown(&of_type("m7i"), 2, 2, &[need("gpu", 2), need("efa", 4)], vec![half]));
+}
+
+/// As a bridge asks: the order of the needs is that of their names, and `efa` comes before `gpu` and
+/// `neuron`.
+#[test]
+fn network_cards_never_lead_whatever_comes_first() {
+    let needs = |resource: &str, devices: u64, efas: u64| {
+        let other = [(resource, devices), ("vpc.amazonaws.com/efa", efas)];
+        let other = other.map(|(name, n)| (name.to_owned(), n)).into();
+        let demand = Demand { other, ..Demand::default() };
+        ResourceTable::default().gres(&demand).expect("both are mapped")
+    };
+    let p5 = needs("nvidia.com/gpu", 2, 4);
+    assert_eq!(p5[0].name, "efa", "the case in point");
+    let whole = granting("n0", &[("gpu", 0xff), ("efa", 0xffff_ffff)]);
+    expect![[r#"
+        n0 efa=0-1,4-5 gpu=0-1
+        n0 efa=8-9,12-13 gpu=2-3"#]]
+    .assert_eq(&shown(&of_type("p5.48xlarge"), 2, 2, &p5, vec![whole.clone()]));
+    let trn1 = needs("aws.amazon.com/neuron", 4, 1);
+    let half = granting("n0", &[("neuron", 0xffff), ("efa", 0b1010_1010)]);
+    expect![[r#"
+        n0 efa=1 neuron=0-3
+        n0 efa=3 neuron=4-7"#]]
+    .assert_eq(&shown(&of_type("trn1.32xlarge"), 2, 2, &trn1, vec![half]));
+    // Where nothing else is needed they lead themselves.
+    expect![[r#"
+        n0 efa=0-3
+        n0 efa=4-7"#]]
+    .assert_eq(&shown(&of_type("p5.48xlarge"), 2, 2, &[need("efa", 4)], vec![whole]));
 }
 
 #[test]

@@ -12,11 +12,18 @@ use gangway_core::placeholder::Stamp;
 pub(super) struct Stamped {
     jobs: HashMap<JobId, (Stamp, Arc<Job>)>,
     of_gang: HashMap<String, BTreeSet<JobId>>,
+    /// Those that a failed node has ended: few, if any.
+    failed: BTreeSet<JobId>,
 }
 
 impl Stamped {
     pub(super) fn get(&self, job: JobId) -> Option<&Arc<Job>> {
         self.jobs.get(&job).map(|(_, job)| job)
+    }
+
+    /// The same with its stamp.
+    pub(super) fn find(&self, job: JobId) -> Option<&(Stamp, Arc<Job>)> {
+        self.jobs.get(&job)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(Stamp, Arc<Job>)> {
@@ -30,16 +37,25 @@ impl Stamped {
         found.filter(move |(stamp, _)| stamp.cluster == cluster)
     }
 
+    /// The jobs that a failed node has ended.
+    pub(super) fn failed(&self) -> impl Iterator<Item = &(Stamp, Arc<Job>)> {
+        self.failed.iter().filter_map(|id| self.jobs.get(id))
+    }
+
     pub(super) fn put(&mut self, stamp: Stamp, job: Arc<Job>) {
         let id = job.id;
         // An id that has come back may be another gang's.
         self.remove(id);
         self.of_gang.entry(stamp.gang.clone()).or_default().insert(id);
+        if !job.failed_nodes.is_empty() {
+            self.failed.insert(id);
+        }
         self.jobs.insert(id, (stamp, job));
     }
 
     pub(super) fn remove(&mut self, job: JobId) {
         let Some((stamp, _)) = self.jobs.remove(&job) else { return };
+        self.failed.remove(&job);
         if let Some(ids) = self.of_gang.get_mut(&stamp.gang) {
             ids.remove(&job);
             if ids.is_empty() {
@@ -88,5 +104,12 @@ mod tests {
         assert_eq!((of(&stamped, "world", "a"), of(&stamped, "world", "b")), (vec![], vec![7]));
         assert!(stamped.get(JobId(5)).is_none() && stamped.iter().count() == 1);
         assert_eq!(stamped.of_gang.len(), 1, "nothing is left behind");
+        let failed = |stamped: &Stamped| stamped.failed().map(|(_, j)| j.id.0).collect::<Vec<_>>();
+        assert_eq!(failed(&stamped), [0; 0]);
+        let lost_a_node = Job { failed_nodes: "n1".to_owned(), ..Job::clone(&job(7)) };
+        stamped.put(stamp("b"), Arc::new(lost_a_node));
+        assert_eq!(failed(&stamped), [7]);
+        stamped.remove(JobId(7));
+        assert_eq!((failed(&stamped), stamped.failed.len()), (vec![], 0));
     }
 }

@@ -28,6 +28,27 @@ fn a_job_is_read_and_what_is_missing_is_empty() {
 }
 
 #[test]
+fn what_ends_one_component_is_told_of_all() {
+    let time = |number: i64| format!(r#"{{"set":true,"infinite":false,"number":{number}}}"#);
+    let component = |id: u32, preempt: i64, end: i64, failed: &str| {
+        format!(
+            r#"{{"job_id":{id},"het_job_id":{},"het_job_offset":{{"set":true,"number":{}}},
+            "job_state":["RUNNING"],"failed_node":"{failed}","preempt_time":{},"end_time":{}}}"#,
+            time(17),
+            id - 17,
+            time(preempt),
+            time(end)
+        )
+    };
+    let parts =
+        [component(17, 0, 900, ""), component(18, 100, 160, "p5-3"), component(19, 0, 900, "")];
+    let jobs = read::<WireJobs>(&format!(r#"{{"jobs":[{}]}}"#, parts.join(","))).into_jobs();
+    let [job] = jobs.as_slice() else { panic!("{jobs:?}") };
+    assert_eq!((job.id, job.preempt_time, job.end_time), (JobId(17), 100, 160));
+    assert_eq!((job.failed_nodes.as_str(), job.parts.len()), ("p5-3", 3));
+}
+
+#[test]
 fn states_carry_ids_as_text_number_and_component() {
     let wire: WireStates = read(
         r#"{"jobs":[{"job_id":"1","state":["RUNNING"]},{"job_id":2,"state":["PENDING"]},
@@ -110,6 +131,16 @@ fn an_index_that_cannot_be_read_is_an_error_not_a_guess() {
     }
     assert_eq!(indexes("7,0-2,2"), Some(vec![0, 1, 2, 7]));
     assert_eq!(indexes(""), Some(vec![]));
+}
+
+#[test]
+fn ranges_are_bounded_together_not_one_by_one() {
+    assert_eq!(indexes("0-65535").map(|all| all.len()), Some(65_536));
+    assert_eq!(indexes("0-65536"), None);
+    let again = vec!["0-65535"; 100_000].join(",");
+    assert_eq!(indexes(&again), None);
+    let detail = vec!["gpu:1(IDX:0-65535)"; 100_000].join(",");
+    assert_eq!(gres_detail(&detail), None);
 }
 
 #[test]

@@ -1,0 +1,115 @@
+//! A placeholder that slurmctld does not know any more: what became of it, and what then.
+//!
+//! Decides nothing: `core::placeholder::fate` says what the evidence is worth. Nobody is evicted but on
+//! accounting's record of an end (rule 6).
+
+use gangway_core::follow::Verdict;
+use gangway_core::gang::Gang;
+use gangway_core::job::{Job, JobId};
+use gangway_core::placeholder::{Fate, Record, Silence, Stamp, after_lost, fate};
+use gangway_core::reason;
+use gangway_slurm::Error;
+
+use super::{Entry, Key, Next, Queue, ended_message};
+use crate::chain::explain;
+
+/// A job that slurmctld does not know.
+#[derive(Clone, Copy)]
+pub(super) struct Lost {
+    pub(super) job: JobId,
+    pub(super) generation: u32,
+    /// Where this bridge has seen it alive: when the slurmctld of that time had begun, and when the job
+    /// was submitted.
+    pub(super) alive: Option<(i64, i64)>,
+}
+
+impl Queue {
+    /// slurmctld no longer knows a job it had accepted.
+    pub(super) fn vanished(&self, entry: &Entry, lost: Lost) -> Next {
+        let bound = entry.gang().members.iter().any(|m| m.bound.is_some())
+            || matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
+        self.board.forget(lost.job);
+        if bound {
+            return Next::Lost(lost);
+        }
+        tracing::warn!(job = %lost.job, "Slurm has lost a placeholder that had not started; submitting again");
+        Next::Again
+    }
+
+    /// Pods may be bound for a job that slurmctld does not know: is it over, or forgotten?
+    pub(super) async fn ask_accounting(
+        &self,
+        entry: &Entry,
+        gang: &Gang,
+        listed: &[(Stamp, Job)],
+        lost: Lost,
+    ) -> Next {
+        let Key { cluster, gang: uid } = &entry.key;
+        match self.fate(&entry.key, &lost).await {
+            Ok(Fate::Ended(state)) => {
+                let (job, generation) = (lost.job, lost.generation);
+                let message = ended_message(job, &state, "", "");
+                return Next::Done(Some(Verdict::Ended { job, generation, state, message }));
+            }
+            Ok(Fate::Forgotten) if entry.releasing().is_none() => {
+                let stamp = after_lost(cluster, gang, listed, lost.generation);
+                tracing::warn!(
+                    job = %lost.job, gang = uid, generation = stamp.generation,
+                    "Slurm has forgotten a placeholder that had started; asking anew"
+                );
+                // Under the id that its pods carry: where Slurm gives them the same nodes, they stay.
+                let id = (stamp.generation == lost.generation).then_some(lost.job);
+                return self.submit_one(entry, gang, &stamp, id).await;
+            }
+            Ok(Fate::Forgotten | Fate::Unknown) => {}
+            Err(error) => {
+                tracing::debug!(job = %lost.job, error = explain(&error), "accounting does not answer");
+            }
+        }
+        if entry.releasing().is_some() {
+            return Next::Done(None);
+        }
+        entry.say(Verdict::Queued {
+            job: Some(lost.job),
+            reason: reason::LOST.to_owned(),
+            message: format!(
+                "Slurm does not know job {} any more, and accounting has no end of it; its pods are left alone until either says more, or they are deleted",
+                lost.job
+            ),
+            expected_start: 0,
+        });
+        self.pause(entry).await;
+        Next::Lost(lost)
+    }
+
+    /// What has become of a job, by the word of slurmctld and accounting.
+    async fn fate(&self, key: &Key, lost: &Lost) -> Result<Fate, Error> {
+        // Whoever knows it after all is heard of by the board, and the gang is looked at again.
+        if let Some(job) = self.slurm.job(lost.job).await?
+            && Stamp::of(&job).is_some_and(|s| s.is_of(&key.cluster, &key.gang, lost.generation))
+        {
+            self.board.note(job);
+            return Ok(Fate::Unknown);
+        }
+        let diag = self.slurm.diag().await?;
+        let before = |(boot, _): &(i64, i64)| *boot != 0 && *boot != diag.boot_time;
+        let seen_before_boot = lost.alive.filter(before).map(|(_, submitted)| submitted);
+        let records = match self.slurm.finished_job(lost.job).await {
+            // There is no accounting: what we have seen ourselves must do.
+            Err(error) if !error.is_retryable() && seen_before_boot.is_some() => Vec::new(),
+            records => records?,
+        };
+        let records: Vec<Record> = records
+            .into_iter()
+            .map(|r| Record {
+                key: r.admin_comment,
+                state: r.state,
+                submit_time: r.submit_time,
+                start_time: r.start_time,
+            })
+            .collect();
+        let (boot_time, now) = (diag.boot_time, diag.now);
+        let silence = Silence { records: &records, boot_time, now, seen_before_boot };
+        Ok(fate(&key.cluster, &key.gang, lost.generation, &silence))
+    }
+}

@@ -1,0 +1,102 @@
+//! Another bridge that believes it leads may have made a placeholder of the same gang: which of them is
+//! followed, and what the end of the other says.
+//!
+//! Decides nothing (that is `core::placeholder::next`); it sees to it that the decision is made anew when
+//! there is something new to decide about.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gangway_core::gang::Gang;
+use gangway_core::job::{BaseState, Job, JobId, Standing};
+use gangway_core::placeholder::{Stamp, Step, next};
+use gangway_slurm::Error;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::queue::{Entry, Key, Queue, bound_for};
+
+impl Queue {
+    /// Reads the placeholders that members are bound for, where another bridge made them and they were
+    /// never listed here.
+    pub(super) async fn learn(&self, entry: &Entry, gang: &Gang) -> Result<(), Error> {
+        let bound: BTreeSet<JobId> = bound_for(gang).filter(|job| job.0 != 0).collect();
+        if bound.is_empty() {
+            return Ok(());
+        }
+        let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+        for job in bound.into_iter().filter(|job| listed.iter().all(|(_, j)| j.id != *job)) {
+            // A job that Slurm does not know, or another's, changes nothing.
+            if let Some(seen) = self.slurm.job(job).await? {
+                self.board.note(seen);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something else is to be done for the gang, as it is now, than to follow this job.
+    pub(super) fn reconsiders(&self, entry: &Entry, job: JobId) -> bool {
+        let gang = entry.gang();
+        let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+        // One that was submitted a moment ago is not listed yet.
+        if listed.iter().all(|(_, j)| j.id != job) {
+            return false;
+        }
+        let unknown = |of: JobId| of.0 != 0 && listed.iter().all(|(_, j)| j.id != of);
+        let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
+        let same = matches!(step, Step::Follow { job: followed, .. } if followed == job);
+        !same || !duplicates.is_empty() || bound_for(&gang).any(unknown)
+    }
+
+    /// Whether the gang has another live placeholder than this.
+    pub(super) fn others(&self, entry: &Entry, job: JobId) -> bool {
+        let Key { cluster, gang } = &entry.key;
+        let listed = self.board.listed(cluster, gang);
+        listed.iter().any(|(_, other)| other.id != job && other.standing() != Standing::Over)
+    }
+
+    /// Whether a placeholder that has ended was the one too many: its end says nothing of the pods.
+    pub(super) async fn superseded(&self, entry: &Entry, job: &Job) -> bool {
+        // Such a one is only ever cancelled.
+        if entry.releasing().is_some() || *job.ending() != BaseState::Cancelled {
+            return false;
+        }
+        if Stamp::of(job).is_some_and(|stamp| stamp.is_given_back()) {
+            return true;
+        }
+        tokio::select! {
+            () = self.board.list_again() => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.others(entry, job.id)
+    }
+
+    /// Wakes whoever follows a gang of which another placeholder has turned up.
+    pub(crate) async fn keep_single(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut changes = self.board.changes();
+        loop {
+            let change = tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                change = changes.recv() => change,
+            };
+            match change {
+                Ok((stamp, job)) if job.standing() != Standing::Over => {
+                    let key = Key { cluster: stamp.cluster, gang: stamp.gang };
+                    let entry = self.entries.get(&key).map(|entry| entry.clone());
+                    if let Some(entry) = entry
+                        && !matches!(entry.following().0, JobId(0))
+                        && entry.following().0 != job.id
+                    {
+                        tracing::warn!(gang = key.gang, job = %job.id, "another placeholder of this gang");
+                        entry.changed.notify_one();
+                    }
+                }
+                Ok(_) => {}
+                // Missed some: any of them may have been such a one.
+                Err(RecvError::Lagged(_)) => {
+                    self.entries.iter().for_each(|entry| entry.changed.notify_one());
+                }
+                Err(RecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+}
