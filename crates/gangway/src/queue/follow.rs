@@ -330,7 +330,10 @@ impl Queue {
             tokio::select! {
                 // News of Slurm first: whatever else wakes us is judged by what Slurm says now.
                 biased;
-                _ = seen.changed() => {}
+                changed = seen.changed() => if changed.is_err() {
+                    // The board has forgotten it, for slurmctld has: nothing more will be heard of it.
+                    return self.vanished(entry, Lost { job: id, generation, alive });
+                },
                 _ = health.changed() => {}
                 _ = restarts.changed() => if self.others(entry, id) { return Next::Again },
                 _ = gpu_news.changed() => {}
