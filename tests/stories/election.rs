@@ -1,5 +1,9 @@
 //! Of several replicas one leads, by a Lease; the others stand by and take over, and whoever has lost the
 //! Lease does nothing any more.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "all parts of a world share the clock of one machine"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,5 @@
 //! A gang that asked for time to checkpoint: warned, given its time, and only then let go.
 
-#![expect(clippy::disallowed_methods, reason = "a pod is told a time of the clock on the wall")]
-
 use std::time::Duration;
 
 use gangway_core::job::{BaseState, Standing};

@@ -1,4 +1,8 @@
 //! On hybrid nodes an sbatch job waits for the pods that still hold its GPUs (`gangway prolog`).
+#![expect(
+    clippy::disallowed_methods,
+    reason = "all parts of a world share the clock of one machine"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
