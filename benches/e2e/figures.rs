@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::audit::Span;
 use crate::trial::{Session, Shape, Trial};
 
-/// Requests by which the bridge looks at all jobs, whether or not there is anything new.
-const POLLING: [&str; 2] = ["jobs", "jobs/state"];
+/// Requests by which the bridge looks at slurmctld and all jobs, whether or not there is anything new.
+const POLLING: [&str; 3] = ["diag", "jobs", "jobs/state"];
 
 /// What the machine allows without a bridge, milliseconds for a number of pods.
 #[derive(Default)]
