@@ -137,11 +137,8 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
 /// Tells the owner of a gang, once for all of it, what the way it was asked for costs: whoever did not
 /// wait has no condition that said so.
 pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, cost: &str) {
-    let workload = cluster.world.index().workload(group).cloned();
-    if let Some(workload) = workload {
-        let note = Note { reason: "HoldsMore", message: cost, warning: true, action: "Binding" };
-        report::event(cluster, report::workload_reference(&workload), &note).await;
-    }
+    let note = Note { reason: "HoldsMore", message: cost, warning: true, action: "Binding" };
+    report::owner_event(cluster, group, &note).await;
 }
 
 fn annotations(gang: &Gang, binding: &Binding) -> BTreeMap<String, String> {

@@ -19,10 +19,7 @@ use crate::report::{self, Note};
 
 /// Tells the owner of a gang, once, why its pods are evicted.
 pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, why: &str) {
-    let workload = cluster.world.index().workload(group).cloned();
-    if let Some(workload) = workload {
-        report::event(cluster, report::workload_reference(&workload), &note(why)).await;
-    }
+    report::owner_event(cluster, group, &note(why)).await;
 }
 
 fn note(why: &str) -> Note<'_> {

@@ -19,6 +19,7 @@ use crate::chain::explain;
 use crate::cluster::Cluster;
 use crate::cluster::View;
 use crate::failpoint::{self, Point};
+use crate::index::Group;
 use crate::kubescheduler::offering;
 use crate::lean::LeanPod;
 
@@ -114,10 +115,7 @@ impl Reporter {
         }
         let writes = pods.iter().map(|uid| self.write_one(uid, report));
         let all = futures::future::join_all(writes).await.into_iter().all(|ok| ok);
-        let workload = self.cluster.world.index().workload(&view.group).cloned();
-        if let Some(workload) = workload {
-            event(&self.cluster, workload_reference(&workload), &Note::of(report)).await;
-        }
+        owner_event(&self.cluster, &view.group, &Note::of(report)).await;
         all
     }
 
@@ -212,7 +210,7 @@ pub(crate) fn pod_reference(pod: &Pod) -> ObjectReference {
     }
 }
 
-pub(crate) fn workload_reference(workload: &Workload) -> ObjectReference {
+fn workload_reference(workload: &Workload) -> ObjectReference {
     ObjectReference {
         api_version: Some(workload.api_version.clone()),
         kind: Some(workload.kind.name().to_owned()),
@@ -220,6 +218,14 @@ pub(crate) fn workload_reference(workload: &Workload) -> ObjectReference {
         namespace: Some(workload.namespace.clone()),
         uid: Some(workload.uid.clone()),
         ..ObjectReference::default()
+    }
+}
+
+/// Writes an event about the workload that a gang's pods are of; none where they are of none.
+pub(crate) async fn owner_event(cluster: &Cluster, group: &Group, note: &Note<'_>) {
+    let workload = cluster.world.index().workload(group).cloned();
+    if let Some(workload) = workload {
+        event(cluster, workload_reference(&workload), note).await;
     }
 }
 

@@ -31,10 +31,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// Tells the owner of a gang, once, that its pods were warned.
 pub(crate) async fn tell_owner(cluster: &Cluster, group: &Group, why: &str) {
-    let workload = cluster.world.index().workload(group).cloned();
-    if let Some(workload) = workload {
-        report::event(cluster, report::workload_reference(&workload), &note(why)).await;
-    }
+    report::owner_event(cluster, group, &note(why)).await;
 }
 
 fn note(why: &str) -> Note<'_> {
