@@ -9,16 +9,12 @@ use gangway_core::names;
 use gangway_core::place::parse_ranges;
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::bridge::{Bridge, Setup};
 use crate::kubernetes::{Kubernetes, Pod};
 use crate::slurm::Slurm;
 use crate::wait::{SOON, wait};
 use crate::world::World;
-
-/// A bridge serves the whole world, so one story is told at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A story under way.
 pub struct Story {
@@ -35,7 +31,6 @@ pub struct Story {
     name: String,
     began: Instant,
     ended: bool,
-    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Story {
@@ -52,23 +47,17 @@ impl Story {
             tell(name, "skipped: GANGWAY_WORLD_ENV is not set, there is no world to play in");
             return None;
         };
-        let turn = TURN.lock().await;
-        Some(Self::enter(name, world, Some(turn), differ).await)
+        Some(Self::enter(name, world, differ).await)
     }
 
     /// Prepares another one in the same world, for as long as this one is told. The scheduler name of
     /// its bridge is that of its cluster, so that neither sees the other's pods.
     pub async fn beside(&self, name: &str) -> Self {
         let scheduler = format!("schedulerName: {}\n", cluster(name));
-        Self::enter(name, self.world, None, |setup| setup.more.push_str(&scheduler)).await
+        Self::enter(name, self.world, |setup| setup.more.push_str(&scheduler)).await
     }
 
-    async fn enter(
-        name: &str,
-        world: &'static World,
-        turn: Option<MutexGuard<'static, ()>>,
-        differ: impl FnOnce(&mut Setup),
-    ) -> Self {
+    async fn enter(name: &str, world: &'static World, differ: impl FnOnce(&mut Setup)) -> Self {
         let began = Instant::now();
         let cluster = cluster(name);
         let kube = Kubernetes::reach(&world.kubeconfig(), &cluster).await;
@@ -79,7 +68,7 @@ impl Story {
         differ(&mut setup);
         let bridge = Bridge::new(world, &cluster, &setup);
         let name = name.to_owned();
-        Self { world, kube, slurm, bridge, cluster, name, began, ended: false, _turn: turn }
+        Self { world, kube, slurm, bridge, cluster, name, began, ended: false }
     }
 
     /// Another bridge of the same cluster id, not started yet.

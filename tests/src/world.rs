@@ -1,9 +1,13 @@
-//! The world a story plays in, as its env file describes it.
+//! The worlds that stories play in, as their env files describe them, and which story plays in which.
+//!
+//! A bridge serves a whole world, so in each one story is told at a time. With several worlds several stories are told
+//! at once; a story never learns which one it got.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 
 /// A running world.
 #[derive(Debug)]
@@ -11,25 +15,74 @@ pub struct World {
     vars: HashMap<String, String>,
 }
 
-static WORLD: LazyLock<Option<World>> = LazyLock::new(World::read);
+static WORLDS: LazyLock<Vec<World>> = LazyLock::new(World::read);
+
+/// The worlds in which no story is told.
+static FREE: LazyLock<Mutex<Vec<&World>>> = LazyLock::new(|| Mutex::new(WORLDS.iter().collect()));
+
+/// Tells those who wait that a world has become free.
+static FREED: Condvar = Condvar::new();
+
+thread_local! {
+    /// The world of the story that is told by this thread, for as long as the thread lives: the test runner gives
+    /// every test a thread of its own, and runs those with one thread on the same one.
+    static STAGE: OnceCell<Stage> = const { OnceCell::new() };
+}
+
+/// A world that nobody else plays in until this is dropped.
+struct Stage(&'static World);
+
+impl Stage {
+    /// Waits for a free world.
+    fn take() -> Self {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(world) = free.pop() {
+                return Self(world);
+            }
+            free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
+        FREED.notify_one();
+    }
+}
 
 impl World {
-    /// The world there is. Without one a developer's test is skipped; in CI that is a failure.
+    /// The world of the test that asks: for itself alone until it ends, and the same each time it asks. May wait for
+    /// other tests to end. To be asked by the test's own thread, not by tasks on others. Without any world a
+    /// developer's test is skipped; in CI that is a failure.
     pub fn find() -> Option<&'static Self> {
-        WORLD.as_ref()
+        if WORLDS.is_empty() {
+            return None;
+        }
+        STAGE.with(|stage| Some(stage.get_or_init(Stage::take).0))
     }
 
-    fn read() -> Option<Self> {
-        let Some(file) = std::env::var_os("GANGWAY_WORLD_ENV") else {
+    /// `GANGWAY_WORLD_ENV` names one, `GANGWAY_MORE_WORLDS` any number, with a colon between two.
+    fn read() -> Vec<Self> {
+        let Some(first) = std::env::var_os("GANGWAY_WORLD_ENV") else {
             assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "GANGWAY_WORLD_ENV is not set");
-            return None;
+            return Vec::new();
         };
-        let text = std::fs::read_to_string(&file).expect("GANGWAY_WORLD_ENV can be read");
+        let more = std::env::var_os("GANGWAY_MORE_WORLDS").unwrap_or_default();
+        let more = std::env::split_paths(&more).filter(|file| !file.as_os_str().is_empty());
+        let files = std::iter::once(PathBuf::from(first)).chain(more);
+        files.map(|file| Self::of(&file)).collect()
+    }
+
+    fn of(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file)
+            .unwrap_or_else(|error| unreachable!("{} cannot be read: {error}", file.display()));
         let vars = text.lines().filter_map(|line| {
             let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
             Some((name.to_owned(), value.trim_matches('\'').to_owned()))
         });
-        Some(Self { vars: vars.collect() })
+        Self { vars: vars.collect() }
     }
 
     fn var(&self, name: &str) -> &str {

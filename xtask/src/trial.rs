@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything CI does, in one go, and how long each part took.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +14,10 @@ use crate::world::repo;
 /// What a second demo may take, everything being built.
 const WARM_DEMO: Duration = Duration::from_secs(60);
 
+/// How many worlds stories are told in at once. A story waits for daemons most of the time, so two cores carry more
+/// than two.
+const WORLDS: usize = 3;
+
 /// A step, how long it took, and whether it went well.
 type Outcome = (String, Duration, bool);
 
@@ -20,19 +25,17 @@ type Outcome = (String, Duration, bool);
 pub(crate) fn run() -> Result<bool> {
     let began = Instant::now();
     let top = repo()?;
-    let world = World::of(&top)?;
+    let worlds = World::all(&top)?;
     let host = Host::now();
     let mut outcomes = Vec::new();
 
     outcomes.push(cargo(&top, "format", &["fmt", "--all", "--check"], &[]));
     outcomes.push(timed("tidy", || crate::tidy::run().unwrap_or_else(|error| complain(&error))));
 
-    // The world comes up while the compiler works: one waits for daemons, the other for the CPU.
-    let guard = world.guard()?;
-    let mut up = world.command("up");
-    let mut rising =
-        up.args(["--kinds", "--kube-scheduler"]).spawn().context("cannot start world up")?;
+    // The worlds come up while the compiler works: they wait for daemons, the compiler for the CPU.
+    let guards = worlds.iter().map(World::guard).collect::<Result<Vec<_>>>()?;
     let up_since = Instant::now();
+    let rising = worlds.iter().map(World::rise).collect::<Result<Vec<_>>>()?;
     // With the fail points in, here as in the tests, so that nothing is compiled twice.
     let armed = ["--features", "gangway/fail-points"];
     let clippy = [
@@ -43,7 +46,7 @@ pub(crate) fn run() -> Result<bool> {
     let clippy = clippy.concat();
     outcomes.push(cargo(&top, "clippy", &clippy, &[]));
     let docs = ["doc", "--workspace", "--no-deps", "--quiet"];
-    outcomes.push(cargo(&top, "docs", &docs, &[("RUSTDOCFLAGS", "-D warnings")]));
+    outcomes.push(cargo(&top, "docs", &docs, &[("RUSTDOCFLAGS", "-D warnings".into())]));
     let build = [&["build", "--quiet", "-p", "gangway"][..], &armed].concat();
     outcomes.push(cargo(&top, "build", &build, &[]));
     outcomes.push(timed("instructions", || {
@@ -52,36 +55,53 @@ pub(crate) fn run() -> Result<bool> {
     let tests = [&["test", "--workspace", "--quiet"][..], &armed].concat();
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
-    let up = rising.wait()?.success();
-    outcomes.push(("world up (beside the above)".to_owned(), up_since.elapsed(), up));
+    let up = await_all(rising)?;
+    outcomes.push(("worlds up (beside the above)".to_owned(), up_since.elapsed(), up));
 
     if up {
-        outcomes.push(timed("world status", || succeeds(&mut world.command("status"))));
-        let env = world.dir.join("env");
-        let env = env.to_string_lossy();
-        outcomes.push(cargo(&top, "tests", &tests, &[("GANGWAY_WORLD_ENV", &env)]));
+        outcomes.push(timed("world status", || each(&worlds, "status")));
+        outcomes.push(cargo(&top, "tests", &tests, &World::variables(&worlds)?));
     } else {
         say("tests: not run, there is no world for them");
         outcomes.push(("tests".to_owned(), Duration::ZERO, false));
     }
-    outcomes.push(timed("world down", || succeeds(&mut world.command("down"))));
-    stand_down(guard)?;
+    outcomes.push(timed("worlds down", || each(&worlds, "down")));
+    guards.into_iter().try_for_each(stand_down)?;
     // As people get it: without the fail points. What it takes to compile is not the demo's time.
     outcomes.push(cargo(&top, "build for the demo", &["build", "--quiet", "-p", "gangway"], &[]));
-    outcomes.push(demo(&world.xtask));
+    outcomes.push(demo(&std::env::current_exe()?));
     outcomes.push(("the host is as it was".to_owned(), Duration::ZERO, host == Host::now()));
     Ok(summary(&outcomes, began.elapsed()))
 }
 
-/// The world that the tests get: apart from the one that a person may have open.
+/// A world that the tests get: apart from the one that a person may have open.
 struct World {
     dir: std::path::PathBuf,
     xtask: std::path::PathBuf,
 }
 
 impl World {
-    fn of(top: &Path) -> Result<Self> {
-        Ok(Self { dir: top.join("target/test-world"), xtask: std::env::current_exe()? })
+    fn all(top: &Path) -> Result<Vec<Self>> {
+        let xtask = std::env::current_exe()?;
+        let dir = |number| top.join(format!("target/test-world-{number}"));
+        Ok((1..=WORLDS).map(|number| Self { dir: dir(number), xtask: xtask.clone() }).collect())
+    }
+
+    /// What tells the tests where the worlds are. Tests that want only one know the first.
+    fn variables(worlds: &[Self]) -> Result<Vec<(&'static str, OsString)>> {
+        let mut files = worlds.iter().map(|world| world.dir.join("env"));
+        let first = files.next().context("there is no world for the tests")?;
+        Ok(vec![
+            ("GANGWAY_WORLD_ENV", first.into()),
+            ("GANGWAY_MORE_WORLDS", std::env::join_paths(files)?),
+            ("RUST_TEST_THREADS", WORLDS.to_string().into()),
+        ])
+    }
+
+    /// Starts to bring it up.
+    fn rise(&self) -> Result<Child> {
+        let mut up = self.command("up");
+        up.args(["--kinds", "--kube-scheduler"]).spawn().context("cannot start world up")
     }
 
     fn command(&self, verb: &str) -> Command {
@@ -112,6 +132,21 @@ fn demo(xtask: &Path) -> Outcome {
     (name, took, well && took <= WARM_DEMO)
 }
 
+/// Whether all of them end well.
+fn await_all(children: Vec<Child>) -> Result<bool> {
+    let mut well = true;
+    for mut child in children {
+        well &= child.wait()?.success();
+    }
+    Ok(well)
+}
+
+/// Does the same with every world, one after the other.
+fn each(worlds: &[World], verb: &str) -> bool {
+    let failed = worlds.iter().filter(|world| !succeeds(&mut world.command(verb)));
+    failed.count() == 0
+}
+
 fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
 }
@@ -134,11 +169,11 @@ fn stand_down(mut guard: Child) -> Result<()> {
     Ok(())
 }
 
-fn cargo(top: &Path, name: &str, words: &[&str], env: &[(&str, &str)]) -> Outcome {
+fn cargo(top: &Path, name: &str, words: &[&str], env: &[(&str, OsString)]) -> Outcome {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     timed(name, || {
         let mut command = leashed(cargo);
-        command.args(words).current_dir(top).envs(env.iter().copied());
+        command.args(words).current_dir(top).envs(env.iter().map(|(name, value)| (name, value)));
         command.status().is_ok_and(|status| status.success())
     })
 }
