@@ -33,6 +33,8 @@ pub struct Setup {
     pub more: String,
     /// Which bridge of the story it is, as the audit log and the Lease show it.
     pub who: String,
+    /// The subcommand: `scheduler`, or `controllers`.
+    pub verb: &'static str,
     /// Another way to the API server than the world's own.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -50,6 +52,7 @@ impl Setup {
             policy: String::new(),
             more: String::new(),
             who: "one".to_owned(),
+            verb: "scheduler",
             kubeconfig: None,
         }
     }
@@ -67,6 +70,7 @@ pub struct Bridge {
     directory: PathBuf,
     kubeconfig: PathBuf,
     who: String,
+    verb: &'static str,
     child: Option<Child>,
     /// Where its next process dies.
     armed: Option<String>,
@@ -85,6 +89,7 @@ impl Bridge {
             health,
             kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
             who,
+            verb: setup.verb,
             child: None,
             armed: None,
             directory,
@@ -133,8 +138,8 @@ impl Bridge {
         found.expect("no gangway binary: run `cargo build -p gangway` first, or set GANGWAY_BIN")
     }
 
-    /// `gangway scheduler` with nothing inherited that could lead it elsewhere.
-    pub fn command(config: &Path) -> Command {
+    /// A subcommand of `gangway` with nothing inherited that could lead it elsewhere.
+    pub fn command(verb: &str, config: &Path) -> Command {
         let mut command = Command::new(Self::binary());
         for name in ["SLURM_REST_URL", "SLURM_TOKEN_FILE", "GANGWAY_CONFIG", "KUBECONFIG"] {
             command.env_remove(name);
@@ -144,7 +149,7 @@ impl Bridge {
         }
         // A failing story shows the end of the log: the error, not sixty frames below it.
         command.env("RUST_BACKTRACE", "0");
-        command.arg("scheduler").arg("--config").arg(config).stdin(Stdio::null());
+        command.arg(verb).arg("--config").arg(config).stdin(Stdio::null());
         command
     }
 
@@ -153,7 +158,7 @@ impl Bridge {
         assert!(self.child.is_none(), "this bridge runs already");
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.expect("the log can be written");
-        let child = Self::command(&self.config())
+        let child = Self::command(self.verb, &self.config())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--log", "info,gangway=debug", "--identity", &self.who])

@@ -233,7 +233,8 @@ impl Kubernetes {
         assert!(patched.is_ok(), "node {name} cannot be patched: {patched:?}");
     }
 
-    pub(crate) async fn patch_node_status(&self, name: &str, part: &Value) {
+    /// Writes a part of a node's status.
+    pub async fn patch_node_status(&self, name: &str, part: &Value) {
         let all: Api<Node> = Api::all(self.client.clone());
         let patch = Patch::Merge(part);
         let patched = all.patch_status(name, &PatchParams::default(), &patch).await;
@@ -244,6 +245,15 @@ impl Kubernetes {
         let node: Node = serde_json::from_value(node.clone()).expect("a node");
         let all: Api<Node> = Api::all(self.client.clone());
         all.create(&PostParams::default(), &node).await.expect("a new node");
+    }
+
+    /// A condition of a node as (status, reason, message).
+    pub async fn node_condition(&self, name: &str, kind: &str) -> Option<(String, String, String)> {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let node = all.get_opt(name).await.expect("nodes can be read")?;
+        let conditions = node.status?.conditions?;
+        let own = conditions.into_iter().find(|condition| condition.type_ == kind)?;
+        Some((own.status, own.reason.unwrap_or_default(), own.message.unwrap_or_default()))
     }
 
     pub(crate) async fn delete_node(&self, name: &str) {

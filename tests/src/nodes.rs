@@ -56,6 +56,13 @@ impl Nodes {
         self.kube.create_node(&node).await;
     }
 
+    /// Adds this very node, that nobody plays.
+    pub async fn add_as(&self, node: &Value) {
+        let name = node["metadata"]["name"].as_str().expect("a name").to_owned();
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push((name, Value::Null));
+        self.kube.create_node(node).await;
+    }
+
     /// Gives a node more of a resource.
     pub async fn equip(&self, name: &str, resource: &str, quantity: &str) {
         let with = |value: Value| json!({"status": {"capacity": {resource: value}, "allocatable": {resource: value}}});
@@ -99,7 +106,7 @@ impl Nodes {
             }
             !own
         });
-        for (name, back) in mine {
+        for (name, back) in mine.into_iter().rev() {
             undo(&self.kube, &name, &back).await;
         }
     }
@@ -128,7 +135,8 @@ impl Drop for Nodes {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 let kube = Kubernetes::reach(&kubeconfig, &namespace).await;
-                for (name, back) in changed {
+                // The last first: a node that was added goes when what was done to it is undone.
+                for (name, back) in changed.into_iter().rev() {
                     undo(&kube, &name, &back).await;
                 }
             });

@@ -109,6 +109,16 @@ impl World {
         self.var("GANGWAY_KUBECONFIG").into()
     }
 
+    /// The way to the API server with the rights of `gangway controllers`.
+    pub fn controllers_kubeconfig(&self) -> PathBuf {
+        self.var("GANGWAY_CONTROLLERS_KUBECONFIG").into()
+    }
+
+    /// The port of the slurmd that answers for EXTERNAL nodes, on loopback.
+    pub fn sink_port(&self) -> u16 {
+        self.var("GANGWAY_SINK_PORT").parse().expect("a port")
+    }
+
     fn dir(&self) -> PathBuf {
         self.var("GANGWAY_WORLD_DIR").into()
     }

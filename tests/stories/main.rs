@@ -18,6 +18,7 @@ mod forgetful;
 mod giving_back;
 mod held;
 mod interlock;
+mod inventory;
 mod jobset;
 mod kinds;
 mod kube_scheduler;

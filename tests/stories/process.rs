@@ -20,7 +20,7 @@ listen: { grpc: here }
 policy: { identities: [ { user: u, role: admin } ] }
 ";
     std::fs::write(&file, yaml).expect("the temporary directory can be written");
-    let ran = Bridge::command(&file).output().expect("the bridge can be started");
+    let ran = Bridge::command("scheduler", &file).output().expect("the bridge can be started");
     std::fs::remove_file(&file).expect("it is ours");
     assert!(!ran.status.success());
     let said = String::from_utf8_lossy(&ran.stderr);
@@ -104,7 +104,7 @@ async fn the_environment_is_enough_to_run() {
         "listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n"
     );
     std::fs::write(&file, listen).expect("the story's directory can be written");
-    let mut bridge = Bridge::command(&file)
+    let mut bridge = Bridge::command("scheduler", &file)
         .env("KUBECONFIG", story.world.bridge_kubeconfig())
         .env("SLURM_REST_URL", story.world.slurm_url())
         .env("SLURM_TOKEN_FILE", story.world.token_file())

@@ -5,13 +5,14 @@
 //! the shell in `crates/gangway` does that. `cargo xtask tidy` holds it to that by its dependencies.
 //!
 //! Read in this order: [`gang`], [`eligible`], [`policy`], [`translate`], [`placeholder`], [`topology`],
-//! [`place`], [`follow`].
+//! [`place`], [`follow`]; apart from them, for nodes: [`inventory`].
 
 pub mod ask;
 pub mod eligible;
 pub mod follow;
 pub mod gang;
 pub mod hostlist;
+pub mod inventory;
 pub mod job;
 pub mod lease;
 pub mod life;

@@ -6,6 +6,7 @@
 
 mod election;
 mod kubescheduler;
+mod nodes;
 mod section;
 mod topology;
 
@@ -26,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
+pub(crate) use nodes::Nodes;
 use section::Section;
 pub(crate) use topology::Network;
 
@@ -105,6 +107,8 @@ pub(crate) struct Settings {
     /// This process among its replicas.
     pub(crate) identity: String,
     pub(crate) election: Option<Election>,
+    /// For `gangway controllers`.
+    pub(crate) nodes: Option<Nodes>,
 }
 
 #[derive(Clone, Debug)]
@@ -184,9 +188,18 @@ impl Settings {
         let election = root.section("leaderElection");
         let election =
             election::read(election, &flags.process, &identity, "gangway-scheduler", &problems);
+        let sink = slurm.sink.as_ref().map(|sink| sink.address.as_str());
+        let mut nodes = nodes::read(root.section("nodes"), sink, &problems);
         root.finish();
         problems.into_result()?;
+        if let Some(Nodes { rules, .. }) = &mut nodes {
+            rules.cluster.clone_from(&cluster);
+            rules.resources.clone_from(&resources);
+            rules.gpu_types.clone_from(&gpu_types);
+            rules.layouts.clone_from(&network.layouts);
+        }
         Ok(Self {
+            nodes,
             cluster,
             scheduler_name,
             slurm,

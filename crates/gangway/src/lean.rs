@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use gangway_core::eligible::nodes::{self, Node};
 use gangway_core::eligible::taint::Taint;
 use gangway_core::eligible::volume::{Claim, ClaimSpec, Class, VolumeSpec};
+use gangway_core::inventory::{Condition, Host, Standing};
+use gangway_core::names;
 use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus, Quantities, moment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
@@ -45,6 +47,86 @@ struct NodeSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     taints: Vec<Taint>,
     unschedulable: bool,
+}
+
+/// A `v1` Node as the inventory reads it: also whether it is ready, and what we told it of Slurm.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LeanHost {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
+    status: HostStatus,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct HostStatus {
+    #[serde(skip_serializing_if = "Quantities::is_empty")]
+    allocatable: Quantities,
+    conditions: Vec<HostCondition>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct HostCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    reason: String,
+    message: String,
+}
+
+impl LeanHost {
+    /// Whether the kubelet says that the node is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True")
+    }
+
+    /// The node as a fact; what others tell of it is filled in by the caller.
+    pub(crate) fn into_host(self) -> Host {
+        let told = self.status.conditions.into_iter().find(|c| c.kind == names::SLURM_READY);
+        Host {
+            name: self.metadata.name.unwrap_or_default(),
+            uid: self.metadata.uid.unwrap_or_default(),
+            labels: self.metadata.labels.unwrap_or_default(),
+            deleting: self.metadata.deletion_timestamp.is_some(),
+            taints: self.spec.taints,
+            unschedulable: self.spec.unschedulable,
+            allocatable: self.status.allocatable,
+            told: told.map(|c| Condition {
+                standing: Standing::parse(&c.status),
+                reason: c.reason,
+                message: c.message,
+            }),
+            ..Host::default()
+        }
+    }
+}
+
+/// A `resource.k8s.io/v1` ResourceSlice: which devices a driver has found on a node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LeanSlice {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: SliceSpec,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SliceSpec {
+    pub(crate) driver: String,
+    /// Empty for devices that are not of one node.
+    pub(crate) node_name: String,
+    pub(crate) devices: Vec<SliceDevice>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SliceDevice {
+    pub(crate) name: String,
 }
 
 /// A `v1` PersistentVolumeClaim.
@@ -110,6 +192,8 @@ macro_rules! resource {
 
 resource!(LeanPod, NamespaceResourceScope, "", "Pod", "pods");
 resource!(LeanNode, ClusterResourceScope, "", "Node", "nodes");
+resource!(LeanHost, ClusterResourceScope, "", "Node", "nodes");
+resource!(LeanSlice, ClusterResourceScope, "resource.k8s.io", "ResourceSlice", "resourceslices");
 resource!(LeanClaim, NamespaceResourceScope, "", "PersistentVolumeClaim", "persistentvolumeclaims");
 resource!(LeanVolume, ClusterResourceScope, "", "PersistentVolume", "persistentvolumes");
 resource!(LeanClass, ClusterResourceScope, "storage.k8s.io", "StorageClass", "storageclasses");

@@ -6,6 +6,7 @@ mod bind;
 mod chain;
 mod cluster;
 mod config;
+mod controllers;
 mod door;
 mod election;
 mod evict;
@@ -49,6 +50,8 @@ enum Command {
     /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
     /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
     Extender(Box<config::ExtenderFlags>),
+    /// Keep Slurm's nodes and Kubernetes' the same: register, change, drain and delete; tell of drains.
+    Controllers(Box<config::Flags>),
     /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
     /// GPUs have ended.
     Prolog(Box<prolog::Flags>),
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match command {
             Command::Scheduler(flags) => scheduler::run(&flags).await?,
+            Command::Controllers(flags) => controllers::run(&flags).await?,
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]

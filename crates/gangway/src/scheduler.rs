@@ -120,7 +120,8 @@ pub(crate) async fn give_up(way: Way<'_>, election: Option<&config::Election>) {
     }
 }
 
-fn slurm_client(
+/// A client whose requests are counted, and held back where the mandate does not hold.
+pub(crate) fn slurm_client(
     settings: &Settings,
     metrics: &Metrics,
     mandate: &Mandate,

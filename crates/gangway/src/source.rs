@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use watch::Event;
 
 use waiters::Waiters;
+pub(crate) use watch::{Telling, until};
 
 use crate::cluster::{Cluster, View, World};
 use crate::follow::Follower;

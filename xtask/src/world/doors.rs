@@ -45,6 +45,8 @@ pub(crate) fn write(world: &Path, parts: &Parts, ports: Ports, token: &str) -> R
     let env = env_lines(&[
         ("KUBECONFIG", &file("kubernetes/kubeconfig")),
         ("GANGWAY_KUBECONFIG", &file("kubernetes/gangway.kubeconfig")),
+        ("GANGWAY_CONTROLLERS_KUBECONFIG", &file("kubernetes/controllers.kubeconfig")),
+        ("GANGWAY_SINK_PORT", &ports.port("sink").to_string()),
         ("SLURM_REST_URL", &rest),
         ("SLURM_TOKEN_FILE", &file("slurm.token")),
         ("SLURM_CONF", &file("slurm/etc/slurm/slurm.conf")),

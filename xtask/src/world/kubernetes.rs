@@ -24,6 +24,9 @@ const SERVING_CERTS: &str = "/tmp/k8s-webhook-server/serving-certs";
 /// The user that the bridge is, as RBAC sees it.
 const BRIDGE: &str = "system:serviceaccount:gangway:gangway-scheduler";
 
+/// The user that `gangway controllers` is.
+const CONTROLLERS: &str = "system:serviceaccount:gangway:gangway-controllers";
+
 /// The user that `gangway prolog` is.
 const PROLOG: &str = "system:serviceaccount:gangway:gangway-prolog";
 
@@ -81,17 +84,20 @@ impl Kubernetes<'_> {
         fs::copy(self.parts.seed.join("sa.key"), directory.join("sa.key"))?;
         fs::write(directory.join("audit-policy.yaml"), AUDIT)?;
         fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
-        let (admin, bridge, prolog) = (token()?, token()?, token()?);
+        let (admin, bridge, controllers, prolog) = (token()?, token()?, token()?, token()?);
         let groups = "system:serviceaccounts,system:serviceaccounts:gangway,system:authenticated";
         self.secret(
             "tokens.csv",
             &format!(
                 "{admin},admin,admin,system:masters\n{bridge},{BRIDGE},bridge,\"{groups}\"\n\
+                 {controllers},{CONTROLLERS},controllers,\"{groups}\"\n\
                  {prolog},{PROLOG},prolog,\"{groups}\"\n"
             ),
         )?;
         self.secret("kubeconfig", &self.kubeconfig("admin", &admin))?;
         self.secret("gangway.kubeconfig", &self.kubeconfig("gangway-scheduler", &bridge))?;
+        let nodes = self.kubeconfig("gangway-controllers", &controllers);
+        self.secret("controllers.kubeconfig", &nodes)?;
         // Read inside the Slurm host, where the world lies elsewhere.
         let inside = self.kubeconfig("gangway-prolog", &prolog);
         let inside = inside.replace(&*self.world.to_string_lossy(), "/mnt/world");

@@ -102,6 +102,22 @@ impl GpuTypes {
         one.filter(|one| strangers.iter().all(|shown| shown.contains(one))).map(str::to_owned)
     }
 
+    /// The type that GPUs of a node with these labels get in Slurm; `None` where nobody knows what they are.
+    pub fn kind(&self, labels: &BTreeMap<String, String>) -> Option<String> {
+        let product = self.product(labels).to_ascii_uppercase();
+        let has = |part: &str| product.contains(&part.to_ascii_uppercase());
+        let own = self.types.iter().map(|(part, kind)| (part.as_str(), kind.as_str()));
+        let longest = |(part, _): &(&str, &str)| part.len();
+        if let Some((_, kind)) = own.filter(|(part, _)| has(part)).max_by_key(longest) {
+            return Some(kind.to_owned());
+        }
+        if let Some((_, profile)) = product.split_once("-MIG-") {
+            return Some(profile.to_ascii_lowercase());
+        }
+        let known = KNOWN.into_iter().filter(|(part, _)| has(part)).max_by_key(longest);
+        known.map(|(_, kind)| kind.to_owned())
+    }
+
     /// The type of GPUs that are called so, among those that Slurm shows.
     fn of<'a>(&self, product: &str, shown: &[&'a str]) -> Option<&'a str> {
         let shown_as =

@@ -31,7 +31,7 @@ impl Default for ResourceTable {
 
 impl ResourceTable {
     /// The GRES of one resource: its name and type. The exact entry goes before the longest pattern.
-    fn find(&self, resource: &str) -> Option<(String, Option<String>)> {
+    pub(crate) fn find(&self, resource: &str) -> Option<(String, Option<String>)> {
         let (gres, rest) = match self.0.get(resource) {
             Some(gres) => (gres, ""),
             None => self

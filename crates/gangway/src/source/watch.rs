@@ -98,7 +98,7 @@ pub(super) fn start(
 ///
 /// At the stop the source goes first, and whatever a watch has in hand then has nobody to take it:
 /// that is no failure.
-async fn until(
+pub(crate) async fn until(
     stop: CancellationToken,
     watch: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -206,38 +206,39 @@ async fn nodes(client: Client, events: Sender<Event>) -> anyhow::Result<()> {
 }
 
 /// How the objects of one kind become events.
-struct Telling<K, Key> {
-    what: String,
-    key: fn(&K) -> Key,
+pub(crate) struct Telling<K, Key, E = Event> {
+    pub(crate) what: String,
+    pub(crate) key: fn(&K) -> Key,
     /// Nothing for an object that cannot be read.
-    apply: Box<dyn Fn(K) -> Option<Event> + Send>,
-    gone: Box<dyn Fn(&K) -> Event + Send>,
-    listed: Box<dyn Fn(HashSet<Key>) -> Event + Send>,
+    pub(crate) apply: Box<dyn Fn(K) -> Option<E> + Send>,
+    pub(crate) gone: Box<dyn Fn(&K) -> E + Send>,
+    pub(crate) listed: Box<dyn Fn(HashSet<Key>) -> E + Send>,
     /// Told with every answer whether the API server was well.
-    heard: Box<dyn Fn(bool) + Send>,
+    pub(crate) heard: Box<dyn Fn(bool) + Send>,
 }
 
-impl<K, Key> Telling<K, Key>
+impl<K, Key, E> Telling<K, Key, E>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     Key: Eq + Hash + Send + 'static,
+    E: Debug + Send + Sync + 'static,
 {
-    fn watch_all(
+    pub(crate) fn watch_all(
         self,
         client: &Client,
-        events: &Sender<Event>,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send + use<K, Key>
+        events: &Sender<E>,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send + use<K, Key, E>
     where
         K: Resource<DynamicType = ()>,
     {
         self.watch(Api::all(client.clone()), watcher::Config::default(), events.clone())
     }
 
-    async fn watch(
+    pub(crate) async fn watch(
         self,
         api: Api<K>,
         which: watcher::Config,
-        events: Sender<Event>,
+        events: Sender<E>,
     ) -> anyhow::Result<()> {
         let mut stream = watch(api, which).default_backoff().boxed();
         let mut listed = HashSet::new();

@@ -5,6 +5,7 @@
 
 use gangway_core::job::GresAllocation;
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::json;
 
 use super::{Call, Client, Reply, segment};
@@ -28,6 +29,10 @@ pub struct Node {
     pub state: Vec<String>,
     /// Why it is drained or down.
     pub reason: String,
+    /// Who said so.
+    pub reason_user: String,
+    /// Nodes of less weight are given out first.
+    pub weight: u32,
     /// Free text.
     pub comment: String,
     /// Free text, `key=value` by custom.
@@ -85,6 +90,29 @@ pub struct NodeUpdate {
     /// `NodeAddr`: an address that resolves, or slurmctld stalls (rule 12).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// All features from now on. Partitions do not follow by themselves: [`Client::restate_partition`].
+    #[serde(flatten, serialize_with = "features", skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<String>>,
+    /// Nodes of less weight are given out first.
+    #[serde(serialize_with = "set", skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// `topo-block:b1,topo-tree:s1`; v0.0.45 only.
+    #[serde(rename = "topology_str", skip_serializing_if = "Option::is_none")]
+    pub topology: Option<String>,
+}
+
+/// Features that are declared and those that are active: Slurm takes the one only with the other.
+fn features<S: Serializer>(features: &Option<Vec<String>>, out: S) -> Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(2))?;
+    map.serialize_entry("features", features)?;
+    map.serialize_entry("features_act", features)?;
+    map.end()
+}
+
+/// A number as Slurm writes those that may be infinite or not set.
+fn set<S: Serializer>(number: &Option<u32>, out: S) -> Result<S::Ok, S::Error> {
+    json!({ "set": number.is_some(), "infinite": false, "number": number.unwrap_or_default() })
+        .serialize(out)
 }
 
 /// One partition as slurmctld describes it.
@@ -147,6 +175,26 @@ impl Client {
     pub async fn update_node(&self, name: &str, update: &NodeUpdate) -> Result<(), Error> {
         let path = format!("node/{}", segment(name));
         self.order(&Call::post("node", path, update)?).await
+    }
+
+    /// Changes all nodes of a hostlist alike (`POST nodes/`), in one request.
+    pub async fn update_nodes(&self, nodes: &str, update: &NodeUpdate) -> Result<(), Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            name: &'a str,
+            #[serde(flatten)]
+            update: &'a NodeUpdate,
+        }
+        let body = Body { name: nodes, update };
+        self.order(&Call::post("nodes", "nodes/".to_owned(), &body)?).await
+    }
+
+    /// Has a partition that is made of node sets look again at who is in them (`POST partitions/`, since
+    /// v0.0.45): a node whose features have changed stays where it was until then.
+    pub async fn restate_partition(&self, partition: &Partition) -> Result<(), Error> {
+        let nodes = json!({ "configured": partition.node_sets });
+        let body = json!({ "partitions": [{ "name": partition.name, "nodes": nodes }] });
+        self.order(&Call::post("partitions", "partitions/".to_owned(), &body)?).await
     }
 
     /// Removes a dynamic node. [`SlurmCode::NODES_BUSY`] while jobs are on it,

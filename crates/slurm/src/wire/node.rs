@@ -35,6 +35,10 @@ pub(crate) struct WireNode {
     #[serde(deserialize_with = "or_default")]
     reason: String,
     #[serde(deserialize_with = "or_default")]
+    reason_set_by_user: String,
+    #[serde(deserialize_with = "or_default")]
+    weight: Number,
+    #[serde(deserialize_with = "or_default")]
     comment: String,
     #[serde(deserialize_with = "or_default")]
     extra: String,
@@ -79,6 +83,8 @@ impl WireNode {
             port: self.port.count().unwrap_or(0),
             state: self.state,
             reason: self.reason,
+            reason_user: self.reason_set_by_user,
+            weight: self.weight.count().unwrap_or(0),
             comment: self.comment,
             extra: self.extra,
             cpus: self.cpus.count().unwrap_or(0),

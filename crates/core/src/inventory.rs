@@ -1,0 +1,382 @@
+//! One pool: which nodes Slurm must have because Kubernetes has them, and what each side must know of the other's.
+//!
+//! [`decide`] takes both inventories as they are and says what to do about each difference, in an order that is safe
+//! when only a part of it is done: it is asked again after everything that changes, and a plan is never remembered.
+//! Nodes of Slurm that do not carry our mark are looked at and told of, and never changed, but for drains of nodes
+//! that Kubernetes has too; an administrator's drain is never lifted. This room must never take "not listed" for
+//! "gone": both lists must be complete when it is asked.
+
+mod conf;
+mod differ;
+mod fence;
+mod mirror;
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::eligible::taint::Taint;
+use crate::pod::Quantities;
+use crate::topology::layout::Layout;
+use crate::translate::ResourceTable;
+use crate::translate::gpu::GpuTypes;
+
+pub use conf::{Registration, registrations};
+pub use mirror::{Condition, Standing};
+pub use wanted::{Devices, Wanted};
+
+/// What an operator says about the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Names this bridge's world; part of the mark on each of its nodes.
+    pub cluster: String,
+    /// `NodeAddr` of every EXTERNAL node: the sink (rule 12).
+    pub address: String,
+    /// The sink's port, where it is not SlurmdPort.
+    pub port: Option<u16>,
+    /// Kinds of nodes; the first that a node matches is its own.
+    pub pools: Vec<Pool>,
+    /// Labels whose values become features.
+    pub feature_labels: Vec<String>,
+    /// Node labels that name a switch, from the widest to the narrowest; empty for none.
+    pub tree_labels: Vec<String>,
+    /// Node label that names a block.
+    pub block_label: Option<String>,
+    /// Taints (by key) by which somebody says that the node is about to go.
+    pub leaving_taints: Vec<String>,
+    /// After so many milliseconds of not being ready a node is down, and its jobs end.
+    pub down_after_ms: i64,
+    /// What a node's resources are called in Slurm.
+    pub resources: ResourceTable,
+    /// What its GPUs are called.
+    pub gpu_types: GpuTypes,
+    /// How its devices are wired.
+    pub layouts: Vec<Layout>,
+}
+
+/// A kind of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// For messages.
+    pub name: String,
+    /// Labels that a node of it has; an empty value asks for the label alone.
+    pub labels: BTreeMap<String, String>,
+    /// Features of each of its nodes; partitions that are made of node sets get their nodes by these.
+    pub features: Vec<String>,
+    /// Partitions that each of its nodes must be in.
+    pub partitions: Vec<String>,
+    /// Slurm gives nodes of less weight out first.
+    pub weight: u32,
+    /// Whether each node may only be matched with a slurmd that is there: none is registered for it.
+    pub hybrid: bool,
+}
+
+impl Rules {
+    /// The feature by which our nodes are known. It travels inside the registration, so that no node is ever ours
+    /// without carrying it.
+    pub fn mark(&self) -> String {
+        format!("gangway-{}", self.cluster.replace(':', "."))
+    }
+
+    /// How every reason begins that we give for a drain.
+    pub(crate) fn signature(&self) -> String {
+        format!("gangway/{}: ", self.cluster)
+    }
+
+    /// The pool of a node.
+    pub fn pool(&self, host: &Host) -> Option<&Pool> {
+        self.pools.iter().find(|pool| {
+            pool.labels.iter().all(|(key, value)| {
+                host.labels.get(key).is_some_and(|own| value.is_empty() || own == value)
+            })
+        })
+    }
+}
+
+/// A node of Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Tells it from an earlier one of the same name.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Taints.
+    pub taints: Vec<Taint>,
+    /// Cordoned.
+    pub unschedulable: bool,
+    /// Being deleted.
+    pub deleting: bool,
+    /// `None`: ready. Else since when not, in milliseconds of the caller's clock.
+    pub unready_since: Option<i64>,
+    /// `status.allocatable`.
+    pub allocatable: Quantities,
+    /// Devices by GRES name where Kubernetes names them (DRA).
+    pub named_devices: BTreeMap<String, Vec<String>>,
+    /// What pods that the bridge does not place take, in thousandths of a CPU.
+    pub outside_cpu_milli: u64,
+    /// What of memory they take, in bytes.
+    pub outside_memory: u64,
+    /// What Slurm said when it was last to be registered, and would not be.
+    pub refusal: Option<String>,
+    /// What we last wrote on it about Slurm.
+    pub told: Option<Condition>,
+}
+
+impl Host {
+    /// Slurm's name of it.
+    pub fn slurm_name(&self) -> &str {
+        crate::names::slurm_node(&self.labels).unwrap_or(&self.name)
+    }
+}
+
+/// A node of Slurm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlurmNode {
+    /// Its name.
+    pub name: String,
+    /// `NodeAddr`.
+    pub address: String,
+    /// Base state and flags by Slurm's names.
+    pub state: BTreeSet<String>,
+    /// Why it is drained or down.
+    pub reason: String,
+    /// Who said so.
+    pub reason_user: String,
+    /// CPUs.
+    pub cpus: u32,
+    /// Sockets.
+    pub sockets: u32,
+    /// CPUs that jobs have.
+    pub allocated_cpus: u32,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// As in slurm.conf.
+    pub gres: String,
+    /// Features declared.
+    pub features: BTreeSet<String>,
+    /// Partitions it is in.
+    pub partitions: BTreeSet<String>,
+    /// Lower goes first.
+    pub weight: u32,
+    /// `topo-block:b1,topo-tree:s1`.
+    pub topology: String,
+}
+
+impl SlurmNode {
+    fn is(&self, state: &str) -> bool {
+        self.state.contains(state)
+    }
+
+    fn external(&self) -> bool {
+        self.is("EXTERNAL")
+    }
+
+    /// Whether a job is on it.
+    fn busy(&self) -> bool {
+        self.allocated_cpus > 0 || self.is("ALLOCATED") || self.is("MIXED") || self.is("COMPLETING")
+    }
+}
+
+/// One step. All are idempotent, and each says what the node must still be: what happened in between makes Slurm
+/// refuse it, or makes it needless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Slurm gets the node.
+    Register(Wanted),
+    /// Slurm forgets the node. Refused while a job is on it.
+    Delete {
+        /// Slurm's name.
+        node: String,
+    },
+    /// Nothing new starts on it.
+    Drain {
+        /// Slurm's name.
+        node: String,
+        /// Begins with our signature, or is an administrator's that is handed back.
+        reason: String,
+    },
+    /// Its jobs end.
+    Down {
+        /// Slurm's name.
+        node: String,
+        /// Begins with our signature.
+        reason: String,
+    },
+    /// It is given out again: the drain, or down, was ours.
+    Resume {
+        /// Slurm's name.
+        node: String,
+    },
+    /// What can be changed in place.
+    Change {
+        /// Slurm's name.
+        node: String,
+        /// What to change.
+        change: Change,
+    },
+}
+
+impl Step {
+    /// Slurm's name of the node it is about.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Register(wanted) => &wanted.name,
+            Self::Delete { node }
+            | Self::Drain { node, .. }
+            | Self::Down { node, .. }
+            | Self::Resume { node }
+            | Self::Change { node, .. } => node,
+        }
+    }
+}
+
+/// What Slurm changes on a node that is there; `None` leaves it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Change {
+    /// All features, ascending.
+    pub features: Option<Vec<String>>,
+    /// Weight.
+    pub weight: Option<u32>,
+    /// Topology.
+    pub topology: Option<String>,
+    /// `NodeAddr`.
+    pub address: Option<String>,
+}
+
+impl Change {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What Kubernetes is to be told about one of its nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Kubernetes' name.
+    pub host: String,
+    /// The new condition.
+    pub condition: Condition,
+    /// Whether its status is another than before, and not only the words.
+    pub turned: bool,
+}
+
+/// What to do about every difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// For Slurm, nodes ascending.
+    pub steps: Vec<Step>,
+    /// For Kubernetes.
+    pub news: Vec<News>,
+    /// EXTERNAL nodes of Slurm that nobody backs and that are not ours: told of, and left alone.
+    pub strangers: Vec<String>,
+    /// When to look again although nothing has changed, in milliseconds of the caller's clock.
+    pub again: Option<i64>,
+}
+
+/// Compares both inventories, each of them complete. `now` is in milliseconds of a clock that only goes on.
+pub fn decide(rules: &Rules, hosts: &[Host], nodes: &[SlurmNode], now: i64) -> Plan {
+    let mut plan = Plan::default();
+    let by_name: BTreeMap<&str, &SlurmNode> =
+        nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    let mut pairs: BTreeMap<&str, (Option<&Host>, Option<&SlurmNode>)> =
+        by_name.iter().map(|(name, node)| (*name, (None, Some(*node)))).collect();
+    for host in hosts {
+        let node = by_name.get(host.slurm_name()).copied();
+        // Two hosts of one Slurm name: the first by name counts, the other is told so.
+        let pair = pairs.entry(host.slurm_name()).or_insert((None, node));
+        match pair.0 {
+            Some(first) if first.name < host.name => plan.news.extend(mirror::twice(host, first)),
+            Some(first) => {
+                plan.news.extend(mirror::twice(first, host));
+                pair.0 = Some(host);
+            }
+            None => pair.0 = Some(host),
+        }
+    }
+    for (host, node) in pairs.into_values() {
+        one(rules, host, node, now, &mut plan);
+    }
+    plan
+}
+
+fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, plan: &mut Plan) {
+    let ours = node.is_some_and(|node| node.external() && node.features.contains(&rules.mark()));
+    let pool = host.and_then(|host| rules.pool(host));
+    match (host, node) {
+        (None, None) => {}
+        (None, Some(node)) if ours => {
+            plan.steps.extend(fence::leave(rules, node, "Kubernetes has no such node any more"));
+        }
+        (None, Some(node)) if node.external() => plan.strangers.push(node.name.clone()),
+        // A host with a slurmd that Kubernetes does not know: bare metal for sbatch alone.
+        (None, Some(_)) => {}
+        (Some(host), Some(node)) if ours && pool.is_none() => {
+            plan.steps.extend(fence::leave(
+                rules,
+                node,
+                "no pool of the bridge has this node any more",
+            ));
+            plan.news.extend(mirror::news(rules, host, None, Some(node)));
+        }
+        (Some(host), node) => {
+            if let Some(pool) = pool {
+                let fence = fence::of(rules, host, now);
+                plan.again = [plan.again, fence.again].into_iter().flatten().min();
+                match node {
+                    Some(node) => plan.steps.extend(kept(rules, pool, host, node, ours, &fence)),
+                    None if pool.hybrid || fence.is_shut() => {}
+                    None => plan.steps.push(Step::Register(wanted::wanted(rules, pool, host))),
+                }
+            }
+            if pool.is_some() || node.is_some() {
+                plan.news.extend(mirror::news(rules, host, pool, node));
+            }
+        }
+    }
+}
+
+/// What to do about a node that both sides have.
+fn kept(
+    rules: &Rules,
+    pool: &Pool,
+    host: &Host,
+    node: &SlurmNode,
+    ours: bool,
+    fence: &fence::Fence,
+) -> Vec<Step> {
+    if !ours {
+        // With a slurmd on it: it tells Slurm itself what it has; whether anything starts there is told by both.
+        // Another EXTERNAL node of that name is somebody else's.
+        return if node.external() {
+            Vec::new()
+        } else {
+            fence.steps(rules, node).into_iter().collect()
+        };
+    }
+    let wanted = wanted::wanted(rules, pool, host);
+    let fresh = differ::must_be_registered_anew(&wanted, node);
+    let mut steps = match fresh {
+        Some(differ::Anew { why, urgent: true }) if node.busy() => {
+            fence.also(&format!("is to be registered anew: {why}")).steps(rules, node)
+        }
+        Some(_) if !node.busy() => {
+            let mut steps = vec![Step::Delete { node: node.name.clone() }];
+            if !fence.is_shut() {
+                steps.push(Step::Register(wanted));
+            }
+            return steps;
+        }
+        _ => fence.steps(rules, node),
+    }
+    .into_iter()
+    .collect::<Vec<_>>();
+    let change = differ::change(rules, &wanted, node);
+    if !change.is_nothing() {
+        steps.push(Step::Change { node: node.name.clone(), change });
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! What Kubernetes is told of a node's life in Slurm: one condition, written when it changes.
+//!
+//! Everything in it stays the same while nothing changes: no times, no counts of what is in use.
+
+use super::{Host, News, Pool, Rules, SlurmNode};
+
+/// Whether Slurm gives a node out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    True,
+    /// It does not.
+    False,
+    /// Slurm does not have it, or it is not ours to say.
+    Unknown,
+}
+
+impl Standing {
+    /// As a condition's status is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+
+    /// As it is read; what nobody writes is unknown.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "True" => Self::True,
+            "False" => Self::False,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The condition `gangway.dev/SlurmReady`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Whether.
+    pub standing: Standing,
+    /// One word.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Condition {
+    fn new(standing: Standing, reason: &str, message: String) -> Self {
+        Self { standing, reason: reason.to_owned(), message }
+    }
+}
+
+/// Something new to tell of this node, if there is.
+pub(super) fn news(
+    rules: &Rules,
+    host: &Host,
+    pool: Option<&Pool>,
+    node: Option<&SlurmNode>,
+) -> Option<News> {
+    tell(host, condition(rules, host.refusal.as_deref(), pool, node))
+}
+
+/// Two nodes of Kubernetes have the same name in Slurm.
+pub(super) fn twice(host: &Host, first: &Host) -> Option<News> {
+    let message = format!(
+        "node {} has the same name in Slurm, {}: one of the labels gangway.dev/slurm-node is wrong",
+        first.name,
+        host.slurm_name()
+    );
+    tell(host, Condition::new(Standing::Unknown, "NameTaken", message))
+}
+
+fn tell(host: &Host, condition: Condition) -> Option<News> {
+    let news = host.told.as_ref() != Some(&condition);
+    let turned = host.told.as_ref().is_none_or(|told| told.standing != condition.standing);
+    news.then(|| News { host: host.name.clone(), condition, turned })
+}
+
+fn condition(
+    rules: &Rules,
+    refusal: Option<&str>,
+    pool: Option<&Pool>,
+    node: Option<&SlurmNode>,
+) -> Condition {
+    use Standing::{False, True, Unknown};
+    let Some(node) = node else {
+        if let Some(refusal) = refusal {
+            return Condition::new(
+                Unknown,
+                "Refused",
+                format!("Slurm does not take this node: {refusal}"),
+            );
+        }
+        return match pool {
+            Some(pool) if pool.hybrid => Condition::new(
+                Unknown,
+                "NotRegistered",
+                format!(
+                    "pool {} wants a slurmd on this node, and Slurm has no node of its name",
+                    pool.name
+                ),
+            ),
+            _ => Condition::new(
+                Unknown,
+                "NotRegistered",
+                "Slurm does not have this node yet".to_owned(),
+            ),
+        };
+    };
+    if node.external() && pool.is_some() && !node.features.contains(&rules.mark()) {
+        let message = format!(
+            "Slurm has an EXTERNAL node {} that is not the bridge's; delete it in Slurm, or give it the feature {} to hand it over",
+            node.name,
+            rules.mark()
+        );
+        return Condition::new(Unknown, "NotOurs", message);
+    }
+    if let Some((reason, what)) = shut(node) {
+        return Condition::new(False, reason, format!("{what}{}", because(node)));
+    }
+    let missing = pool.into_iter().flat_map(|pool| &pool.partitions);
+    let missing: Vec<&str> =
+        missing.filter(|name| !node.partitions.contains(*name)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        let message = format!(
+            "not in partition {}, as its pool wants: in Slurm it has the features {}",
+            missing.join(", "),
+            node.features.iter().cloned().collect::<Vec<_>>().join(",")
+        );
+        return Condition::new(False, "NotInPartition", message);
+    }
+    let partitions: Vec<&str> = node.partitions.iter().map(String::as_str).collect();
+    Condition::new(True, "InPool", format!("Slurm gives it out in: {}", partitions.join(", ")))
+}
+
+/// Why Slurm starts nothing on it.
+fn shut(node: &SlurmNode) -> Option<(&'static str, &'static str)> {
+    let first = |states: &[&str]| states.iter().any(|state| node.is(state));
+    if first(&["DOWN"]) {
+        return Some(("Down", "Slurm holds it for down"));
+    }
+    if first(&["NOT_RESPONDING"]) {
+        return Some(("NotResponding", "Slurm gets no answer from its address"));
+    }
+    if first(&["FAIL"]) {
+        return Some(("Failing", "marked as failing in Slurm"));
+    }
+    if first(&["DRAIN"]) {
+        return Some(("Drained", "drained in Slurm"));
+    }
+    if first(&["MAINTENANCE"]) {
+        return Some(("Maintenance", "in a maintenance reservation of Slurm"));
+    }
+    let off = ["POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "REBOOT_REQUESTED", "FUTURE"];
+    first(&off).then_some(("PoweredDown", "powered down or rebooting in Slurm"))
+}
+
+fn because(node: &SlurmNode) -> String {
+    match (node.reason.as_str(), node.reason_user.as_str()) {
+        ("", _) => String::new(),
+        (reason, "") => format!(": {reason}"),
+        (reason, user) => format!(": {reason} ({user})"),
+    }
+}

@@ -1,0 +1,338 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn rules() -> Rules {
+    Rules {
+        cluster: "c1".into(),
+        address: "10.0.0.9".into(),
+        port: Some(6818),
+        pools: vec![Pool {
+            name: "p5".into(),
+            labels: BTreeMap::from([("pool".to_owned(), "p5".to_owned())]),
+            features: vec!["gangway".into()],
+            partitions: vec!["gpu".into()],
+            weight: 10,
+            hybrid: false,
+        }],
+        feature_labels: vec!["topology.kubernetes.io/zone".into()],
+        tree_labels: vec!["rack".into()],
+        block_label: None,
+        leaving_taints: vec!["karpenter.sh/disrupted".into()],
+        down_after_ms: 300_000,
+        resources: ResourceTable::default(),
+        gpu_types: GpuTypes::default(),
+        layouts: Layout::known(),
+    }
+}
+
+fn host(name: &str) -> Host {
+    let labels = [
+        ("pool", "p5"),
+        ("rack", "r1"),
+        ("node.kubernetes.io/instance-type", "p5.48xlarge"),
+        ("nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3"),
+        ("topology.kubernetes.io/zone", "us-east-1a"),
+    ];
+    let allocatable = [
+        ("cpu", "191450m"),
+        ("memory", "2000Gi"),
+        ("nvidia.com/gpu", "8"),
+        ("vpc.amazonaws.com/efa", "32"),
+        ("pods", "100"),
+    ];
+    Host {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        allocatable: allocatable.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..Host::default()
+    }
+}
+
+/// The node that Slurm has once this was registered.
+fn registered(wanted: &Wanted) -> SlurmNode {
+    SlurmNode {
+        name: wanted.name.clone(),
+        address: wanted.address.clone(),
+        state: ["IDLE", "EXTERNAL"].map(str::to_owned).into(),
+        cpus: wanted.cpus(),
+        sockets: wanted.sockets,
+        memory_mib: wanted.memory_mib,
+        gres: wanted.gres(),
+        features: wanted.features.clone(),
+        partitions: BTreeSet::from(["gpu".to_owned()]),
+        weight: wanted.weight,
+        topology: wanted.topology.clone().unwrap_or_default(),
+        ..SlurmNode::default()
+    }
+}
+
+fn node_of(host: &Host) -> SlurmNode {
+    let rules = rules();
+    registered(&wanted::wanted(&rules, rules.pool(host).expect("a pool"), host))
+}
+
+fn steps(host: &Host, node: &SlurmNode) -> Vec<Step> {
+    decide(&rules(), std::slice::from_ref(host), std::slice::from_ref(node), 1_000_000).steps
+}
+
+fn with(mut node: SlurmNode, states: &[&str], reason: &str) -> SlurmNode {
+    node.state.remove("IDLE");
+    node.state.extend(states.iter().map(|state| (*state).to_owned()));
+    reason.clone_into(&mut node.reason);
+    node.reason_user = "root".into();
+    node
+}
+
+#[test]
+fn a_new_node_is_registered_with_all_it_has() {
+    let plan = decide(&rules(), &[host("n1")], &[], 0);
+    let [Step::Register(wanted)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+    let lines = registrations(std::slice::from_ref(wanted));
+    let line = &lines[0].conf;
+    for part in [
+        "NodeName=n1 NodeAddr=10.0.0.9 State=EXTERNAL CPUs=190 Sockets=2 CoresPerSocket=95 ",
+        "RealMemory=2048000 Weight=10 Feature=gangway,gangway-c1,us-east-1a Port=6818 ",
+        "Topology=topo-tree:r1 Gres=efa:32,gpu:h100:8 GresConf=\"count=16,name=efa,file=efa0,",
+        ",file=efa15,cpus=0-94+count=16,name=efa,file=efa16,",
+        "+count=4,name=gpu,type=h100,file=gpu4,file=gpu5,file=gpu6,file=gpu7,cpus=95-189\"",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
+fn what_is_as_it_should_be_is_left_alone() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    let rules = rules();
+    let first = decide(&rules, std::slice::from_ref(&host), std::slice::from_ref(&node), 0);
+    assert!(first.steps.is_empty(), "{:?}", first.steps);
+    assert_eq!(first.news.len(), 1);
+    assert_eq!(first.news[0].condition.standing, Standing::True);
+    host.told = Some(first.news[0].condition.clone());
+    assert_eq!(decide(&rules, &[host], &[node], 0), Plan::default());
+}
+
+#[test]
+fn nodes_without_devices_go_in_one_request() {
+    let hosts: Vec<Host> = (1..=100)
+        .map(|n| Host {
+            allocatable: [("cpu", "8"), ("memory", "16Gi")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            ..host(&format!("cpu-{n:03}"))
+        })
+        .collect();
+    let plan = decide(&rules(), &hosts, &[], 0);
+    let wanted: Vec<Wanted> = plan
+        .steps
+        .into_iter()
+        .map(|step| match step {
+            Step::Register(wanted) => wanted,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let lines = registrations(&wanted);
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].conf.starts_with("NodeName=cpu-[001-100] "), "{}", lines[0].conf);
+    assert!(!lines[0].conf.contains("Gres"), "{}", lines[0].conf);
+}
+
+#[test]
+fn a_cordon_drains_and_its_end_lifts_only_that() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    host.unschedulable = true;
+    let drain =
+        Step::Drain { node: "n1".into(), reason: "gangway/c1: cordoned in Kubernetes".into() };
+    assert_eq!(steps(&host, &node), [drain]);
+    let drained = with(node.clone(), &["IDLE", "DRAIN"], "gangway/c1: cordoned in Kubernetes");
+    assert_eq!(steps(&host, &drained), []);
+    let theirs = with(node.clone(), &["IDLE", "DRAIN"], "bad NIC");
+    assert_eq!(steps(&host, &theirs), [], "drained is drained");
+    host.unschedulable = false;
+    assert_eq!(steps(&host, &drained), [Step::Resume { node: "n1".into() }]);
+    assert_eq!(steps(&host, &theirs), [], "an administrator's drain stays");
+    // Another world of ours in the same Slurm.
+    let other = with(node, &["IDLE", "DRAIN"], "gangway/c2: cordoned in Kubernetes");
+    assert_eq!(steps(&host, &other), []);
+}
+
+#[test]
+fn a_node_that_stays_away_is_down_and_comes_back() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    host.unready_since = Some(900_000);
+    let drained = with(node.clone(), &["IDLE", "DRAIN"], "gangway/c1: not ready in Kubernetes");
+    assert!(matches!(&steps(&host, &node)[..], [Step::Drain { .. }]));
+    let plan =
+        decide(&rules(), std::slice::from_ref(&host), std::slice::from_ref(&drained), 1_000_000);
+    assert_eq!((plan.steps, plan.again), (vec![], Some(1_200_000)));
+    host.unready_since = Some(1);
+    let reason = "gangway/c1: not ready in Kubernetes".to_owned();
+    assert_eq!(steps(&host, &drained), [Step::Down { node: "n1".into(), reason: reason.clone() }]);
+    let down = with(node, &["DOWN", "DRAIN"], &reason);
+    assert_eq!(steps(&host, &down), []);
+    host.unready_since = None;
+    assert_eq!(steps(&host, &down), [Step::Resume { node: "n1".into() }]);
+}
+
+#[test]
+fn an_administrators_drain_outlives_a_down_of_ours() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    host.unready_since = Some(1);
+    let mut draining = with(node, &["ALLOCATED", "DRAIN"], "bad NIC");
+    draining.allocated_cpus = 8;
+    let steps_down = steps(&host, &draining);
+    let [Step::Down { reason, .. }] = &steps_down[..] else { panic!("{steps_down:?}") };
+    let down = with(node_of(&host), &["DOWN", "DRAIN"], reason);
+    host.unready_since = None;
+    assert_eq!(steps(&host, &down), [Step::Drain { node: "n1".into(), reason: "bad NIC".into() }]);
+}
+
+#[test]
+fn a_node_that_is_gone_leaves_and_its_jobs_first() {
+    let node = node_of(&host("n1"));
+    let leave = |node: &SlurmNode| decide(&rules(), &[], std::slice::from_ref(node), 0).steps;
+    assert_eq!(leave(&node), [Step::Delete { node: "n1".into() }]);
+    let mut busy = with(node.clone(), &["MIXED"], "");
+    busy.allocated_cpus = 4;
+    let steps = leave(&busy);
+    assert!(matches!(&steps[..], [Step::Down { .. }]), "{steps:?}");
+    // Its jobs have ended by that.
+    let down = with(node, &["DOWN"], "gangway/c1: Kubernetes has no such node any more");
+    assert_eq!(leave(&down), [Step::Delete { node: "n1".into() }]);
+}
+
+#[test]
+fn what_is_not_ours_is_never_touched() {
+    let mut foreign = node_of(&host("n1"));
+    foreign.features.remove("gangway-c1");
+    let plan = decide(&rules(), &[], std::slice::from_ref(&foreign), 0);
+    assert_eq!((plan.steps, plan.strangers), (vec![], vec!["n1".to_owned()]));
+    let mut cordoned = host("n1");
+    cordoned.unschedulable = true;
+    let plan = decide(&rules(), &[cordoned], &[foreign], 0);
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(plan.news[0].condition.reason, "NotOurs");
+    // A host with slurmd that Kubernetes does not know.
+    let slurmd = SlurmNode { name: "h1".into(), ..SlurmNode::default() };
+    assert_eq!(decide(&rules(), &[], &[slurmd], 0), Plan::default());
+}
+
+#[test]
+fn a_hybrid_node_is_drained_but_never_registered() {
+    let mut rules = rules();
+    rules.pools[0].hybrid = true;
+    let mut host = host("h1");
+    host.unschedulable = true;
+    assert!(decide(&rules, std::slice::from_ref(&host), &[], 0).steps.is_empty());
+    let slurmd = SlurmNode {
+        name: "h1".into(),
+        state: BTreeSet::from(["IDLE".to_owned()]),
+        partitions: BTreeSet::from(["gpu".to_owned()]),
+        ..SlurmNode::default()
+    };
+    let plan = decide(&rules, &[host], &[slurmd], 0);
+    assert!(matches!(&plan.steps[..], [Step::Drain { .. }]), "{:?}", plan.steps);
+}
+
+#[test]
+fn more_than_there_is_is_never_given_out() {
+    let mut host = host("n1");
+    let mut node = node_of(&host);
+    host.outside_memory = 4 << 30;
+    let anew = steps(&host, &node);
+    let [Step::Delete { .. }, Step::Register(wanted)] = &anew[..] else { panic!("{anew:?}") };
+    assert_eq!(wanted.memory_mib, 2_048_000 - 4096);
+    node.allocated_cpus = 4;
+    let busy = with(node, &["MIXED"], "");
+    let drain = steps(&host, &busy);
+    assert!(
+        matches!(&drain[..], [Step::Drain { reason, .. }] if reason.contains("2043904 MiB")),
+        "{drain:?}"
+    );
+}
+
+#[test]
+fn a_little_more_than_registered_changes_nothing() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    let memory = |text: &str| ("memory".to_owned(), text.to_owned());
+    host.allocatable.extend([memory("2050Gi")]);
+    assert_eq!(steps(&host, &node), []);
+    host.allocatable.extend([memory("2500Gi")]);
+    assert_eq!(steps(&host, &node).len(), 2);
+    let mut busy = with(node, &["MIXED"], "");
+    busy.allocated_cpus = 4;
+    assert_eq!(steps(&host, &busy), [], "it can wait");
+}
+
+#[test]
+fn labels_become_features_in_place() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    host.labels.insert("topology.kubernetes.io/zone".into(), "eu:1b".into());
+    host.labels.insert("rack".into(), "r2".into());
+    let steps = steps(&host, &node);
+    let [Step::Change { change, .. }] = &steps[..] else { panic!("{steps:?}") };
+    let features = change.features.as_ref().expect("features");
+    assert_eq!(features, &["eu-1b", "gangway", "gangway-c1"]);
+    assert_eq!(change.topology.as_deref(), Some("topo-tree:r2"));
+    assert_eq!((change.weight, change.address.clone()), (None, None));
+}
+
+#[test]
+fn a_node_that_leaves_its_pool_leaves_slurm() {
+    let mut host = host("n1");
+    let node = node_of(&host);
+    host.labels.remove("pool");
+    assert_eq!(steps(&host, &node), [Step::Delete { node: "n1".into() }]);
+}
+
+#[test]
+fn a_shut_node_is_not_registered_before_it_opens() {
+    let mut host = host("n1");
+    let taint = Taint { key: "karpenter.sh/disrupted".into(), ..Taint::default() };
+    host.taints.push(taint);
+    let plan = decide(&rules(), &[host], &[], 0);
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(plan.news[0].condition.reason, "NotRegistered");
+}
+
+#[test]
+fn kubernetes_is_told_slurms_reason_and_who_gave_it() {
+    let host = host("n1");
+    let node = with(node_of(&host), &["IDLE", "DRAIN"], "bad NIC");
+    let plan = decide(&rules(), &[host], &[node], 0);
+    let told = &plan.news[0].condition;
+    assert_eq!(told.standing, Standing::False);
+    assert_eq!(
+        (told.reason.as_str(), told.message.as_str()),
+        ("Drained", "drained in Slurm: bad NIC (root)")
+    );
+}
+
+#[test]
+fn devices_of_dra_keep_their_names() {
+    let mut host = host("n1");
+    host.allocatable.remove("nvidia.com/gpu");
+    host.named_devices.insert("gpu".into(), vec!["gpu-a".into(), "gpu-b".into()]);
+    let plan = decide(&rules(), &[host], &[], 0);
+    let [Step::Register(wanted)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+    assert_eq!(wanted.gres(), "efa:32,gpu:h100:2");
+    assert!(registrations(std::slice::from_ref(wanted))[0].conf.contains("file=gpu-a,file=gpu-b"));
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told_apart() {
+    let (first, mut second) = (host("n1"), host("n2"));
+    second.labels.insert(crate::names::SLURM_NODE_LABEL.into(), "n1".into());
+    let plan = decide(&rules(), &[second, first], &[], 0);
+    assert_eq!(plan.steps.len(), 1);
+    let taken = plan.news.iter().find(|news| news.host == "n2").expect("told");
+    assert_eq!(taken.condition.reason, "NameTaken");
+}

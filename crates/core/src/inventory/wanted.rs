@@ -1,0 +1,176 @@
+//! A node of Kubernetes as Slurm should have it.
+//!
+//! CPUs and memory are what is allocatable, less what pods take that the bridge does not place; rounded down, so that
+//! Slurm never gives out what the kubelet would refuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::{Host, Pool, Rules};
+use crate::quantity;
+use crate::topology::layout::Layout;
+
+/// Memory is registered in steps of so many MiB, so that a pod of a few MiB changes nothing.
+const MEMORY_STEP: u64 = 256;
+
+/// The label by which layouts are found.
+const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+
+/// A node as Slurm should have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// Slurm's name.
+    pub name: String,
+    /// Sockets; at least one.
+    pub sockets: u32,
+    /// Cores of each, of one thread.
+    pub cores_per_socket: u32,
+    /// MiB.
+    pub memory_mib: u64,
+    /// Devices by name and type.
+    pub devices: Vec<Devices>,
+    /// Features, our mark among them.
+    pub features: BTreeSet<String>,
+    /// Lower goes first.
+    pub weight: u32,
+    /// `topo-block:b1,topo-tree:s1`; `None` where the configuration names no labels.
+    pub topology: Option<String>,
+    /// `NodeAddr`.
+    pub address: String,
+    /// Port of it.
+    pub port: Option<u16>,
+}
+
+/// Devices of one name and type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Devices {
+    /// GRES name.
+    pub name: String,
+    /// GRES type.
+    pub kind: Option<String>,
+    /// Which there are, by the name Slurm gets for each, and the socket it is at where that is known.
+    pub each: Vec<(String, Option<u32>)>,
+}
+
+impl Devices {
+    fn label(&self) -> String {
+        let kind = self.kind.as_ref().map_or(String::new(), |kind| format!(":{kind}"));
+        format!("{}{kind}", self.name)
+    }
+}
+
+impl Wanted {
+    /// CPUs.
+    pub fn cpus(&self) -> u32 {
+        self.sockets * self.cores_per_socket
+    }
+
+    /// As in slurm.conf: `gpu:h100:8,efa:32`.
+    pub fn gres(&self) -> String {
+        let one = |devices: &Devices| format!("{}:{}", devices.label(), devices.each.len());
+        self.devices.iter().map(one).collect::<Vec<_>>().join(",")
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+        self.devices.iter().map(|d| (d.label(), d.each.len() as u64)).collect()
+    }
+}
+
+pub(super) fn wanted(rules: &Rules, pool: &Pool, host: &Host) -> Wanted {
+    let amount = |name: &str, read: fn(&str) -> Result<u64, quantity::BadQuantity>| {
+        host.allocatable.get(name).and_then(|text| read(text).ok()).unwrap_or(0)
+    };
+    let layout = host.labels.get(INSTANCE_TYPE);
+    let layout = layout.and_then(|kind| rules.layouts.iter().find(|l| l.instance_type == *kind));
+    let cpu = amount("cpu", quantity::milli).saturating_sub(host.outside_cpu_milli) / 1000;
+    let cpus = u32::try_from(cpu).unwrap_or(u32::MAX);
+    let sockets = layout.map_or(1, |l| l.sockets).clamp(1, cpus.max(1));
+    let memory = amount("memory", quantity::units).saturating_sub(host.outside_memory) >> 20;
+    Wanted {
+        name: host.slurm_name().to_owned(),
+        sockets,
+        // A node of no CPU cannot be registered; one of one is never chosen for work.
+        cores_per_socket: (cpus / sockets).max(1),
+        memory_mib: (memory / MEMORY_STEP * MEMORY_STEP).max(1),
+        devices: devices(rules, host, layout),
+        features: features(rules, pool, host),
+        weight: pool.weight,
+        topology: topology(rules, host),
+        address: rules.address.clone(),
+        port: rules.port,
+    }
+}
+
+fn devices(rules: &Rules, host: &Host, layout: Option<&Layout>) -> Vec<Devices> {
+    let gpu = rules.gpu_types.kind(&host.labels);
+    let mut counts: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
+    for (resource, text) in &host.allocatable {
+        let Some((name, kind)) = rules.resources.find(resource) else { continue };
+        let kind = kind.or_else(|| gpu.clone().filter(|_| name == "gpu"));
+        *counts.entry((name, kind)).or_default() += quantity::units(text).unwrap_or(0);
+    }
+    for (name, named) in &host.named_devices {
+        // A device plugin beside the driver tells the same devices a second time.
+        if counts.keys().all(|(own, _)| own != name) {
+            let kind = gpu.clone().filter(|_| name == "gpu");
+            counts.insert((name.clone(), kind), named.len() as u64);
+        }
+    }
+    // Indexes of a GRES run through all of its types on a node.
+    let mut next: BTreeMap<String, u32> = BTreeMap::new();
+    let counted = counts.into_iter().filter(|(_, n)| *n > 0);
+    counted
+        .map(|((name, kind), n)| {
+            let from = next.entry(name.clone()).or_default();
+            let first = *from;
+            *from = from.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+            let known = host.named_devices.get(&name).filter(|named| named.len() as u64 == n);
+            let each = (first..*from).enumerate().map(|(place, index)| {
+                let own = known.and_then(|named| named.get(place)).cloned();
+                let socket = layout.and_then(|l| socket(l, &name, index));
+                (own.unwrap_or_else(|| format!("{name}{index}")), socket)
+            });
+            let each = each.collect();
+            Devices { name, kind, each }
+        })
+        .collect()
+}
+
+/// The socket at which this device is.
+fn socket(layout: &Layout, gres: &str, index: u32) -> Option<u32> {
+    let mut switches = 0..layout.switches;
+    let switch =
+        switches.find(|s| layout.behind(*s, gres) & 1_u128.checked_shl(index).unwrap_or(0) != 0);
+    switch.map(|switch| layout.socket(switch))
+}
+
+fn features(rules: &Rules, pool: &Pool, host: &Host) -> BTreeSet<String> {
+    let labels = rules.feature_labels.iter().filter_map(|key| host.labels.get(key));
+    let told = pool.features.iter().chain(labels).map(|feature| word(feature));
+    told.filter(|feature| !feature.is_empty()).chain([rules.mark()]).collect()
+}
+
+/// A feature that Slurm reads as one word: its operators are `&|*()[],:`.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/=".contains(c);
+    text.chars().map(|c| if plain(c) { c } else { '-' }).collect()
+}
+
+fn topology(rules: &Rules, host: &Host) -> Option<String> {
+    if rules.tree_labels.is_empty() && rules.block_label.is_none() {
+        return None;
+    }
+    let mut out = Vec::new();
+    if let Some(block) = rules.block_label.as_ref().and_then(|key| host.labels.get(key)) {
+        out.push(format!("topo-block:{}", word(block)));
+    }
+    let switches = rules.tree_labels.iter().map_while(|key| host.labels.get(key));
+    let path = switches.fold(String::new(), |mut path, switch| {
+        let _ = write!(path, ":{}", word(switch));
+        path
+    });
+    if !path.is_empty() {
+        out.push(format!("topo-tree{path}"));
+    }
+    Some(out.join(","))
+}

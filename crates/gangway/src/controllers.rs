@@ -1,0 +1,196 @@
+//! `gangway controllers`: keeps both inventories the same.
+//!
+//! Watches Kubernetes, looks at Slurm's nodes now and then and after every change, asks [`gangway_core::inventory`]
+//! what to do and does it. Remembers nothing that is not in either inventory, but what Slurm has just refused.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use gangway_core::inventory;
+use gangway_slurm::Client as SlurmClient;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::chain::explain;
+use crate::config::{Flags, Nodes, Settings};
+use crate::http::{self, Readiness};
+use crate::mandate::Mandate;
+use crate::metrics::Metrics;
+use crate::nursery::nursery;
+use crate::scheduler::{Way, elect, give_up, slurm_client};
+
+mod carry;
+mod hosts;
+mod watch;
+
+use carry::Carrier;
+use hosts::{Fact, Hosts};
+
+/// Facts that come in a burst are looked at together.
+const GATHER: Duration = Duration::from_millis(20);
+/// After something was done, or could not be.
+const SOON: Duration = Duration::from_secs(1);
+/// Facts that may wait before their watches do.
+const FACTS: usize = 4096;
+
+/// Runs until SIGTERM or SIGINT, or until a part of it fails.
+pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
+    flags.process.start_log()?;
+    let mut settings = Settings::load(flags)?;
+    let nodes = settings.nodes.take().context(
+        "nodes.pools is missing in the configuration: it says which nodes Slurm is to have; see docs/reference/nodes.md",
+    )?;
+    if let Some(election) = &mut settings.election {
+        election.name = format!("{}-controllers", election.name.trim_end_matches("-scheduler"));
+    }
+    let metrics = Metrics::new()?;
+    let stop = CancellationToken::new();
+    let (nursery, mut parent) = nursery();
+    let readiness = Arc::new(Readiness::default());
+    let mandate = Mandate::new();
+
+    let open = async |address| {
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    };
+    let metrics_port = open(settings.listen.metrics).await?;
+    let health_port = open(settings.listen.health).await?;
+    nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
+    nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
+
+    let kubeconfig = settings.kubeconfig.clone();
+    let way =
+        Way { kubeconfig: kubeconfig.as_deref().map(Path::new), identity: &settings.identity };
+    elect(&nursery, way, settings.election.as_ref(), &mandate, &metrics, &stop).await?;
+    let client = way.client(Some(&mandate)).await?;
+    let slurm = slurm_client(&settings, &metrics, &mandate)?;
+    let (facts, heard) = mpsc::channel(FACTS);
+    watch::start(&nursery, &client, &facts, &stop, &settings.scheduler_name, &nodes, &readiness)
+        .await?;
+    let keeper = Keeper::new(nodes, slurm, client, readiness, heard);
+    let stopped = stop.clone();
+    nursery.start("inventory", async move {
+        tokio::select! {
+            () = mandate.granted() => {}
+            () = stopped.cancelled() => return Ok(()),
+        }
+        keeper.keep(stopped).await
+    });
+
+    let lived = parent.live(&stop).await;
+    give_up(way, settings.election.as_ref()).await;
+    lived
+}
+
+/// Keeps the inventories the same.
+struct Keeper {
+    nodes: Nodes,
+    slurm: SlurmClient,
+    carrier: Carrier,
+    hosts: Hosts,
+    heard: mpsc::Receiver<Fact>,
+    readiness: Arc<Readiness>,
+    began: Instant,
+}
+
+impl Keeper {
+    fn new(
+        nodes: Nodes,
+        slurm: SlurmClient,
+        client: kube::Client,
+        readiness: Arc<Readiness>,
+        heard: mpsc::Receiver<Fact>,
+    ) -> Self {
+        let carrier = Carrier::new(slurm.clone(), client);
+        let (hosts, began) = (Hosts::default(), Instant::now());
+        Self { nodes, slurm, carrier, hosts, heard, readiness, began }
+    }
+
+    async fn keep(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut due = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                fact = self.heard.recv() => {
+                    let Some(fact) = fact else { return Ok(()) };
+                    if !self.take(fact) {
+                        continue;
+                    }
+                }
+                () = sleep_until(due) => {}
+            }
+            if !self.gather().await {
+                continue;
+            }
+            due = Instant::now() + self.round().await;
+        }
+    }
+
+    /// Takes in what was heard. Whether it is news.
+    fn take(&mut self, fact: Fact) -> bool {
+        let now = self.now();
+        self.hosts.take(fact, now)
+    }
+
+    /// Takes in what comes together. Whether all of Kubernetes has been seen.
+    async fn gather(&mut self) -> bool {
+        tokio::time::sleep(GATHER).await;
+        while let Ok(fact) = self.heard.try_recv() {
+            self.take(fact);
+        }
+        let synced = self.hosts.synced();
+        self.readiness.synced.store(synced, Ordering::Relaxed);
+        synced
+    }
+
+    /// Compares once, and does what follows. Returns when to do so again.
+    async fn round(&mut self) -> Duration {
+        let look = Duration::from_secs(self.nodes.look_seconds.into());
+        let nodes = match self.slurm.nodes().await {
+            Ok(nodes) => nodes,
+            Err(error) => {
+                self.readiness.slurm.store(false, Ordering::Relaxed);
+                tracing::warn!(error = explain(&error), "could not read Slurm's nodes");
+                return SOON;
+            }
+        };
+        self.readiness.slurm.store(true, Ordering::Relaxed);
+        let nodes: Vec<_> = nodes.into_iter().map(seen).collect();
+        let hosts = self.hosts.all(self.carrier.refusals());
+        let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
+        let wait =
+            plan.again.map(|at| Duration::from_millis((at - self.now()).max(0).unsigned_abs()));
+        let carried = self.carrier.carry(plan).await;
+        for news in carried.told {
+            self.hosts.told(&news.host, news.condition);
+        }
+        if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
+    }
+
+    fn now(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+fn seen(node: gangway_slurm::Node) -> inventory::SlurmNode {
+    inventory::SlurmNode {
+        name: node.name,
+        address: node.address,
+        state: node.state.into_iter().collect(),
+        reason: node.reason,
+        reason_user: node.reason_user,
+        cpus: node.cpus,
+        sockets: node.sockets,
+        allocated_cpus: node.allocated_cpus,
+        memory_mib: node.memory_mib,
+        gres: node.gres,
+        features: node.features.into_iter().collect(),
+        partitions: node.partitions.into_iter().collect(),
+        weight: node.weight,
+        topology: node.topology,
+    }
+}

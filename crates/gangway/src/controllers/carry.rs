@@ -1,0 +1,264 @@
+//! Carries out a plan of the inventory. Decides nothing.
+//!
+//! What is the same for several nodes goes as one request; a node with devices, and a deletion, as one each. Steps go
+//! in this order: what shuts nodes, what takes them away, what brings them, what changes them. A step that fails is
+//! told, and the next comparison brings it again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures::StreamExt;
+use futures::stream;
+use gangway_core::hostlist::Hostlist;
+use gangway_core::inventory::{Change, Condition, News, Plan, Step, Wanted, registrations};
+use gangway_core::names;
+use gangway_slurm::{Client as SlurmClient, Error, NodeUpdate, SlurmCode};
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use tokio::time::{Duration, Instant};
+
+use crate::chain::explain;
+use crate::wall;
+
+/// Requests to slurmrestd under way at once: creating takes slurmctld's write lock, so more would only wait there.
+const AT_ONCE: usize = 4;
+/// Writes to the API server under way at once.
+const WRITES: usize = 32;
+/// What Slurm has refused is asked again after so long.
+const AGAIN: Duration = Duration::from_secs(30);
+
+pub(super) struct Carrier {
+    slurm: SlurmClient,
+    nodes: Api<Node>,
+    /// What Slurm said when these nodes were last to be registered, and when.
+    refused: HashMap<String, Instant>,
+    refusals: HashMap<String, String>,
+    /// What was last told of them.
+    strangers: Vec<String>,
+}
+
+/// What came of a plan.
+pub(super) struct Carried {
+    /// Slurm was asked to change something.
+    pub(super) asked: bool,
+    /// What Kubernetes was told.
+    pub(super) told: Vec<News>,
+}
+
+impl Carrier {
+    pub(super) fn new(slurm: SlurmClient, client: Client) -> Self {
+        let nodes = Api::all(client);
+        let (refused, refusals) = (HashMap::new(), HashMap::new());
+        Self { slurm, nodes, refused, refusals, strangers: Vec::new() }
+    }
+
+    /// What Slurm has said against nodes, by its name of them.
+    pub(super) fn refusals(&self) -> &HashMap<String, String> {
+        &self.refusals
+    }
+
+    /// Does what the plan says.
+    pub(super) async fn carry(&mut self, plan: Plan) -> Carried {
+        if plan.strangers != self.strangers {
+            self.strangers = plan.strangers;
+            let (nodes, count) =
+                (self.strangers.iter().take(20).collect::<Vec<_>>(), self.strangers.len());
+            tracing::info!(
+                count,
+                ?nodes,
+                "EXTERNAL nodes in Slurm that nobody backs; they are not ours, and stay"
+            );
+        }
+        let mut steps = Sorted::of(plan.steps);
+        self.refused.retain(|_, at| at.elapsed() < AGAIN);
+        steps.new.retain(|wanted| !self.refused.contains_key(&wanted.name));
+        let asked = !steps.is_empty();
+        for (update, nodes) in std::mem::take(&mut steps.fences) {
+            self.update(&nodes, &update.into()).await;
+        }
+        self.delete(steps.gone).await;
+        self.register(&steps.new).await;
+        let moved = steps.changes.keys().any(|change| change.features.is_some());
+        for (change, nodes) in steps.changes {
+            self.update(&nodes, &changed(change)).await;
+        }
+        if moved {
+            self.restate().await;
+        }
+        Carried { asked, told: self.tell(plan.news).await }
+    }
+
+    async fn update(&self, nodes: &[String], update: &NodeUpdate) {
+        let Ok(list) = Hostlist::from_names(nodes) else { return };
+        tracing::info!(nodes = %list, ?update, "changing nodes in Slurm");
+        if let Err(error) = self.slurm.update_nodes(&list.to_string(), update).await {
+            tracing::warn!(nodes = %list, error = explain(&error), "Slurm did not change nodes");
+        }
+    }
+
+    async fn delete(&self, nodes: Vec<String>) {
+        let delete = |node: String| async move {
+            match self.slurm.delete_node(&node).await {
+                Ok(()) => tracing::info!(node, "deleted in Slurm"),
+                // Somebody's job came in between, or somebody else has deleted it.
+                Err(Error::Rejected {
+                    code: SlurmCode::NODES_BUSY | SlurmCode::INVALID_NODE_NAME,
+                    ..
+                }) => {
+                    tracing::info!(node, "not deleted in Slurm: in use, or gone already");
+                }
+                Err(error) => {
+                    tracing::warn!(node, error = explain(&error), "Slurm did not delete a node");
+                }
+            }
+        };
+        stream::iter(nodes).for_each_concurrent(AT_ONCE, delete).await;
+    }
+
+    async fn register(&mut self, nodes: &[Wanted]) {
+        let ask = |one: gangway_core::inventory::Registration| async {
+            let answer = self.slurm.create_node(&one.conf).await;
+            (one, answer)
+        };
+        let answers: Vec<_> =
+            stream::iter(registrations(nodes)).map(ask).buffer_unordered(AT_ONCE).collect().await;
+        for (one, answer) in answers {
+            match answer {
+                Ok(()) => {
+                    tracing::info!(nodes = ?one.nodes, "registered in Slurm");
+                    one.nodes.iter().for_each(|node| {
+                        self.refusals.remove(node);
+                    });
+                }
+                Err(Error::Rejected { code: SlurmCode::NODE_EXISTS, .. }) => {}
+                Err(error) => {
+                    let said = explain(&error);
+                    tracing::warn!(nodes = ?one.nodes, conf = one.conf, error = said, "Slurm did not register nodes");
+                    let refused = matches!(error, Error::Rejected { .. });
+                    for node in one.nodes.into_iter().filter(|_| refused) {
+                        self.refused.insert(node.clone(), Instant::now());
+                        self.refusals.insert(node, said.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nodes whose features have changed stay in their partitions until these are told to look.
+    async fn restate(&self) {
+        let partitions = match self.slurm.partitions().await {
+            Ok(partitions) => partitions,
+            Err(error) => {
+                tracing::warn!(error = explain(&error), "could not read Slurm's partitions");
+                return;
+            }
+        };
+        for partition in partitions.iter().filter(|partition| !partition.node_sets.is_empty()) {
+            if let Err(error) = self.slurm.restate_partition(partition).await {
+                let name = &partition.name;
+                tracing::warn!(
+                    partition = name,
+                    error = explain(&error),
+                    "could not have it look at its nodes"
+                );
+            }
+        }
+    }
+
+    /// Writes what is new on nodes: one write for each. Returns what was written.
+    async fn tell(&self, news: Vec<News>) -> Vec<News> {
+        let write = |news: News| async move {
+            let News { host, condition, .. } = &news;
+            let status = Patch::Strategic(json!({ "status": { "conditions": [written(&news)] } }));
+            match self.nodes.patch_status(host, &PatchParams::default(), &status).await {
+                Ok(_) => {
+                    let Condition { reason, message, .. } = condition;
+                    tracing::info!(node = host, reason, message, "told");
+                    Some(news)
+                }
+                // It has just gone.
+                Err(kube::Error::Api(status)) if status.is_not_found() => None,
+                Err(error) => {
+                    tracing::warn!(
+                        node = host,
+                        error = explain(&error),
+                        "could not write a condition"
+                    );
+                    None
+                }
+            }
+        };
+        let writes = stream::iter(news).map(write).buffer_unordered(WRITES);
+        writes.filter_map(|told| async { told }).collect().await
+    }
+}
+
+fn written(News { condition, turned, .. }: &News) -> serde_json::Value {
+    let mut out = json!({
+        "type": names::SLURM_READY,
+        "status": condition.standing.as_str(),
+        "reason": condition.reason,
+        "message": condition.message,
+    });
+    if *turned {
+        let now = wall::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        out["lastTransitionTime"] = json!(now.to_string());
+    }
+    out
+}
+
+fn changed(change: Change) -> NodeUpdate {
+    let Change { features, weight, topology, address } = change;
+    NodeUpdate { features, weight, topology, address, ..NodeUpdate::default() }
+}
+
+/// A state and its reason, for as many nodes as share it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Fence {
+    state: &'static str,
+    reason: Option<String>,
+}
+
+impl From<Fence> for NodeUpdate {
+    fn from(fence: Fence) -> Self {
+        let Fence { state, reason } = fence;
+        Self { state: Some(vec![state.to_owned()]), reason, ..Self::default() }
+    }
+}
+
+/// Steps by what they are, those that are alike together.
+#[derive(Default)]
+struct Sorted {
+    fences: BTreeMap<Fence, Vec<String>>,
+    gone: Vec<String>,
+    new: Vec<Wanted>,
+    changes: BTreeMap<Change, Vec<String>>,
+}
+
+impl Sorted {
+    fn of(steps: Vec<Step>) -> Self {
+        let mut out = Self::default();
+        let mut fence = |state, reason, node| {
+            out.fences.entry(Fence { state, reason }).or_default().push(node);
+        };
+        for step in steps {
+            match step {
+                Step::Drain { node, reason } => fence("DRAIN", Some(reason), node),
+                Step::Down { node, reason } => fence("DOWN", Some(reason), node),
+                Step::Resume { node } => fence("RESUME", None, node),
+                Step::Delete { node } => out.gone.push(node),
+                Step::Register(wanted) => out.new.push(wanted),
+                Step::Change { node, change } => out.changes.entry(change).or_default().push(node),
+            }
+        }
+        out
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fences.is_empty()
+            && self.gone.is_empty()
+            && self.new.is_empty()
+            && self.changes.is_empty()
+    }
+}

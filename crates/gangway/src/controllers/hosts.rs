@@ -1,0 +1,141 @@
+//! What Kubernetes says of its nodes, put together from the watches of nodes, pods and devices.
+//!
+//! Keeps facts, decides nothing. What is as it was before is no news, so that heartbeats cost nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use gangway_core::inventory::{Condition, Host};
+
+/// One thing heard.
+#[derive(Debug)]
+pub(crate) enum Fact {
+    /// A node as it is now, and whether it is ready.
+    Node(Box<Host>, bool),
+    NodeGone(String),
+    /// These are all there are.
+    NodesListed(HashSet<String>),
+    /// A pod on a node that did not come through the bridge, by uid.
+    Pod(String, Guest),
+    PodGone(String),
+    PodsListed(HashSet<String>),
+    /// Devices that a driver has found, by the slice's name.
+    Slice(String, Found),
+    SliceGone(String),
+    SlicesListed(HashSet<String>),
+    /// The API server has no slices.
+    NoSlices,
+}
+
+/// A pod that takes a part of its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Guest {
+    pub(crate) node: String,
+    pub(crate) cpu_milli: u64,
+    pub(crate) memory: u64,
+}
+
+/// Devices of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) node: String,
+    pub(crate) gres: String,
+    pub(crate) devices: Vec<String>,
+}
+
+/// Everything heard.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    nodes: BTreeMap<String, Host>,
+    guests: HashMap<String, Guest>,
+    slices: BTreeMap<String, Found>,
+    /// Whether nodes, pods and slices have each been read in full.
+    listed: [bool; 3],
+}
+
+impl Hosts {
+    /// Takes one thing in. Whether it is news.
+    pub(crate) fn take(&mut self, fact: Fact, now: i64) -> bool {
+        match fact {
+            Fact::Node(host, ready) => self.node(*host, ready, now),
+            Fact::NodeGone(name) => self.nodes.remove(&name).is_some(),
+            Fact::NodesListed(names) => {
+                self.nodes.retain(|name, _| names.contains(name));
+                self.done(0)
+            }
+            Fact::Pod(uid, guest) => {
+                let news = self.guests.get(&uid) != Some(&guest);
+                self.guests.insert(uid, guest);
+                news
+            }
+            Fact::PodGone(uid) => self.guests.remove(&uid).is_some(),
+            Fact::PodsListed(uids) => {
+                self.guests.retain(|uid, _| uids.contains(uid));
+                self.done(1)
+            }
+            Fact::Slice(name, found) => {
+                let news = self.slices.get(&name) != Some(&found);
+                self.slices.insert(name, found);
+                news
+            }
+            Fact::SliceGone(name) => self.slices.remove(&name).is_some(),
+            Fact::SlicesListed(names) => {
+                self.slices.retain(|name, _| names.contains(name));
+                self.done(2)
+            }
+            Fact::NoSlices => self.done(2),
+        }
+    }
+
+    /// A list may have lost something whose end was never told.
+    fn done(&mut self, which: usize) -> bool {
+        self.listed[which] = true;
+        true
+    }
+
+    fn node(&mut self, mut host: Host, ready: bool, now: i64) -> bool {
+        let before = self.nodes.get(&host.name);
+        let since = before.filter(|old| old.uid == host.uid).and_then(|old| old.unready_since);
+        host.unready_since = (!ready).then(|| since.unwrap_or(now));
+        let news = before != Some(&host);
+        self.nodes.insert(host.name.clone(), host);
+        news
+    }
+
+    /// Whether all of it has been seen.
+    pub(crate) fn synced(&self) -> bool {
+        self.listed.iter().all(|listed| *listed)
+    }
+
+    /// What we have just written on a node: the watch tells of it later.
+    pub(crate) fn told(&mut self, name: &str, condition: Condition) {
+        if let Some(host) = self.nodes.get_mut(name) {
+            host.told = Some(condition);
+        }
+    }
+
+    /// Every node with what takes a part of it, and what Slurm said against it.
+    pub(crate) fn all(&self, refusals: &HashMap<String, String>) -> Vec<Host> {
+        let mut hosts = self.nodes.clone();
+        for guest in self.guests.values() {
+            if let Some(host) = hosts.get_mut(&guest.node) {
+                host.outside_cpu_milli += guest.cpu_milli;
+                host.outside_memory += guest.memory;
+            }
+        }
+        for found in self.slices.values() {
+            if let Some(host) = hosts.get_mut(&found.node) {
+                let named = host.named_devices.entry(found.gres.clone()).or_default();
+                named.extend(found.devices.iter().cloned());
+            }
+        }
+        let mut hosts: Vec<Host> = hosts.into_values().collect();
+        for host in &mut hosts {
+            for named in host.named_devices.values_mut() {
+                named.sort();
+                named.dedup();
+            }
+            host.refusal = refusals.get(host.slurm_name()).cloned();
+        }
+        hosts
+    }
+}

@@ -1,0 +1,239 @@
+//! One pool: the nodes of Kubernetes are in Slurm as they are, and what each side says of a node the other knows.
+
+use std::time::Duration;
+
+use gangway_core::job::BaseState;
+use gangway_tests::{POOL, Pool, SOON, Story, manifest, stays, wait};
+use serde_json::{Value, json};
+
+const READY: &str = "gangway.dev/SlurmReady";
+/// Within this a node that is gone has left Slurm.
+const NO_ZOMBIES: Duration = Duration::from_secs(10);
+
+/// Waits until the node's condition has this status and says this.
+async fn says(story: &Story, node: &str, status: &str, words: &str) {
+    wait(&format!("{node} says {words:?}"), SOON, async || {
+        match story.kube.node_condition(node, READY).await {
+            Some((now, _, message)) if now == status && message.contains(words) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+async fn begin(name: &str, more: &str) -> Option<(Story, Pool)> {
+    let story = Story::begin(name).await?;
+    let mut pool = Pool::of(&story, more);
+    pool.controllers.start().await;
+    Some((story, pool))
+}
+
+async fn end(story: Story, pool: Pool) {
+    let status = pool.end().await;
+    assert!(status.is_some_and(|status| status.success()), "the controllers ended with {status:?}");
+    story.end().await;
+}
+
+/// A gang of so many whole nodes on the nodes of the story.
+fn gang(name: &str, members: u32) -> Value {
+    let template = manifest::template(8, &[("gangway.dev/partition", "mixed")]);
+    manifest::indexed_job(name, members, &template)
+}
+
+#[tokio::test]
+async fn a_node_joins_runs_a_gang_and_leaves() {
+    let Some((story, pool)) = begin("join", "").await else { return };
+    let before = pool.everything().await;
+    for name in ["join-1", "join-2"] {
+        pool.add(name).await;
+    }
+    let node = pool.in_slurm("join-1", "is registered", |node| node.is("IDLE")).await;
+    assert_eq!((node.cpus, node.sockets, node.memory_mib), (190, 2, 2_048_000));
+    assert_eq!(
+        (node.gres.as_str(), node.address.as_str()),
+        ("gpu:h100:8(S:0-1),efa:32(S:0-1)", "127.0.0.1")
+    );
+    assert_eq!(node.partitions, ["mixed"]);
+    for feature in ["mixed", "p5.48xlarge", "NVIDIA-H100-80GB-HBM3"] {
+        assert!(node.features.iter().any(|own| own == feature), "{feature} in {:?}", node.features);
+    }
+    says(&story, "join-1", "True", "in: mixed").await;
+    // kubectl and sinfo agree.
+    let sinfo = story.world.run_as("root", "sinfo", &["-h", "-N", "-o", "%N", "-p", "mixed"]);
+    assert_eq!(sinfo.split_whitespace().collect::<Vec<_>>(), ["join-1", "join-2"]);
+
+    story.kube.create(&gang("pair", 2)).await;
+    let pods = story.bound("pair-", 2).await;
+    let job = story.seated(&pods).await;
+    // Two of a node's GPUs go with the network cards of their socket, because Slurm was told where they are.
+    story.kube.delete(&gang("pair", 2)).await;
+    story.slurm.reaches(job.id.0, BaseState::Cancelled).await;
+
+    pool.nodes.restore(&["join-1".to_owned()]).await;
+    pool.not_in_slurm("join-1", NO_ZOMBIES).await;
+    pool.nodes.restore(&["join-2".to_owned()]).await;
+    pool.not_in_slurm("join-2", NO_ZOMBIES).await;
+    assert_eq!(pool.everything().await, before, "nodes that are not ours are as they were");
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn labels_move_a_node_between_partitions() {
+    let Some((story, pool)) = begin("labels", "").await else { return };
+    pool.add("labels-1").await;
+    pool.in_slurm("labels-1", "is in mixed", |node| node.partitions == ["mixed"]).await;
+    let one = ["labels-1".to_owned()];
+    pool.nodes.label(&one, POOL, "both").await;
+    let node = pool
+        .in_slurm("labels-1", "is in both", |node| node.partitions.iter().any(|p| p == "spare"))
+        .await;
+    assert!(node.partitions.iter().any(|p| p == "mixed"), "{:?}", node.partitions);
+    says(&story, "labels-1", "True", "spare").await;
+    pool.nodes.label(&one, "topology.kubernetes.io/zone", "us-east-1a").await;
+    pool.in_slurm("labels-1", "has its zone", |node| {
+        node.active_features.iter().any(|feature| feature == "us-east-1a")
+    })
+    .await;
+    // Out of every pool: out of Slurm.
+    pool.nodes.label(&one, POOL, "none").await;
+    pool.not_in_slurm("labels-1", NO_ZOMBIES).await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_cordon_is_ours_to_lift_and_an_administrators_drain_is_not() {
+    let Some((story, pool)) = begin("cordon", "").await else { return };
+    pool.add("cordon-1").await;
+    pool.in_slurm("cordon-1", "is idle", |node| node.is("IDLE")).await;
+    let cordon = |on: bool| {
+        let part = json!({"spec": {"unschedulable": on}});
+        let kube = story.kube.clone();
+        async move { kube.patch_node("cordon-1", &part).await }
+    };
+    cordon(true).await;
+    let node = pool.in_slurm("cordon-1", "is drained", |node| node.is("DRAIN")).await;
+    assert_eq!(node.reason, format!("gangway/{}: cordoned in Kubernetes", story.cluster));
+    says(&story, "cordon-1", "False", "cordoned in Kubernetes").await;
+    cordon(false).await;
+    pool.in_slurm("cordon-1", "is idle again", |node| !node.is("DRAIN")).await;
+
+    cordon(true).await;
+    pool.in_slurm("cordon-1", "is drained", |node| node.is("DRAIN")).await;
+    pool.administrate("cordon-1", "DRAIN", Some("bad NIC")).await;
+    cordon(false).await;
+    says(&story, "cordon-1", "False", "bad NIC (slurm)").await;
+    stays("the administrator's drain", Duration::from_secs(5), async || {
+        match pool.find("cordon-1").await {
+            Some(node) if node.is("DRAIN") && node.reason == "bad NIC" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    pool.administrate("cordon-1", "UNDRAIN", None).await;
+    says(&story, "cordon-1", "True", "mixed").await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_node_vanishes_under_a_running_gang() {
+    let Some((story, pool)) = begin("vanish", "").await else { return };
+    for name in ["vanish-1", "vanish-2"] {
+        pool.add(name).await;
+        pool.in_slurm(name, "is idle", |node| node.is("IDLE")).await;
+    }
+    story.kube.create(&gang("pair", 2)).await;
+    let job = story.seated(&story.bound("pair-", 2).await).await;
+    pool.nodes.restore(&["vanish-1".to_owned()]).await;
+    pool.not_in_slurm("vanish-1", NO_ZOMBIES).await;
+    let over = story.slurm.job(job.id.0).await;
+    assert!(over.state.base != BaseState::Running || !over.nodes.contains("vanish-1"), "{over:?}");
+    story.kube.delete(&gang("pair", 2)).await;
+    story.gone("pair-").await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_node_vanishes_while_nobody_looks() {
+    let Some((story, mut pool)) = begin("away", "").await else { return };
+    for name in ["away-1", "away-2"] {
+        pool.add(name).await;
+        pool.in_slurm(name, "is idle", |node| node.is("IDLE")).await;
+    }
+    pool.controllers.kill();
+    pool.nodes.restore(&["away-1".to_owned()]).await;
+    pool.add("away-3").await;
+    pool.controllers.start().await;
+    pool.not_in_slurm("away-1", NO_ZOMBIES).await;
+    pool.in_slurm("away-3", "is idle", |node| node.is("IDLE")).await;
+    pool.in_slurm("away-2", "is as it was", |node| node.is("IDLE")).await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn what_a_node_has_changes_under_a_running_gang() {
+    let Some((story, pool)) = begin("capacity", "").await else { return };
+    pool.add("capacity-1").await;
+    pool.in_slurm("capacity-1", "is idle", |node| node.is("IDLE")).await;
+    story.kube.create(&gang("one", 1)).await;
+    let job = story.seated(&story.bound("one-", 1).await).await;
+    // A GPU has fallen off the bus.
+    let less = json!({"status": {"allocatable": {"nvidia.com/gpu": "7"}}});
+    story.kube.patch_node_status("capacity-1", &less).await;
+    pool.in_slurm("capacity-1", "takes nothing new", |node| {
+        node.is("DRAIN") && node.reason.contains("registered anew: gres efa:32,gpu:h100:7")
+    })
+    .await;
+    assert_eq!(story.slurm.job(job.id.0).await.state.base, BaseState::Running, "its gang goes on");
+    story.kube.delete(&gang("one", 1)).await;
+    pool.in_slurm("capacity-1", "has 7 GPUs", |node| {
+        node.gres.contains("gpu:h100:7") && node.is("IDLE") && !node.is("DRAIN")
+    })
+    .await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_is_drained_then_down_then_back() {
+    let Some((story, pool)) = begin("unready", "downAfterSeconds: 5").await else { return };
+    // Nobody plays this node, so that it is as ready as we say.
+    let labels = json!({POOL: "mixed", "type": "nobody"});
+    let node = json!({"metadata": {"name": "unready-1", "labels": labels}});
+    let ready = |status: &str| {
+        json!({"status": {
+            "allocatable": {"cpu": "8", "memory": "16Gi"}, "capacity": {"cpu": "8", "memory": "16Gi"},
+            "conditions": [{"type": "Ready", "status": status, "reason": "Story", "message": "",
+                            "lastHeartbeatTime": null, "lastTransitionTime": null}],
+        }})
+    };
+    pool.nodes.add_as(&node).await;
+    story.kube.patch_node_status("unready-1", &ready("True")).await;
+    pool.in_slurm("unready-1", "is idle", |node| node.is("IDLE") && node.gres.is_empty()).await;
+    story.kube.patch_node_status("unready-1", &ready("False")).await;
+    pool.in_slurm("unready-1", "is drained", |node| node.is("DRAIN") && node.is("IDLE")).await;
+    pool.in_slurm("unready-1", "is down", |node| node.is("DOWN")).await;
+    says(&story, "unready-1", "False", "not ready in Kubernetes").await;
+    story.kube.patch_node_status("unready-1", &ready("True")).await;
+    pool.in_slurm("unready-1", "is back", |node| node.is("IDLE") && !node.is("DRAIN")).await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn slurms_own_nodes_of_the_same_name_are_left_alone() {
+    let Some((story, pool)) = begin("foreign", "").await else { return };
+    let conf =
+        "NodeName=foreign-1 NodeAddr=127.0.0.1 State=EXTERNAL CPUs=4 RealMemory=100 Feature=mixed";
+    story.slurm.client.create_node(conf).await.expect("an administrator may");
+    pool.add("foreign-1").await;
+    says(&story, "foreign-1", "Unknown", "not the bridge's").await;
+    story.kube.patch_node("foreign-1", &json!({"spec": {"unschedulable": true}})).await;
+    pool.nodes.restore(&["foreign-1".to_owned()]).await;
+    stays("somebody else's node", Duration::from_secs(5), async || {
+        match pool.find("foreign-1").await {
+            Some(node) if !node.is("DRAIN") && node.cpus == 4 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    story.slurm.client.delete_node("foreign-1").await.expect("it is idle");
+    end(story, pool).await;
+}
