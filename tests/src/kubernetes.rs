@@ -1,6 +1,6 @@
 //! The Kubernetes side as a user of kubectl sees it, in one namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gangway_core::names;
@@ -245,6 +245,14 @@ impl Kubernetes {
         let node: Node = serde_json::from_value(node.clone()).expect("a node");
         let all: Api<Node> = Api::all(self.client.clone());
         all.create(&PostParams::default(), &node).await.expect("a new node");
+    }
+
+    /// Names of the nodes that have a label.
+    pub async fn nodes_with(&self, label: &str) -> BTreeSet<String> {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let listed = all.list(&ListParams::default().labels(label)).await;
+        let listed = listed.expect("nodes can be listed");
+        listed.items.into_iter().filter_map(|node| node.metadata.name).collect()
     }
 
     /// A condition of a node as (status, reason, message).

@@ -1,5 +1,6 @@
 //! A pool of nodes that a story has on both sides, and the controllers that keep them the same.
 
+use std::collections::BTreeSet;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use gangway_slurm::{Client, Node, NodeUpdate};
 use serde_json::{Value, json};
 
 use crate::bridge::{Bridge, Setup};
+use crate::http;
 use crate::nodes::Nodes;
 use crate::story::Story;
 use crate::wait::{SOON, wait};
@@ -30,12 +32,14 @@ impl Pool {
     /// Controllers with two pools, `mixed` and `both`, whose nodes are in the partition `mixed`, and those of the
     /// second in `spare` too. Further lines of the section `nodes` may follow. Not started yet.
     pub fn of(story: &Story, more: &str) -> Self {
+        // A story does not wait for half a minute, unless it says so.
+        let look = if more.contains("lookSeconds") { "" } else { "lookSeconds: 2" };
         let (port, more) = (story.world.sink_port(), more.to_owned());
         let controllers = story.another("controllers", |setup: &mut Setup| {
             setup.verb = "controllers";
             setup.kubeconfig = Some(story.world.controllers_kubeconfig());
             setup.more = format!(
-                "nodes:\n  address: 127.0.0.1\n  port: {port}\n  lookSeconds: 2\n  pools:\n    \
+                "nodes:\n  address: 127.0.0.1\n  port: {port}\n  {look}\n  pools:\n    \
                  - {{ name: mixed, labels: {{ {POOL}: mixed }}, features: [mixed], partitions: [mixed] }}\n    \
                  - {{ name: both, labels: {{ {POOL}: both }}, features: [mixed, spare], partitions: [mixed, spare] }}\n  \
                  {more}\n"
@@ -102,6 +106,20 @@ impl Pool {
     pub async fn everything(&self) -> Vec<(String, Vec<String>, String)> {
         let nodes = self.slurm.nodes().await.expect("nodes can be listed");
         nodes.into_iter().map(|node| (node.name, node.features, node.reason)).collect()
+    }
+
+    /// Names of the story's nodes in Slurm.
+    pub async fn own(&self) -> BTreeSet<String> {
+        let nodes = self.slurm.nodes().await.expect("nodes can be listed");
+        let own = nodes.into_iter().filter(|node| node.features.contains(&self.mark));
+        own.map(|node| node.name).collect()
+    }
+
+    /// How many requests the controllers have made of slurmrestd since they started.
+    pub async fn requests(&self) -> u64 {
+        let (_, text) = http::get(self.controllers.metrics, "/metrics").await.expect("metrics");
+        let lines = text.lines().filter(|line| line.starts_with("gangway_slurm_requests_total"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
     /// Ends the controllers, takes the nodes away on both sides, and gives the controllers' exit status.

@@ -14,6 +14,7 @@ mod elastic;
 mod election;
 mod eligibility;
 mod expiry;
+mod fleet;
 mod forgetful;
 mod giving_back;
 mod held;

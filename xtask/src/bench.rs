@@ -2,6 +2,7 @@
 
 pub(crate) mod faults;
 pub(crate) mod gate;
+pub(crate) mod nodes;
 mod table;
 
 use std::fs;

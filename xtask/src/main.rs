@@ -54,6 +54,10 @@ Usage: cargo xtask COMMAND
                  What is broken on purpose on the real stack: a death at every fail point, N seconds (600) of random
                  faults, and how soon the next pod is bound after slurmrestd and after the bridge have come back, while
                  N gangs (1000) run. Exits with 1 when a rule is broken or a floor is missed.
+  bench nodes [--nodes N]
+                 How long it takes until Slurm has the nodes of Kubernetes, and without them again, for 256, 1000 and 5000
+                 nodes (or N), what that asks of both, and 2 min of nodes that join and leave at random under gangs.
+                 Exits with 1 when something is left over or a floor is missed.
   fuzz [--seconds N] [TARGET]
                  Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
                  TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
@@ -134,6 +138,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let options = Options::parse(&words, &["--seconds", "--seed", "--gangs"])?;
             let Options { seconds, seed, gangs, .. } = options;
             bench::faults::run(&bench::faults::Ask { seconds, seed, gangs })
+        }
+        "bench nodes" => {
+            let options = Options::parse(&words, &["--nodes"])?;
+            let size = options.nodes.map(|nodes| nodes.to_string());
+            bench::nodes::run(size.as_deref())
         }
         "fuzz" => {
             // The target stands before or behind the option.

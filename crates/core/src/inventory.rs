@@ -325,8 +325,20 @@ fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, p
                 plan.again = [plan.again, fence.again].into_iter().flatten().min();
                 match node {
                     Some(node) => plan.steps.extend(kept(rules, pool, host, node, ours, &fence)),
-                    None if pool.hybrid || fence.is_shut() => {}
-                    None => plan.steps.push(Step::Register(wanted::wanted(rules, pool, host))),
+                    None if pool.hybrid => {}
+                    // A node on its way up: there will be more to tell in a moment.
+                    None if host.unready_since.is_some() && host.told.is_none() => return,
+                    None if fence.is_shut() => {
+                        plan.news.extend(mirror::kept_out(host, fence.reason()));
+                        return;
+                    }
+                    None => {
+                        plan.steps.push(Step::Register(wanted::wanted(rules, pool, host)));
+                        // What came of it is told, not that it is about to be done.
+                        if host.refusal.is_none() {
+                            return;
+                        }
+                    }
                 }
             }
             if pool.is_some() || node.is_some() {

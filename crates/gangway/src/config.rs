@@ -412,6 +412,7 @@ policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: g
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
+nodes: { port: 70000, lookSeconds: 0, taint: x, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -439,6 +440,13 @@ leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSecond
             "leaderElection.namespace:",
             "leaderElection.leaseSeconds:",
             "leaderElection.renewSeconds:",
+            "nodes.port:",
+            "nodes.address:",
+            "nodes.lookSeconds:",
+            "nodes.taint:",
+            "nodes.pools[0].slurmd:",
+            "nodes.pools[1].name:",
+            "nodes.pools[1].labels:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
@@ -484,6 +492,9 @@ policy:
   closed: [exclusive]
 resources: { example.com/npu: npu }
 gpuTypes: { labels: [example.com/gpu], types: { ACME-9000: acme } }
+nodes:
+  pools: [ { name: p5, labels: { pool: p5 }, features: [gangway], partitions: [gpu], weight: 7 } ]
+  topology: { tree: [example.com/rack] }
 topology:
   source: labels
   labels: [example.com/rack, example.com/slot]
@@ -504,6 +515,15 @@ topology:
         assert_eq!(settings.gpu_types.labels, ["example.com/gpu"]);
         assert_eq!(settings.gpu_types.types["ACME-9000"], "acme");
         assert_eq!(settings.network.labels, ["example.com/rack", "example.com/slot"]);
+        let nodes = settings.nodes.expect("a pool");
+        let rules = nodes.rules;
+        assert_eq!((rules.cluster.as_str(), rules.address.as_str()), ("prod", "10.0.0.9"));
+        assert_eq!((rules.pools[0].weight, nodes.look_seconds), (7, 30));
+        assert_eq!(rules.resources.0["example.com/npu"], "npu");
+        assert_eq!(
+            (rules.down_after_ms, rules.tree_labels),
+            (300_000, vec!["example.com/rack".into()])
+        );
         let first = &settings.network.layouts[0];
         assert_eq!((first.instance_type.as_str(), first.devices["gpu"]), ("box", 4));
         assert!(settings.network.layouts.iter().any(|l| l.instance_type == "p5.48xlarge"));

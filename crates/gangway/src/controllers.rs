@@ -43,7 +43,7 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     flags.process.start_log()?;
     let mut settings = Settings::load(flags)?;
     let nodes = settings.nodes.take().context(
-        "nodes.pools is missing in the configuration: it says which nodes Slurm is to have; see docs/reference/nodes.md",
+        "nodes.pools is missing in the configuration: it says which nodes Slurm is to have; see docs/reference/inventory.md",
     )?;
     if let Some(election) = &mut settings.election {
         election.name = format!("{}-controllers", election.name.trim_end_matches("-scheduler"));
@@ -166,7 +166,7 @@ impl Keeper {
             plan.again.map(|at| Duration::from_millis((at - self.now()).max(0).unsigned_abs()));
         let carried = self.carrier.carry(plan).await;
         for news in carried.told {
-            self.hosts.told(&news.host, news.condition);
+            self.hosts.told(&news.host, news.condition, self.now());
         }
         if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
     }

@@ -72,7 +72,7 @@ fn any_seed() -> u64 {
     RandomState::new().build_hasher().finish() % 1_000_000
 }
 
-fn build(what: &str, words: &[&str]) -> Result<()> {
+pub(super) fn build(what: &str, words: &[&str]) -> Result<()> {
     step(what, || {
         let mut cargo = leashed(super::cargo());
         cargo.args(["build", "--quiet", "-p", "gangway"]).args(words).current_dir(repo()?);
@@ -81,7 +81,10 @@ fn build(what: &str, words: &[&str]) -> Result<()> {
     })
 }
 
-fn in_a_world(nodes: Option<usize>, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn in_a_world(
+    nodes: Option<usize>,
+    work: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let dir = repo()?.join("target/faults-world");
     world::down(&dir)?;
     world::up(&Wish { nodes, ..Wish::of(&dir) })?;
@@ -92,7 +95,7 @@ fn in_a_world(nodes: Option<usize>, work: impl FnOnce(&Path) -> Result<()>) -> R
 }
 
 /// Tells one story, shows its figures as they come, and keeps them. False when it failed.
-fn story(
+pub(super) fn story(
     env: &Path,
     name: &str,
     variables: &[(&str, String)],

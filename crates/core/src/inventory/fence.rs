@@ -50,6 +50,11 @@ impl Fence {
         self.why.is_some()
     }
 
+    /// Why it is shut; empty where it is not.
+    pub(super) fn reason(&self) -> &str {
+        self.why.as_deref().unwrap_or_default()
+    }
+
     /// The same, and shut for this reason where it is open.
     pub(super) fn also(&self, why: &str) -> Self {
         let own = self.clone();

@@ -72,6 +72,12 @@ pub(super) fn twice(host: &Host, first: &Host) -> Option<News> {
     tell(host, Condition::new(Standing::Unknown, "NameTaken", message))
 }
 
+/// It is not registered for as long as it would be drained at once.
+pub(super) fn kept_out(host: &Host, why: &str) -> Option<News> {
+    let message = format!("Slurm is not given this node as long as it is shut: {why}");
+    tell(host, Condition::new(Standing::Unknown, "NotRegistered", message))
+}
+
 fn tell(host: &Host, condition: Condition) -> Option<News> {
     let news = host.told.as_ref() != Some(&condition);
     let turned = host.told.as_ref().is_none_or(|told| told.standing != condition.standing);

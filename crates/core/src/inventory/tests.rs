@@ -89,6 +89,7 @@ fn with(mut node: SlurmNode, states: &[&str], reason: &str) -> SlurmNode {
 fn a_new_node_is_registered_with_all_it_has() {
     let plan = decide(&rules(), &[host("n1")], &[], 0);
     let [Step::Register(wanted)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+    assert!(plan.news.is_empty(), "one write, once it is there: {:?}", plan.news);
     let lines = registrations(std::slice::from_ref(wanted));
     let line = &lines[0].conf;
     for part in [
@@ -298,9 +299,19 @@ fn a_shut_node_is_not_registered_before_it_opens() {
     let mut host = host("n1");
     let taint = Taint { key: "karpenter.sh/disrupted".into(), ..Taint::default() };
     host.taints.push(taint);
-    let plan = decide(&rules(), &[host], &[], 0);
+    let plan = decide(&rules(), std::slice::from_ref(&host), &[], 0);
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
-    assert_eq!(plan.news[0].condition.reason, "NotRegistered");
+    let told = &plan.news[0].condition;
+    assert_eq!(told.reason, "NotRegistered");
+    assert!(
+        told.message.ends_with("about to go: taint karpenter.sh/disrupted"),
+        "{}",
+        told.message
+    );
+    // One that is on its way up is not talked about.
+    host.taints.clear();
+    host.unready_since = Some(0);
+    assert_eq!(decide(&rules(), &[host], &[], 0).news, []);
 }
 
 #[test]
@@ -335,4 +346,14 @@ fn two_nodes_of_one_name_are_told_apart() {
     assert_eq!(plan.steps.len(), 1);
     let taken = plan.news.iter().find(|news| news.host == "n2").expect("told");
     assert_eq!(taken.condition.reason, "NameTaken");
+}
+
+#[test]
+fn what_slurm_refuses_is_told() {
+    let refused = Host { refusal: Some("Invalid node name".into()), ..host("n1") };
+    let plan = decide(&rules(), &[refused], &[], 0);
+    assert_eq!(plan.steps.len(), 1, "and asked again");
+    let told = &plan.news[0].condition;
+    assert_eq!((told.reason.as_str(), told.standing), ("Refused", Standing::Unknown));
+    assert!(told.message.ends_with("Invalid node name"), "{}", told.message);
 }

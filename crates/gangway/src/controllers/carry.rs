@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use futures::StreamExt;
 use futures::stream;
 use gangway_core::hostlist::Hostlist;
-use gangway_core::inventory::{Change, Condition, News, Plan, Step, Wanted, registrations};
+use gangway_core::inventory::{Change, News, Plan, Step, Wanted, registrations};
 use gangway_core::names;
 use gangway_slurm::{Client as SlurmClient, Error, NodeUpdate, SlurmCode};
 use k8s_openapi::api::core::v1::Node;
@@ -98,9 +98,12 @@ impl Carrier {
     }
 
     async fn delete(&self, nodes: Vec<String>) {
+        if !nodes.is_empty() {
+            tracing::info!(nodes = listed(&nodes), "deleting nodes in Slurm");
+        }
         let delete = |node: String| async move {
             match self.slurm.delete_node(&node).await {
-                Ok(()) => tracing::info!(node, "deleted in Slurm"),
+                Ok(()) => tracing::debug!(node, "deleted in Slurm"),
                 // Somebody's job came in between, or somebody else has deleted it.
                 Err(Error::Rejected {
                     code: SlurmCode::NODES_BUSY | SlurmCode::INVALID_NODE_NAME,
@@ -123,14 +126,10 @@ impl Carrier {
         };
         let answers: Vec<_> =
             stream::iter(registrations(nodes)).map(ask).buffer_unordered(AT_ONCE).collect().await;
+        let mut registered = Vec::new();
         for (one, answer) in answers {
             match answer {
-                Ok(()) => {
-                    tracing::info!(nodes = ?one.nodes, "registered in Slurm");
-                    one.nodes.iter().for_each(|node| {
-                        self.refusals.remove(node);
-                    });
-                }
+                Ok(()) => registered.extend(one.nodes),
                 Err(Error::Rejected { code: SlurmCode::NODE_EXISTS, .. }) => {}
                 Err(error) => {
                     let said = explain(&error);
@@ -142,6 +141,12 @@ impl Carrier {
                     }
                 }
             }
+        }
+        for node in &registered {
+            self.refusals.remove(node);
+        }
+        if !registered.is_empty() {
+            tracing::info!(nodes = listed(&registered), "registered in Slurm");
         }
     }
 
@@ -169,14 +174,10 @@ impl Carrier {
     /// Writes what is new on nodes: one write for each. Returns what was written.
     async fn tell(&self, news: Vec<News>) -> Vec<News> {
         let write = |news: News| async move {
-            let News { host, condition, .. } = &news;
+            let host = &news.host;
             let status = Patch::Strategic(json!({ "status": { "conditions": [written(&news)] } }));
             match self.nodes.patch_status(host, &PatchParams::default(), &status).await {
-                Ok(_) => {
-                    let Condition { reason, message, .. } = condition;
-                    tracing::info!(node = host, reason, message, "told");
-                    Some(news)
-                }
+                Ok(_) => Some(news),
                 // It has just gone.
                 Err(kube::Error::Api(status)) if status.is_not_found() => None,
                 Err(error) => {
@@ -190,8 +191,27 @@ impl Carrier {
             }
         };
         let writes = stream::iter(news).map(write).buffer_unordered(WRITES);
-        writes.filter_map(|told| async { told }).collect().await
+        let told: Vec<News> = writes.filter_map(|told| async { told }).collect().await;
+        let mut alike: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+        for News { host, condition, .. } in &told {
+            let said = (condition.reason.as_str(), condition.message.as_str());
+            alike.entry(said).or_default().push(host.clone());
+        }
+        for ((reason, message), nodes) in alike {
+            tracing::info!(
+                nodes = listed(&nodes),
+                reason,
+                message,
+                "nodes say where they stand in Slurm"
+            );
+        }
+        told
     }
+}
+
+/// Names for the log: a line for many.
+fn listed(nodes: &[String]) -> String {
+    Hostlist::from_names(nodes).map_or_else(|_| nodes.join(","), |list| list.sorted().to_string())
 }
 
 fn written(News { condition, turned, .. }: &News) -> serde_json::Value {

@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use gangway_core::inventory::{Condition, Host};
 
+/// Within so many milliseconds the watch tells of what we wrote; what it tells after that is somebody else's.
+const ECHO: i64 = 10_000;
+
 /// One thing heard.
 #[derive(Debug)]
 pub(crate) enum Fact {
@@ -48,6 +51,8 @@ pub(crate) struct Hosts {
     nodes: BTreeMap<String, Host>,
     guests: HashMap<String, Guest>,
     slices: BTreeMap<String, Found>,
+    /// What we have written and not heard of yet, and when: the watch may still tell of what was before.
+    wrote: HashMap<String, (Condition, i64)>,
     /// Whether nodes, pods and slices have each been read in full.
     listed: [bool; 3],
 }
@@ -95,6 +100,13 @@ impl Hosts {
     fn node(&mut self, mut host: Host, ready: bool, now: i64) -> bool {
         let before = self.nodes.get(&host.name);
         let since = before.filter(|old| old.uid == host.uid).and_then(|old| old.unready_since);
+        match self.wrote.get(&host.name) {
+            Some((condition, at)) if host.told.as_ref() != Some(condition) && now - at < ECHO => {
+                host.told = Some(condition.clone());
+            }
+            Some(_) => drop(self.wrote.remove(&host.name)),
+            None => {}
+        }
         host.unready_since = (!ready).then(|| since.unwrap_or(now));
         let news = before != Some(&host);
         self.nodes.insert(host.name.clone(), host);
@@ -107,9 +119,10 @@ impl Hosts {
     }
 
     /// What we have just written on a node: the watch tells of it later.
-    pub(crate) fn told(&mut self, name: &str, condition: Condition) {
+    pub(crate) fn told(&mut self, name: &str, condition: Condition, now: i64) {
         if let Some(host) = self.nodes.get_mut(name) {
-            host.told = Some(condition);
+            host.told = Some(condition.clone());
+            self.wrote.insert(name.to_owned(), (condition, now));
         }
     }
 
