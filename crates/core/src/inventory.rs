@@ -391,4 +391,6 @@ fn kept(
 }
 
 #[cfg(test)]
+mod converge;
+#[cfg(test)]
 mod tests;

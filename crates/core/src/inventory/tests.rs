@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         cluster: "c1".into(),
         address: "10.0.0.9".into(),
@@ -26,7 +26,7 @@ fn rules() -> Rules {
     }
 }
 
-fn host(name: &str) -> Host {
+pub(super) fn host(name: &str) -> Host {
     let labels = [
         ("pool", "p5"),
         ("rack", "r1"),
@@ -51,7 +51,7 @@ fn host(name: &str) -> Host {
 }
 
 /// The node that Slurm has once this was registered.
-fn registered(wanted: &Wanted) -> SlurmNode {
+pub(super) fn registered(wanted: &Wanted) -> SlurmNode {
     SlurmNode {
         name: wanted.name.clone(),
         address: wanted.address.clone(),
