@@ -247,6 +247,24 @@ impl Kubernetes {
         all.create(&PostParams::default(), &node).await.expect("a new node");
     }
 
+    /// An annotation of a node.
+    pub async fn node_annotation(&self, name: &str, key: &str) -> Option<String> {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let node = all.get_opt(name).await.expect("nodes can be read")?;
+        node.metadata.annotations?.remove(key)
+    }
+
+    /// Events about a node, as (reason, message).
+    pub async fn node_events(&self, name: &str) -> Vec<(String, String)> {
+        let all: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let events = all.list(&about).await.expect("events can be listed").items;
+        let said = events
+            .into_iter()
+            .map(|e| (e.reason.unwrap_or_default(), e.message.unwrap_or_default()));
+        said.collect()
+    }
+
     /// Names of the nodes that have a label.
     pub async fn nodes_with(&self, label: &str) -> BTreeSet<String> {
         let all: Api<Node> = Api::all(self.client.clone());

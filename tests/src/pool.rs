@@ -29,8 +29,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Controllers with two pools, `mixed` and `both`, whose nodes are in the partition `mixed`, and those of the
-    /// second in `spare` too. Further lines of the section `nodes` may follow. Not started yet.
+    /// Controllers with the pools `mixed` and `both`, whose nodes are in the partition `mixed`, and those of the second
+    /// in `spare` too, and the pool `hosts` of nodes with a slurmd. Further lines of the section `nodes` may follow. Not started yet.
     pub fn of(story: &Story, more: &str) -> Self {
         // A story does not wait for half a minute, unless it says so.
         let look = if more.contains("lookSeconds") { "" } else { "lookSeconds: 2" };
@@ -41,7 +41,8 @@ impl Pool {
             setup.more = format!(
                 "nodes:\n  address: 127.0.0.1\n  port: {port}\n  {look}\n  pools:\n    \
                  - {{ name: mixed, labels: {{ {POOL}: mixed }}, features: [mixed], partitions: [mixed] }}\n    \
-                 - {{ name: both, labels: {{ {POOL}: both }}, features: [mixed, spare], partitions: [mixed, spare] }}\n  \
+                 - {{ name: both, labels: {{ {POOL}: both }}, features: [mixed, spare], partitions: [mixed, spare] }}\n    \
+                 - {{ name: hosts, labels: {{ {POOL}: hosts }}, partitions: [hybrid], slurmd: true }}\n  \
                  {more}\n"
             );
         });

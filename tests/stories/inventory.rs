@@ -122,6 +122,16 @@ async fn a_cordon_is_ours_to_lift_and_an_administrators_drain_is_not() {
     pool.administrate("cordon-1", "DRAIN", Some("bad NIC")).await;
     cordon(false).await;
     says(&story, "cordon-1", "False", "bad NIC (slurm)").await;
+    // Of the cordon nobody needs to be told; of what was done in Slurm somebody does.
+    pool.administrate("cordon-1", "UNDRAIN", None).await;
+    says(&story, "cordon-1", "True", "mixed").await;
+    pool.administrate("cordon-1", "DRAIN", Some("bad NIC")).await;
+    wait("an event says who drained it and why", SOON, async || {
+        let events = story.kube.node_events("cordon-1").await;
+        let told = ("SlurmDrained".to_owned(), "drained in Slurm: bad NIC (slurm)".to_owned());
+        if events.contains(&told) { Ok(()) } else { Err(format!("{events:?}")) }
+    })
+    .await;
     stays("the administrator's drain", Duration::from_secs(5), async || {
         match pool.find("cordon-1").await {
             Some(node) if node.is("DRAIN") && node.reason == "bad NIC" => Ok(()),
@@ -235,5 +245,39 @@ async fn slurms_own_nodes_of_the_same_name_are_left_alone() {
     })
     .await;
     story.slurm.client.delete_node("foreign-1").await.expect("it is idle");
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_host_with_slurmd_says_whose_jobs_are_on_it() {
+    let Some((story, pool)) = begin("hosts", "").await else { return };
+    let h1 = ["h1".to_owned()];
+    pool.nodes.label(&h1, POOL, "hosts").await;
+    says(&story, "h1", "True", "in: hybrid").await;
+    let words = ["-p", "hybrid", "-w", "h1", "--gres=gpu:2", "--wrap", "sleep 300"];
+    let id = story.slurm.sbatch("bob", &words);
+    story.slurm.reaches(id, BaseState::Running).await;
+    let tenants = "gangway.dev/slurm-jobs";
+    wait("the node says who is on it", SOON, async || {
+        let said = story.kube.node_annotation("h1", tenants).await.unwrap_or_default();
+        let fits = said.starts_with(&format!("{id} bob ")) && said.contains("gpu");
+        if fits { Ok(()) } else { Err(said) }
+    })
+    .await;
+    // Shut here, shut there; the job that runs goes on.
+    let cordon = |on: bool| json!({"spec": {"unschedulable": on}});
+    story.kube.patch_node("h1", &cordon(true)).await;
+    pool.in_slurm("h1", "takes nothing new", |node| node.is("DRAIN")).await;
+    assert_eq!(story.slurm.job(id).await.state.base, BaseState::Running);
+    story.kube.patch_node("h1", &cordon(false)).await;
+    pool.in_slurm("h1", "is open again", |node| !node.is("DRAIN")).await;
+    story.slurm.scancel("bob", id);
+    wait("nobody is on it any more", SOON, async || {
+        match story.kube.node_annotation("h1", tenants).await {
+            None => Ok(()),
+            Some(said) => Err(said),
+        }
+    })
+    .await;
     end(story, pool).await;
 }

@@ -10,6 +10,7 @@ mod conf;
 mod differ;
 mod fence;
 mod mirror;
+mod tenants;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,8 @@ use crate::translate::ResourceTable;
 use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, registrations};
-pub use mirror::{Condition, Standing};
+pub use mirror::{Condition, Standing, Told};
+pub use tenants::tenants;
 pub use wanted::{Devices, Wanted};
 
 /// What an operator says about the pool.
@@ -120,7 +122,7 @@ pub struct Host {
     /// What Slurm said when it was last to be registered, and would not be.
     pub refusal: Option<String>,
     /// What we last wrote on it about Slurm.
-    pub told: Option<Condition>,
+    pub told: Option<Told>,
 }
 
 impl Host {
@@ -161,6 +163,8 @@ pub struct SlurmNode {
     pub weight: u32,
     /// `topo-block:b1,topo-tree:s1`.
     pub topology: String,
+    /// Other people's jobs on it, in words: see [`tenants`].
+    pub tenants: String,
 }
 
 impl SlurmNode {
@@ -255,10 +259,12 @@ impl Change {
 pub struct News {
     /// Kubernetes' name.
     pub host: String,
-    /// The new condition.
-    pub condition: Condition,
-    /// Whether its status is another than before, and not only the words.
+    /// What it is to say from now on.
+    pub told: Told,
+    /// Whether the condition's status is another than before, and not only the words.
     pub turned: bool,
+    /// Whether somebody in Slurm has brought this about, whom people here should hear of.
+    pub event: bool,
 }
 
 /// What to do about every difference.

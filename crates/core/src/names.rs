@@ -32,6 +32,8 @@ pub const CHECKPOINTED: &str = "gangway.dev/checkpointed";
 pub const INDEX_PREFIX: &str = "gangway.dev/index.";
 /// Condition written by us on a pod that a stock kube-scheduler binds: where it stands in Slurm.
 pub const CONDITION: &str = "gangway.dev/Slurm";
+/// Written by us on a node: jobs of sbatch and srun that hold a part of it.
+pub const TENANTS: &str = "gangway.dev/slurm-jobs";
 /// Condition written by us on a node: whether Slurm gives it out, and if not, why.
 pub const SLURM_READY: &str = "gangway.dev/SlurmReady";
 /// Label written by us on the Binding: the Slurm job id, so that `kubectl get pods -l` finds a job's pods.

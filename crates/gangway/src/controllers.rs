@@ -3,6 +3,7 @@
 //! Watches Kubernetes, looks at Slurm's nodes now and then and after every change, asks [`gangway_core::inventory`]
 //! what to do and does it. Remembers nothing that is not in either inventory, but what Slurm has just refused.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use gangway_core::inventory;
+use gangway_core::job::GresAllocation;
 use gangway_slurm::Client as SlurmClient;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -95,6 +97,10 @@ struct Keeper {
     heard: mpsc::Receiver<Fact>,
     readiness: Arc<Readiness>,
     began: Instant,
+    /// What of the nodes was in use when jobs were last read.
+    in_use: Vec<(String, u32, Vec<GresAllocation>)>,
+    /// Other people's jobs by node, in words.
+    tenants: BTreeMap<String, String>,
 }
 
 impl Keeper {
@@ -107,7 +113,8 @@ impl Keeper {
     ) -> Self {
         let carrier = Carrier::new(slurm.clone(), client);
         let (hosts, began) = (Hosts::default(), Instant::now());
-        Self { nodes, slurm, carrier, hosts, heard, readiness, began }
+        let (in_use, tenants) = (Vec::new(), BTreeMap::new());
+        Self { nodes, slurm, carrier, hosts, heard, readiness, began, in_use, tenants }
     }
 
     async fn keep(mut self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -159,16 +166,42 @@ impl Keeper {
             }
         };
         self.readiness.slurm.store(true, Ordering::Relaxed);
-        let nodes: Vec<_> = nodes.into_iter().map(seen).collect();
+        self.look_at_tenants(&nodes).await;
+        let mut nodes: Vec<_> = nodes.into_iter().map(seen).collect();
+        for node in &mut nodes {
+            node.tenants = self.tenants.get(&node.name).cloned().unwrap_or_default();
+        }
         let hosts = self.hosts.all(self.carrier.refusals());
         let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
         let wait =
             plan.again.map(|at| Duration::from_millis((at - self.now()).max(0).unsigned_abs()));
         let carried = self.carrier.carry(plan).await;
         for news in carried.told {
-            self.hosts.told(&news.host, news.condition, self.now());
+            self.hosts.told(&news.host, news.told, self.now());
         }
         if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
+    }
+
+    /// Jobs are many and their list is long: it is read when something on the nodes has changed.
+    async fn look_at_tenants(&mut self, nodes: &[gangway_slurm::Node]) {
+        let in_use = nodes.iter().filter(|node| node.allocated_cpus > 0);
+        let in_use: Vec<_> =
+            in_use.map(|n| (n.name.clone(), n.allocated_cpus, n.gres_used.clone())).collect();
+        if in_use == self.in_use {
+            return;
+        }
+        if in_use.is_empty() {
+            self.tenants.clear();
+        } else {
+            match self.slurm.jobs().await {
+                Ok(jobs) => self.tenants = inventory::tenants(&jobs),
+                Err(error) => {
+                    tracing::warn!(error = explain(&error), "could not read Slurm's jobs");
+                    return;
+                }
+            }
+        }
+        self.in_use = in_use;
     }
 
     fn now(&self) -> i64 {
@@ -192,5 +225,6 @@ fn seen(node: gangway_slurm::Node) -> inventory::SlurmNode {
         partitions: node.partitions.into_iter().collect(),
         weight: node.weight,
         topology: node.topology,
+        tenants: String::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use gangway_core::eligible::nodes::{self, Node};
 use gangway_core::eligible::taint::Taint;
 use gangway_core::eligible::volume::{Claim, ClaimSpec, Class, VolumeSpec};
-use gangway_core::inventory::{Condition, Host, Standing};
+use gangway_core::inventory::{Condition, Host, Standing, Told};
 use gangway_core::names;
 use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus, Quantities, moment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -87,6 +87,8 @@ impl LeanHost {
     /// The node as a fact; what others tell of it is filled in by the caller.
     pub(crate) fn into_host(self) -> Host {
         let told = self.status.conditions.into_iter().find(|c| c.kind == names::SLURM_READY);
+        let annotations = self.metadata.annotations.unwrap_or_default();
+        let tenants = annotations.get(names::TENANTS).cloned().unwrap_or_default();
         Host {
             name: self.metadata.name.unwrap_or_default(),
             uid: self.metadata.uid.unwrap_or_default(),
@@ -95,10 +97,10 @@ impl LeanHost {
             taints: self.spec.taints,
             unschedulable: self.spec.unschedulable,
             allocatable: self.status.allocatable,
-            told: told.map(|c| Condition {
-                standing: Standing::parse(&c.status),
-                reason: c.reason,
-                message: c.message,
+            told: told.map(|c| {
+                let standing = Standing::parse(&c.status);
+                let condition = Condition { standing, reason: c.reason, message: c.message };
+                Told { condition, tenants }
             }),
             ..Host::default()
         }

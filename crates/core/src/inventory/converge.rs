@@ -126,7 +126,7 @@ proptest! {
             let plan = look(&hosts, &nodes);
             for news in &plan.news {
                 let host = hosts.iter_mut().find(|host| host.name == news.host);
-                host.expect("news are of nodes that are there").told = Some(news.condition.clone());
+                host.expect("news are of nodes that are there").told = Some(news.told.clone());
             }
             if plan.steps.is_empty() {
                 break;

@@ -46,9 +46,24 @@ pub struct Condition {
     pub message: String,
 }
 
+/// All that a node says about Slurm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whether Slurm gives it out.
+    pub condition: Condition,
+    /// Other people's jobs on it.
+    pub tenants: String,
+}
+
 impl Condition {
     fn new(standing: Standing, reason: &str, message: String) -> Self {
         Self { standing, reason: reason.to_owned(), message }
+    }
+}
+
+impl Told {
+    fn of(condition: Condition) -> Self {
+        Self { condition, tenants: String::new() }
     }
 }
 
@@ -59,7 +74,10 @@ pub(super) fn news(
     pool: Option<&Pool>,
     node: Option<&SlurmNode>,
 ) -> Option<News> {
-    tell(host, condition(rules, host.refusal.as_deref(), pool, node))
+    let condition = condition(rules, host.refusal.as_deref(), pool, node);
+    let tenants = node.map_or(String::new(), |node| node.tenants.clone());
+    let theirs = node.is_some_and(|node| !node.reason.starts_with(&rules.signature()));
+    tell(host, Told { condition, tenants }, theirs)
 }
 
 /// Two nodes of Kubernetes have the same name in Slurm.
@@ -69,19 +87,25 @@ pub(super) fn twice(host: &Host, first: &Host) -> Option<News> {
         first.name,
         host.slurm_name()
     );
-    tell(host, Condition::new(Standing::Unknown, "NameTaken", message))
+    tell(host, Told::of(Condition::new(Standing::Unknown, "NameTaken", message)), false)
 }
 
 /// It is not registered for as long as it would be drained at once.
 pub(super) fn kept_out(host: &Host, why: &str) -> Option<News> {
     let message = format!("Slurm is not given this node as long as it is shut: {why}");
-    tell(host, Condition::new(Standing::Unknown, "NotRegistered", message))
+    tell(host, Told::of(Condition::new(Standing::Unknown, "NotRegistered", message)), false)
 }
 
-fn tell(host: &Host, condition: Condition) -> Option<News> {
-    let news = host.told.as_ref() != Some(&condition);
-    let turned = host.told.as_ref().is_none_or(|told| told.standing != condition.standing);
-    news.then(|| News { host: host.name.clone(), condition, turned })
+fn tell(host: &Host, told: Told, theirs: bool) -> Option<News> {
+    let before = host.told.as_ref();
+    if before == Some(&told) {
+        return None;
+    }
+    let was = before.map(|before| before.condition.standing);
+    let turned = was != Some(told.condition.standing);
+    // Not of a node that has just come and is well.
+    let event = theirs && turned && (was.is_some() || told.condition.standing == Standing::False);
+    Some(News { host: host.name.clone(), told, turned, event })
 }
 
 fn condition(

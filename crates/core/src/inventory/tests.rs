@@ -111,8 +111,8 @@ fn what_is_as_it_should_be_is_left_alone() {
     let first = decide(&rules, std::slice::from_ref(&host), std::slice::from_ref(&node), 0);
     assert!(first.steps.is_empty(), "{:?}", first.steps);
     assert_eq!(first.news.len(), 1);
-    assert_eq!(first.news[0].condition.standing, Standing::True);
-    host.told = Some(first.news[0].condition.clone());
+    assert_eq!(first.news[0].told.condition.standing, Standing::True);
+    host.told = Some(first.news[0].told.clone());
     assert_eq!(decide(&rules, &[host], &[node], 0), Plan::default());
 }
 
@@ -218,7 +218,7 @@ fn what_is_not_ours_is_never_touched() {
     cordoned.unschedulable = true;
     let plan = decide(&rules(), &[cordoned], &[foreign], 0);
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
-    assert_eq!(plan.news[0].condition.reason, "NotOurs");
+    assert_eq!(plan.news[0].told.condition.reason, "NotOurs");
     // A host with slurmd that Kubernetes does not know.
     let slurmd = SlurmNode { name: "h1".into(), ..SlurmNode::default() };
     assert_eq!(decide(&rules(), &[], &[slurmd], 0), Plan::default());
@@ -301,7 +301,7 @@ fn a_shut_node_is_not_registered_before_it_opens() {
     host.taints.push(taint);
     let plan = decide(&rules(), std::slice::from_ref(&host), &[], 0);
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
-    let told = &plan.news[0].condition;
+    let told = &plan.news[0].told.condition;
     assert_eq!(told.reason, "NotRegistered");
     assert!(
         told.message.ends_with("about to go: taint karpenter.sh/disrupted"),
@@ -318,13 +318,19 @@ fn a_shut_node_is_not_registered_before_it_opens() {
 fn kubernetes_is_told_slurms_reason_and_who_gave_it() {
     let host = host("n1");
     let node = with(node_of(&host), &["IDLE", "DRAIN"], "bad NIC");
-    let plan = decide(&rules(), &[host], &[node], 0);
-    let told = &plan.news[0].condition;
+    let plan = decide(&rules(), std::slice::from_ref(&host), &[node], 0);
+    let told = &plan.news[0].told.condition;
     assert_eq!(told.standing, Standing::False);
-    assert_eq!(
-        (told.reason.as_str(), told.message.as_str()),
-        ("Drained", "drained in Slurm: bad NIC (root)")
-    );
+    let words = (told.reason.as_str(), told.message.as_str());
+    assert_eq!(words, ("Drained", "drained in Slurm: bad NIC (root)"));
+    assert!(plan.news[0].event, "somebody has done this");
+    let ours = with(node_of(&host), &["IDLE", "DRAIN"], "gangway/c1: cordoned in Kubernetes");
+    let plan = decide(&rules(), std::slice::from_ref(&host), &[ours], 0);
+    assert!(!plan.news[0].event, "whoever cordons knows it");
+    let shared = SlurmNode { tenants: "17 bob gres/gpu=2".into(), ..node_of(&host) };
+    let plan = decide(&rules(), &[host], &[shared], 0);
+    assert_eq!(plan.news[0].told.tenants, "17 bob gres/gpu=2");
+    assert!(!plan.news[0].event, "it is well");
 }
 
 #[test]
@@ -345,7 +351,7 @@ fn two_nodes_of_one_name_are_told_apart() {
     let plan = decide(&rules(), &[second, first], &[], 0);
     assert_eq!(plan.steps.len(), 1);
     let taken = plan.news.iter().find(|news| news.host == "n2").expect("told");
-    assert_eq!(taken.condition.reason, "NameTaken");
+    assert_eq!(taken.told.condition.reason, "NameTaken");
 }
 
 #[test]
@@ -353,7 +359,7 @@ fn what_slurm_refuses_is_told() {
     let refused = Host { refusal: Some("Invalid node name".into()), ..host("n1") };
     let plan = decide(&rules(), &[refused], &[], 0);
     assert_eq!(plan.steps.len(), 1, "and asked again");
-    let told = &plan.news[0].condition;
+    let told = &plan.news[0].told.condition;
     assert_eq!((told.reason.as_str(), told.standing), ("Refused", Standing::Unknown));
     assert!(told.message.ends_with("Invalid node name"), "{}", told.message);
 }

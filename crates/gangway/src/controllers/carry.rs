@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use futures::StreamExt;
 use futures::stream;
 use gangway_core::hostlist::Hostlist;
-use gangway_core::inventory::{Change, News, Plan, Step, Wanted, registrations};
+use gangway_core::inventory::{Change, News, Plan, Standing, Step, Wanted, registrations};
 use gangway_core::names;
 use gangway_slurm::{Client as SlurmClient, Error, NodeUpdate, SlurmCode};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Client;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(super) struct Carrier {
     slurm: SlurmClient,
     nodes: Api<Node>,
+    events: Api<Event>,
     /// What Slurm said when these nodes were last to be registered, and when.
     refused: HashMap<String, Instant>,
     refusals: HashMap<String, String>,
@@ -48,9 +50,9 @@ pub(super) struct Carried {
 
 impl Carrier {
     pub(super) fn new(slurm: SlurmClient, client: Client) -> Self {
-        let nodes = Api::all(client);
+        let (nodes, events) = (Api::all(client.clone()), Api::namespaced(client, "default"));
         let (refused, refusals) = (HashMap::new(), HashMap::new());
-        Self { slurm, nodes, refused, refusals, strangers: Vec::new() }
+        Self { slurm, nodes, events, refused, refusals, strangers: Vec::new() }
     }
 
     /// What Slurm has said against nodes, by its name of them.
@@ -175,9 +177,18 @@ impl Carrier {
     async fn tell(&self, news: Vec<News>) -> Vec<News> {
         let write = |news: News| async move {
             let host = &news.host;
-            let status = Patch::Strategic(json!({ "status": { "conditions": [written(&news)] } }));
+            let status = Patch::Strategic(written(&news));
             match self.nodes.patch_status(host, &PatchParams::default(), &status).await {
-                Ok(_) => Some(news),
+                Ok(_) => {
+                    if news.event {
+                        let written =
+                            self.events.create(&PostParams::default(), &event(&news)).await;
+                        if let Err(error) = written {
+                            tracing::debug!(error = explain(&error), "could not write an event");
+                        }
+                    }
+                    Some(news)
+                }
                 // It has just gone.
                 Err(kube::Error::Api(status)) if status.is_not_found() => None,
                 Err(error) => {
@@ -193,8 +204,8 @@ impl Carrier {
         let writes = stream::iter(news).map(write).buffer_unordered(WRITES);
         let told: Vec<News> = writes.filter_map(|told| async { told }).collect().await;
         let mut alike: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
-        for News { host, condition, .. } in &told {
-            let said = (condition.reason.as_str(), condition.message.as_str());
+        for News { host, told, .. } in &told {
+            let said = (told.condition.reason.as_str(), told.condition.message.as_str());
             alike.entry(said).or_default().push(host.clone());
         }
         for ((reason, message), nodes) in alike {
@@ -214,18 +225,52 @@ fn listed(nodes: &[String]) -> String {
     Hostlist::from_names(nodes).map_or_else(|_| nodes.join(","), |list| list.sorted().to_string())
 }
 
-fn written(News { condition, turned, .. }: &News) -> serde_json::Value {
-    let mut out = json!({
+/// Condition and annotation go in one write: the status subresource takes metadata too.
+fn written(News { told, turned, .. }: &News) -> serde_json::Value {
+    let mut condition = json!({
         "type": names::SLURM_READY,
-        "status": condition.standing.as_str(),
-        "reason": condition.reason,
-        "message": condition.message,
+        "status": told.condition.standing.as_str(),
+        "reason": told.condition.reason,
+        "message": told.condition.message,
     });
     if *turned {
         let now = wall::now().strftime("%Y-%m-%dT%H:%M:%SZ");
-        out["lastTransitionTime"] = json!(now.to_string());
+        condition["lastTransitionTime"] = json!(now.to_string());
     }
-    out
+    // Null takes it away.
+    let tenants = Some(&told.tenants).filter(|tenants| !tenants.is_empty());
+    json!({
+        "metadata": { "annotations": { names::TENANTS: tenants } },
+        "status": { "conditions": [condition] },
+    })
+}
+
+/// What somebody did in Slurm, as an event on the node.
+fn event(News { host, told, .. }: &News) -> Event {
+    let words = [host.as_str(), &told.condition.reason, &told.condition.message];
+    let now = wall::now();
+    let stamp = now.as_second().to_string();
+    let once = gangway_core::placeholder::fingerprint(words.into_iter().chain([stamp.as_str()]));
+    let well = told.condition.standing == Standing::True;
+    Event {
+        metadata: ObjectMeta { name: Some(format!("{host}.{once:016x}")), ..ObjectMeta::default() },
+        involved_object: ObjectReference {
+            kind: Some("Node".to_owned()),
+            api_version: Some("v1".to_owned()),
+            name: Some(host.clone()),
+            // As the kubelet writes it, by which `kubectl describe node` finds events.
+            uid: Some(host.clone()),
+            ..ObjectReference::default()
+        },
+        reason: Some(format!("Slurm{}", told.condition.reason)),
+        message: Some(told.condition.message.clone()),
+        type_: Some(if well { "Normal" } else { "Warning" }.to_owned()),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        count: Some(1),
+        source: Some(EventSource { component: Some("gangway-controllers".to_owned()), host: None }),
+        ..Event::default()
+    }
 }
 
 fn changed(change: Change) -> NodeUpdate {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use gangway_core::inventory::{Condition, Host};
+use gangway_core::inventory::{Host, Told};
 
 /// Within so many milliseconds the watch tells of what we wrote; what it tells after that is somebody else's.
 const ECHO: i64 = 10_000;
@@ -52,7 +52,7 @@ pub(crate) struct Hosts {
     guests: HashMap<String, Guest>,
     slices: BTreeMap<String, Found>,
     /// What we have written and not heard of yet, and when: the watch may still tell of what was before.
-    wrote: HashMap<String, (Condition, i64)>,
+    wrote: HashMap<String, (Told, i64)>,
     /// Whether nodes, pods and slices have each been read in full.
     listed: [bool; 3],
 }
@@ -101,8 +101,8 @@ impl Hosts {
         let before = self.nodes.get(&host.name);
         let since = before.filter(|old| old.uid == host.uid).and_then(|old| old.unready_since);
         match self.wrote.get(&host.name) {
-            Some((condition, at)) if host.told.as_ref() != Some(condition) && now - at < ECHO => {
-                host.told = Some(condition.clone());
+            Some((told, at)) if host.told.as_ref() != Some(told) && now - at < ECHO => {
+                host.told = Some(told.clone());
             }
             Some(_) => drop(self.wrote.remove(&host.name)),
             None => {}
@@ -119,10 +119,10 @@ impl Hosts {
     }
 
     /// What we have just written on a node: the watch tells of it later.
-    pub(crate) fn told(&mut self, name: &str, condition: Condition, now: i64) {
+    pub(crate) fn told(&mut self, name: &str, told: Told, now: i64) {
         if let Some(host) = self.nodes.get_mut(name) {
-            host.told = Some(condition.clone());
-            self.wrote.insert(name.to_owned(), (condition, now));
+            host.told = Some(told.clone());
+            self.wrote.insert(name.to_owned(), (told, now));
         }
     }
 
