@@ -149,6 +149,13 @@ impl Gang {
         self.members.iter().filter(move |m| !any || founder(m))
     }
 
+    /// Whether it runs as a whole on what this job was given, as far as its pods say: then nobody waits for
+    /// what its allocation is.
+    pub fn is_seated(&self, job: JobId) -> bool {
+        let there = |m: &Member| m.finished || m.bound.as_ref().is_some_and(|b| b.job == job);
+        self.complete() && !self.members.is_empty() && self.members.iter().all(there)
+    }
+
     /// What its largest member needs, resource by resource: what every member is asked for.
     pub fn largest_demand(&self) -> Demand {
         let mut largest = Demand::default();

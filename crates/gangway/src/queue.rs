@@ -42,6 +42,10 @@ use crate::nursery::Nursery;
 /// somebody else's question is not kept waiting.
 const TURNS: usize = 7;
 
+/// Allocations of gangs that run already that are read again at once, as after a start of the bridge: few
+/// enough that whoever waits for its nodes is not kept waiting behind a thousand that have theirs.
+const REREADS: usize = 2;
+
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -60,6 +64,8 @@ pub(crate) struct Queue {
     shunning: Shunning,
     /// For the immediate path.
     turns: Semaphore,
+    /// For reading again what gangs that run have been given.
+    rereads: Semaphore,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
@@ -211,6 +217,7 @@ impl Queue {
             seals: Seals::default(),
             shunning: Shunning::new(settings.slurm.shun_failed_nodes),
             turns: Semaphore::new(TURNS),
+            rereads: Semaphore::new(REREADS),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
             nursery,

@@ -323,6 +323,25 @@ fn a_binding_is_read_as_slurm_knows_it() {
 }
 
 #[test]
+fn a_gang_is_seated_when_nobody_of_it_waits_for_what_its_job_was_given() {
+    let mut pods = trainers();
+    let seated = |pods: &[Pod]| {
+        one(&pytorch(1, 3), &pods.iter().collect::<Vec<_>>()).gang.is_seated(JobId(77))
+    };
+    for (pod, rank) in pods.iter_mut().zip(0..).take(3) {
+        bind(pod, "job-uid", rank);
+    }
+    assert!(!seated(&pods), "one has still to be bound");
+    assert!(!seated(&pods[..3]), "one has still to come");
+    bind(&mut pods[3], "job-uid", 3);
+    assert!(seated(&pods));
+    pods[3].annotations.insert(names::JOB_ID.to_owned(), "78".to_owned());
+    assert!(!seated(&pods), "one is bound for another");
+    pods[3].status.phase = Some("Succeeded".to_owned());
+    assert!(seated(&pods), "which has finished");
+}
+
+#[test]
 fn binding_that_was_begun_and_not_finished_is_seen_by_the_clock_of_the_api_server() {
     let mut pods = trainers();
     let made = |text: &str| pod::moment(text);

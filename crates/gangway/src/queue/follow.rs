@@ -378,6 +378,15 @@ impl Queue {
                 return true;
             }
         };
+        // A bridge that has just started reads what all gangs have: those that run come last. Whoever gets
+        // no turn in time looks first whether something has happened meanwhile.
+        let turn = async {
+            match gang.is_seated(job.id) {
+                true => self.rereads.acquire().await.ok(),
+                false => None,
+            }
+        };
+        let Ok(_turn) = timeout(RETRY, turn).await else { return false };
         // Where slurmctld has begun anew the id may be somebody else's: it is read again first.
         if granted.is_none() && !self.board.is_still(self.board.boot()).await.is_ok_and(|same| same)
         {
