@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use gangway_api::v1;
+use gangway_api::v1::release_request::UpTo;
 use gangway_core::follow::{Action, Plan, Spot, Verdict};
 use gangway_core::gang::Assembled;
 use gangway_core::life::{Event, Life, Write, step};
@@ -199,16 +200,21 @@ impl Follower {
         for action in rest {
             match action {
                 Action::Ask => self.ask(view).await,
-                Action::Release { why } => {
-                    let ok = self.let_go(view, why, false).await;
+                Action::Inquire => {
+                    let latest = self.inquire(view).await;
+                    self.note(Event::Learned(latest));
+                    done = if latest.is_some() { Done::LookAgain } else { Done::All };
+                }
+                Action::Release { why, generation } => {
+                    let ok = self.let_go(view, why, generation, false).await;
                     self.note(Event::Released { ok });
                     if !ok {
                         return Done::All;
                     }
                 }
-                Action::GiveBack { why } => {
+                Action::GiveBack { why, generation } => {
                     tracing::info!(gang = view.assembled.gang.uid, why, "giving back");
-                    let ok = self.let_go(view, why, true).await;
+                    let ok = self.let_go(view, why, generation, true).await;
                     self.note(Event::GivenBack { ok });
                     done = if ok { Done::LookAgain } else { Done::All };
                 }
@@ -255,14 +261,32 @@ impl Follower {
         }
     }
 
-    /// Gives the placeholder back; `again`: to ask for the same pods again. Whether Slurm was told.
-    async fn let_go(&mut self, view: &View, why: String, again: bool) -> bool {
+    /// The latest attempt of the gang that there is in Slurm, 0 for none; `None` where nobody can say.
+    async fn inquire(&mut self, view: &View) -> Option<u32> {
+        let (cluster, uid) = (self.cluster.id.clone(), view.assembled.gang.uid.clone());
+        let answer = self.cluster.door.explain(v1::ExplainRequest { cluster, uid }).await;
+        match answer {
+            Ok(answer) => {
+                let there = answer.into_inner().placeholders;
+                Some(there.iter().map(|placeholder| placeholder.generation).max().unwrap_or(0))
+            }
+            Err(status) => {
+                tracing::warn!(gang = view.assembled.gang.uid, %status, "could not ask for its placeholders");
+                None
+            }
+        }
+    }
+
+    /// Gives the placeholder back, and those before it; `again`: to ask for the same pods again. Whether
+    /// Slurm was told.
+    async fn let_go(&mut self, view: &View, why: String, generation: u32, again: bool) -> bool {
         let gang = &view.assembled.gang;
         let request = v1::ReleaseRequest {
             cluster: self.cluster.id.clone(),
             uid: gang.uid.clone(),
             reason: why,
             again,
+            up_to: Some(UpTo::Generation(generation)),
         };
         match self.cluster.door.release(request).await {
             Ok(answer) => {

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::seating::Start;
 use super::{ALL_BOUND_WITHIN_MS, Action, Facts, Plan, evict, unfinished};
 use crate::ask::OnLoss;
 use crate::gang::{Member, Notice};
-use crate::job::{BaseState, JobId};
+use crate::job::BaseState;
 use crate::place::Seat;
 
 /// An end that differs by more than this from what members were told has been moved (ms).
@@ -25,7 +26,8 @@ fn is_foreseen(state: &BaseState) -> bool {
 
 /// The allocation will end soon, on Slurm's word: members are warned, and leave when they have
 /// checkpointed or their time is up. `None`: it goes on.
-pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<Plan> {
+pub(super) fn before_its_end(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Option<Plan> {
+    let Start { job, generation, .. } = *start;
     let grace = grace_ms(facts)?;
     let (at, by_time_limit) = facts.progress.ends?;
     if by_time_limit && now < at - grace {
@@ -51,7 +53,7 @@ pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<
         return Some(Plan::default());
     }
     if facts.progress.leave_by.is_some() {
-        return Some(Plan::act(Action::GiveBack { why }));
+        return Some(Plan::act(Action::GiveBack { why, generation }));
     }
     // Bindings were sent a moment ago: whether they were made is not seen yet.
     let first = facts.progress.first_bind.filter(|_| !facts.progress.all_bound);
@@ -59,7 +61,7 @@ pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<
     match seen {
         _ if by_time_limit => None,
         Some(seen) => Some(Plan { wake: Some(seen), ..Plan::default() }),
-        None => Some(Plan::act(Action::GiveBack { why })),
+        None => Some(Plan::act(Action::GiveBack { why, generation })),
     }
 }
 

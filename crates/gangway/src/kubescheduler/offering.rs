@@ -63,11 +63,13 @@ impl Offering {
     /// and a door that does not answer is told to the user.
     pub(crate) fn review(&mut self, facts: &Facts<'_>, mut plan: Plan, now: i64) -> Plan {
         self.since = on_offer(self.since, facts, &plan, now);
-        if let Some((job, since)) = self.since {
+        if let (Some((job, since)), Some(Verdict::Allocated { generation, .. })) =
+            (self.since, facts.verdict)
+        {
             let due = since + self.terms.take_up_ms;
             if now >= due {
                 let why = self.untaken(facts.assembled, job);
-                return give_back(facts.assembled, facts.progress.released, &why);
+                return give_back(facts.assembled, *generation, facts.progress.released, &why);
             }
             plan.wake = Some(plan.wake.map_or(due, |wake| wake.min(due)));
         }

@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Key, Queue, RETRY};
+use super::{Entry, Health, Key, Queue, RETRY, Release};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 
@@ -176,6 +176,7 @@ impl Queue {
             Ok(left) => request.options.dependency = left,
             Err(next) => return next,
         }
+        entry.submitted.store(stamp.generation, Ordering::Relaxed);
         let doubted = entry.doubted.load(Ordering::Relaxed);
         let at_once = !doubted && !request.options.needs_queue() && id.is_none();
         match self.submit_typed(stamp, &request, at_once, id).await {
@@ -273,8 +274,11 @@ impl Queue {
                     Standing::Over => {
                         return Next::Done(Some(ended(&job, generation)));
                     }
-                    _ if entry.releasing().is_some() => {
-                        self.insist(entry, &job).await;
+                    _ if let Some(release) = entry.releasing() => {
+                        if !entry.is_about(&release, generation) {
+                            return Next::Done(None);
+                        }
+                        self.insist(&release, &job).await;
                         retry = Some(RETRY);
                     }
                     Standing::Waiting => {
@@ -345,10 +349,9 @@ impl Queue {
 
     /// Whoever released the gang has told Slurm; if the job lives on all the same (it was just being
     /// submitted, or the call failed), it is told again.
-    async fn insist(&self, entry: &Entry, job: &Job) {
-        let Some((why, since)) = entry.releasing() else { return };
-        if since.elapsed() >= RETRY
-            && let Err(error) = self.end(job, &why).await
+    async fn insist(&self, release: &Release, job: &Job) {
+        if release.since.elapsed() >= RETRY
+            && let Err(error) = self.end(job, &release.why).await
         {
             tracing::warn!(job = %job.id, error = explain(&error), "could not release; trying again");
         }
