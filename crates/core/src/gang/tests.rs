@@ -160,6 +160,21 @@ fn an_indexed_job_ranks_by_completion_index() {
         pod
     };
     let (first, second, beyond) = (index(0), index(1), index(2));
+    // An index that has run to its end is not waited for, whether its pod is still there or not.
+    let done = Workload { done: std::iter::once(0..1).collect(), ..job.clone() };
+    for (job, pods, complete) in [
+        (&job, vec![&second], false),
+        (&done, vec![&second], true),
+        (&done, vec![&first], false),
+        (&done, vec![&first, &second], true),
+    ] {
+        let formed = one(job, &pods);
+        assert_eq!(formed.gang.complete(), complete, "{pods:?}");
+        assert_eq!(
+            formed.gang.members.last().map(|m| m.rank),
+            Some(u32::from(pods.contains(&&second)))
+        );
+    }
     let formed = assemble(Some(&job), &[&beyond, &second, &first]);
     let gang = &formed[0].gang;
     let ranks: Vec<_> = gang.members.iter().map(|m| (m.name.as_str(), m.rank)).collect();
@@ -460,6 +475,7 @@ fn workload(kind: Kind, shape: Shape) -> Workload {
         outcome: None,
         deadline_seconds: None,
         replaces: false,
+        done: Arc::default(),
     }
 }
 
