@@ -11,6 +11,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+/// What one story asks for (s).
+const GRACE: i64 = 16;
+
 /// A pair of whole nodes in a partition that others preempt, or in the ordinary one.
 fn pair(story: &Story, name: &str, annotations: &[(&str, &str)]) -> Vec<Value> {
     let template = manifest::template(8, annotations);
@@ -99,18 +102,25 @@ async fn after_scancel_they_leave_when_all_have_checkpointed() {
 #[tokio::test]
 async fn after_scancel_they_leave_when_their_time_is_up_and_not_before() {
     let Some(mut story) = Story::begin("time-is-up").await else { return };
-    create(&story, &pair(&story, "pair", &[("gangway.dev/checkpoint-grace", "0:08")])).await;
+    create(&story, &pair(&story, "pair", &[("gangway.dev/checkpoint-grace", "0:16")])).await;
     let id = story.seated(&story.bound("pair-", 2).await).await.id.0;
     story.slurm.scancel("alice", id);
     let pods = warned(&story, "pair-", "CANCELLED").await;
-    // Whoever comes after it keeps the promise.
+    // Whoever comes after it keeps the promise, as it was given.
     story.bridge.kill();
-    story.bridge.start().await;
+    let half = leave_by(&pods[0]) - SignedDuration::from_secs(GRACE / 2);
+    wait("half of their time is over", SOON, async || {
+        if now() >= half { Ok(()) } else { Err(now().to_string()) }
+    })
+    .await;
+    story.bridge.spawn();
     story.gone("pair-").await;
     let evicted = story.first("create eviction", "pair-");
-    let early = leave_by(&pods[0]).duration_since(evicted);
+    let late = evicted.duration_since(leave_by(&pods[0]));
+    story.note(&format!("evicted {late:?} after their time was up"));
     // The annotation has no parts of a second.
-    assert!(early < SignedDuration::from_secs(1), "evicted {early} before the time");
+    assert!(late > SignedDuration::from_secs(-1), "evicted {late} before the time");
+    assert!(late < SignedDuration::from_secs(GRACE / 2), "the grace was given again: {late}");
     story.end().await;
 }
 

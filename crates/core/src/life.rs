@@ -83,6 +83,8 @@ pub enum Event<'a> {
         /// Whether it is as was wanted.
         ok: bool,
     },
+    /// The members were told, before this bridge began, that they may stay until then (ms).
+    Recalled(i64),
     /// A claim was told its node.
     Told {
         /// Its uid.
@@ -122,6 +124,7 @@ pub fn step(mut life: Life, event: Event<'_>, now: i64) -> (Life, Plan) {
             }
             life.unless(ok, now);
         }
+        Event::Recalled(by) => life.progress.recalled = Some(by),
         Event::Told { claim, ok } => {
             if ok {
                 let (often, at) = life.progress.claims.entry(claim.to_owned()).or_default();
@@ -201,7 +204,9 @@ impl Life {
                     }
                     self.progress.leave_by = by;
                 }
-                Action::Warn { leave: None, .. } => self.progress.leave_by = None,
+                Action::Warn { leave: None, .. } => {
+                    (self.progress.leave_by, self.progress.recalled) = (None, None);
+                }
                 _ => {}
             }
         }

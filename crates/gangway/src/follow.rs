@@ -80,6 +80,11 @@ impl Follower {
     }
 
     fn plan(&mut self, assembled: &Assembled) -> Plan {
+        if self.life.verdict().is_none()
+            && let Some(left) = warn::left(&self.cluster, &assembled.gang)
+        {
+            self.note(Event::Recalled(self.cluster.now() + left));
+        }
         let mut spots: BTreeMap<String, Spot> = match self.life.verdict() {
             Some(Verdict::Allocated { seats, .. }) => self.cluster.world.index().spots(seats),
             _ => BTreeMap::new(),

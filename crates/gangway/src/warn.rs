@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use gangway_core::ask::Hook;
+use gangway_core::gang::{Gang, Notice};
 use gangway_core::names;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::SignedDuration;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -73,6 +74,18 @@ pub(crate) async fn warn(
         }
     }
     (uid.to_owned(), written)
+}
+
+/// How long members may stay yet (ms), by what a bridge before this one has written on them; the longest, where
+/// only some were told anew.
+pub(crate) fn left(cluster: &Cluster, gang: &Gang) -> Option<i64> {
+    let index = cluster.world.index();
+    let bound = gang.members.iter().filter(|m| m.bound.is_some() && m.notice != Notice::None);
+    let until = bound.filter_map(|m| {
+        index.pod(&m.uid)?.annotations.get(names::LEAVE_BY)?.parse::<Timestamp>().ok()
+    });
+    let until = until.max()?.as_millisecond();
+    Some(until.saturating_sub(crate::wall::now().as_millisecond()))
 }
 
 /// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is

@@ -90,6 +90,8 @@ pub struct Progress {
     pub ends: Option<(i64, bool)>,
     /// Until when its members were told that they may stay (ms); `None`: they were told nothing.
     pub leave_by: Option<i64>,
+    /// The same as a bridge before this one has told them (ms), by what the pods carry.
+    pub recalled: Option<i64>,
     /// The placeholders that members were bound for, as far as whoever gave the latest word knew.
     pub weighed: BTreeSet<JobId>,
     /// Who was seen bound at each rank.
