@@ -371,9 +371,13 @@ impl Follower {
             warn::tell_owner(&self.cluster, &view.group, why).await;
         }
         let hook = view.assembled.gang.ask.hook.as_ref();
-        let answers =
-            pods.iter().map(|(uid, leave)| warn::warn(&self.cluster, uid, leave.as_ref(), hook));
+        // All are told the same moment.
+        let now = crate::wall::now();
+        let answers = pods
+            .iter()
+            .map(|(uid, leave)| warn::warn(&self.cluster, uid, leave.as_ref(), hook, now));
         let answers = join_all(answers).await;
+        warn::run_command(&self.cluster, view, pods, &answers, now);
         self.wrote(Write::Warn, &answers);
     }
 
