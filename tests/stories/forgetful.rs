@@ -7,7 +7,7 @@ use gangway_core::hostlist::Hostlist;
 use gangway_core::job::{BaseState, Job, JobId, Standing};
 use gangway_core::names;
 use gangway_core::placeholder::Stamp;
-use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
+use gangway_tests::{Fault, Faults, Pod, Question, SOON, Story, World, manifest, stays, wait};
 
 use crate::slurmctld::{answers, bobs, daemon, places};
 
@@ -112,7 +112,27 @@ async fn a_start_from_the_queue_may_be_forgotten_at_every_age() {
 /// The same while no bridge is there to see it.
 #[tokio::test]
 async fn a_start_forgotten_while_no_bridge_runs_is_asked_for_anew() {
-    let Some(mut story) = Story::begin("forgot-alone").await else { return };
+    forgotten_while_no_bridge_runs("forgot-alone", |_| None).await;
+}
+
+/// The same where nobody keeps accounts, and nobody will ever say more than that slurmctld knows no such job.
+#[tokio::test]
+async fn it_is_asked_for_anew_also_where_there_is_no_accounting() {
+    let none =
+        |asked: &Question<'_>| asked.path.starts_with("/slurmdb/").then_some(Fault::NotFound);
+    forgotten_while_no_bridge_runs("forgot-accounts", none).await;
+}
+
+async fn forgotten_while_no_bridge_runs(
+    name: &str,
+    wrong: impl Fn(&Question<'_>) -> Option<Fault> + Send + Sync + 'static,
+) {
+    let Some(world) = World::find() else { return };
+    let slurm = Faults::before_slurm(world.slurm_url()).await;
+    slurm.follow(wrong);
+    let story = Story::prepare(name, |setup| setup.slurm_url = slurm.url());
+    let Some(mut story) = story.await else { return };
+    story.bridge.start().await;
     save(&mut story, "before").await;
     let uid =
         story.kube.create(&manifest::pytorchjob("gang", 1, &manifest::template(8, &[]))).await;

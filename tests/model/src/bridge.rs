@@ -356,7 +356,14 @@ impl Half {
         self.lost = Some((job, generation));
         let seen_before_boot = self.alive.filter(|boot| *boot != slurm.boot).map(|_| 0);
         let (boot_time, now_s) = (slurm.boot / 1_000, now / 1_000);
-        let silence = Silence { records: &[], boot_time, now: now_s, seen_before_boot };
+        let silence = Silence {
+            records: &[],
+            accounting: true,
+            denials: 1,
+            boot_time,
+            now: now_s,
+            seen_before_boot,
+        };
         let fate = fate(CLUSTER, &gang_uid(gang), generation, &silence);
         if self.releasing.is_some() {
             return self.done(None, now);

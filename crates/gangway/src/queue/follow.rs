@@ -89,7 +89,7 @@ impl Queue {
                 }
                 Step::Lost { job, generation } => {
                     let known = lost.filter(|l| l.job == job && l.generation == generation);
-                    let known = known.unwrap_or(Lost { job, generation, alive: None });
+                    let known = known.unwrap_or(Lost { job, generation, alive: None, denials: 0 });
                     lost = Some(known);
                     self.ask_accounting(entry, &gang, &listed, known).await
                 }
@@ -262,12 +262,12 @@ impl Queue {
                 Seen::Nothing => {}
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
                 Seen::NoSuchJob => {
-                    return self.vanished(entry, Lost { job: id, generation, alive });
+                    return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 }
                 // So does an id that was given to another job meanwhile.
                 Seen::Job(job) if !is_own(entry, &job, generation) => {
                     tracing::warn!(job = %id, "Slurm has given the id of a lost placeholder to another job");
-                    return self.vanished(entry, Lost { job: id, generation, alive });
+                    return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 }
                 Seen::Job(job) => match job.standing() {
                     Standing::Over if self.superseded(entry, &job).await => return Next::Again,
@@ -328,7 +328,7 @@ impl Queue {
             tokio::select! {
                 changed = seen.changed() => if changed.is_err() {
                     // The board has forgotten it, for slurmctld has: nothing more will be heard of it.
-                    return self.vanished(entry, Lost { job: id, generation, alive });
+                    return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 },
                 _ = health.changed() => {}
                 _ = restarts.changed() => if self.others(entry, id) { return Next::Again },
