@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::bind::{self, Binding, Told};
 use crate::cluster::{Cluster, View};
 use crate::evict;
+use crate::failpoint::{self, Point};
 use crate::kubescheduler::offering::Offering;
 use crate::report::Reporter;
 use crate::warn;
@@ -270,6 +271,7 @@ impl Follower {
     async fn inquire(&mut self, view: &View) -> Option<u32> {
         let (cluster, uid) = (self.cluster.id.clone(), view.assembled.gang.uid.clone());
         let answer = self.cluster.door.explain(v1::ExplainRequest { cluster, uid }).await;
+        failpoint::pass(Point::Inquired);
         match answer {
             Ok(answer) => {
                 let there = answer.into_inner().placeholders;

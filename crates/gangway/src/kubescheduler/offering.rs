@@ -22,6 +22,7 @@ use crate::apiserver::says_gone;
 use crate::bind::Binding;
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::lean::LeanPod;
 
 /// What all followers share where kube-scheduler binds.
@@ -131,7 +132,9 @@ impl Offering {
         let job = job.map_or_else(String::new, |job| format!("job {job}: "));
         let message = format!("{job}node {}", wake.node);
         let status = status("True", "Allocated", &message, Some(&wake.node));
-        if !touch(cluster, &wake.pod, status).await {
+        let touched = touch(cluster, &wake.pod, status).await;
+        failpoint::pass(Point::Touched);
+        if !touched {
             self.terms.offers.not_woken(&wake.pod);
         }
     }
