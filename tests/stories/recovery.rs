@@ -117,7 +117,7 @@ async fn who_comes_new_does_not_wait_for_those_that_run() {
     let began = Instant::now();
     story.bridge.spawn();
     let took = bound_after(&story, "new", began).await;
-    let held = slurm.done().get("delay").copied().unwrap_or_default();
+    let held = slurm.count(Fault::Delay(HELD_MS));
     story.note(&format!("bound after {took:.1?}, with {held} questions that nobody answers"));
     let rounds = 1 + usize::try_from(took.as_secs() / GIVEN_UP_S).expect("a small number");
     assert!((1..=REREADS * rounds).contains(&held), "{held} of {GANGS} after {took:?}");
