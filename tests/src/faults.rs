@@ -4,8 +4,11 @@
 //! passes, watches too. For whole moods (refused connections, silence) there is [`crate::Proxy`].
 
 mod lie;
+mod watches;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,10 +20,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::http::free_port;
 use lie::Memory;
+use watches::{Watches, status};
 
 /// What goes wrong with one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +42,12 @@ pub enum Fault {
     Status(u16),
     /// It is carried out, and the answer is one of this status all the same.
     After(u16),
+    /// It is kept back until it is let go.
+    Hold,
+    /// It is not passed on; the API server's own 409.
+    Conflict,
+    /// It is not passed on; the API server's own 410.
+    Expired,
     /// A text 404, as of a proxy that has lost its way.
     NotFound,
     /// A 200 whose lists are all empty.
@@ -58,7 +69,8 @@ impl Fault {
 
     /// Whether Slurm or the API server has carried the question out.
     fn passes_on(self) -> bool {
-        !matches!(self, Self::Cut | Self::Status(_) | Self::NotFound | Self::Garbage)
+        let refused = matches!(self, Self::Conflict | Self::Expired | Self::Status(_));
+        !refused && !matches!(self, Self::Cut | Self::NotFound | Self::Garbage)
     }
 }
 
@@ -92,6 +104,7 @@ pub struct Faults {
     port: u16,
     shared: Arc<Shared>,
     serving: JoinHandle<()>,
+    written: Mutex<Vec<PathBuf>>,
 }
 
 struct Shared {
@@ -99,6 +112,11 @@ struct Shared {
     script: Mutex<Script>,
     done: Mutex<BTreeMap<String, usize>>,
     memory: Memory,
+    watches: Watches,
+    /// Whether what is held is held still.
+    holds: watch::Sender<bool>,
+    /// How many attempts to go on with a watch are still to be answered with 410.
+    gone: AtomicUsize,
 }
 
 /// Where questions are passed on to.
@@ -130,10 +148,13 @@ impl Faults {
             script: Mutex::new(Arc::new(|_: &Question<'_>| None)),
             done: Mutex::default(),
             memory: Memory::default(),
+            watches: Watches::default(),
+            holds: watch::Sender::new(true),
+            gone: AtomicUsize::new(0),
         });
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let serving = tokio::spawn(serve(listener, shared.clone()));
-        Self { port, shared, serving }
+        Self { port, shared, serving, written: Mutex::default() }
     }
 
     /// Where a client should go.
@@ -151,6 +172,65 @@ impl Faults {
             self.url()
         );
         std::fs::write(path, text).expect("the kubeconfig can be written");
+    }
+
+    /// A kubeconfig that leads here, for as long as the proxy is there.
+    pub fn kubeconfig(&self) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("gangway-faults-{}.yaml", self.port));
+        self.write_kubeconfig(&path);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        path
+    }
+
+    /// From now on, the first try of every write meets a conflict.
+    pub fn conflicts(&self) {
+        let tried: Mutex<BTreeMap<String, usize>> = Mutex::default();
+        self.follow(move |asked| {
+            if asked.reads() {
+                return None;
+            }
+            let path = asked.path.split('?').next().unwrap_or_default();
+            let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = tried.entry(format!("{} {path}", asked.method)).or_default();
+            *count += 1;
+            (*count % 2 == 1).then_some(Fault::Conflict)
+        });
+    }
+
+    /// All watches expire now, and as many more attempts to go on with one are answered with 410.
+    pub fn expire(&self, more: usize) {
+        self.shared.gone.store(more, Ordering::SeqCst);
+        let shared = Arc::downgrade(&self.shared);
+        self.follow(move |asked| {
+            let gone = &shared.upgrade()?.gone;
+            let less = |left: usize| left.checked_sub(1).filter(|_| asked.watches());
+            let one = gone.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+            one.is_ok().then_some(Fault::Expired)
+        });
+        self.shared.watches.expire();
+    }
+
+    /// How many attempts to go on with a watch are still to be answered with 410.
+    pub fn still_gone(&self) -> usize {
+        self.shared.gone.load(Ordering::SeqCst)
+    }
+
+    /// From now on bindings are kept back, or go on.
+    pub fn hold(&self, on: bool) {
+        self.shared.holds.send_replace(on);
+        self.follow(move |asked| {
+            (on && asked.path.split('?').next()?.ends_with("/binding")).then_some(Fault::Hold)
+        });
+    }
+
+    /// From now on watches say nothing, or go on where they were.
+    pub fn stall(&self, on: bool) {
+        self.shared.watches.stall(on);
+    }
+
+    /// How often a fault was done.
+    pub fn count(&self, fault: Fault) -> usize {
+        self.done().get(&fault.name()).copied().unwrap_or_default()
     }
 
     /// What goes wrong from now on.
@@ -172,6 +252,10 @@ impl Faults {
 impl Drop for Faults {
     fn drop(&mut self) {
         self.serving.abort();
+        for file in self.written.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // One that is left is of no harm.
+            let _ = std::fs::remove_file(file);
+        }
     }
 }
 
@@ -209,6 +293,10 @@ async fn treat(
         *done.entry(fault.name()).or_default() += 1;
     }
     match fault {
+        Some(Fault::Hold) => {
+            // The sender lives as long as the proxy.
+            let _ = shared.holds.subscribe().wait_for(|on| !on).await;
+        }
         Some(Fault::Delay(ms)) => tokio::time::sleep(Duration::from_millis(ms)).await,
         Some(fault) if !fault.passes_on() => return made_up(fault),
         _ => {}
@@ -218,7 +306,7 @@ async fn treat(
         return match fault {
             Some(Fault::Break | Fault::Lose) => Ok(broken(answer.status(), Bytes::new())),
             Some(Fault::After(status)) => made_up(Fault::Status(status)),
-            _ => Ok(answer),
+            _ => Ok(shared.watches.told(answer)),
         };
     }
     let (head, body) = answer.into_parts();
@@ -247,10 +335,13 @@ async fn treat(
 
 /// An answer that nobody behind the proxy has given.
 fn made_up(fault: Fault) -> Result<Response<Body>, std::io::Error> {
+    let (json, told) = ("application/json", |code, reason| status(code, reason).to_string());
     let (status, kind, body) = match fault {
-        Fault::Status(status) => (status, "text/html", "<html>the gateway is unwell</html>"),
-        Fault::NotFound => (404, "text/plain", "Unable to find requested URL endpoint"),
-        Fault::Garbage => (200, "application/json", "{\"jobs\": [{\"job_id\": 1"),
+        Fault::Status(status) => (status, "text/html", "<html>the gateway is unwell</html>".into()),
+        Fault::NotFound => (404, "text/plain", "Unable to find requested URL endpoint".into()),
+        Fault::Garbage => (200, json, "{\"jobs\": [{\"job_id\": 1".into()),
+        Fault::Conflict => (409, json, told(409, "Conflict")),
+        Fault::Expired => (410, json, told(410, "Expired")),
         _ => return Err(std::io::Error::other("cut on purpose")),
     };
     let answer = Response::builder().status(status).header(header::CONTENT_TYPE, kind);

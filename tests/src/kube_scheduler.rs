@@ -1,6 +1,7 @@
 //! A stock kube-scheduler and `gangway extender` beside it, of the story's own.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub struct KubeScheduler {
     bridge_kubeconfig: PathBuf,
     extender: Option<Child>,
     scheduler: Option<Child>,
+    /// Where the next extender dies.
+    armed: Option<String>,
 }
 
 impl KubeScheduler {
@@ -75,6 +78,7 @@ impl KubeScheduler {
             bridge_kubeconfig: story.world.bridge_kubeconfig(),
             extender: None,
             scheduler: None,
+            armed: None,
             directory,
         };
         let extender = format!(
@@ -129,6 +133,7 @@ impl KubeScheduler {
         command.arg("extender").arg("--config").arg(self.directory.join("extender.yaml"));
         command.arg("--kubeconfig").arg(&self.bridge_kubeconfig);
         command.args(["--log", "info,gangway=debug"]);
+        command.envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)));
         self.extender = Some(self.spawn("extender", &mut command));
     }
 
@@ -144,6 +149,23 @@ impl KubeScheduler {
     /// SIGKILL for the extender, as a crash would be.
     pub fn kill_extender(&mut self) {
         kill(self.extender.take());
+    }
+
+    /// Lets the extender that is started next die at a fail point.
+    pub fn arm_extender(&mut self, at: &str) {
+        self.armed = Some(at.to_owned());
+    }
+
+    /// Waits until the extender has died at the fail point at which it was to.
+    pub async fn extender_dies(&mut self, at: &str) {
+        let ended = wait(&format!("the extender dies at {at}"), SOON, async || {
+            let child = self.extender.as_mut().expect("an extender that runs");
+            child.try_wait().ok().flatten().ok_or_else(|| "it runs".to_owned())
+        })
+        .await;
+        self.extender = None;
+        // SIGABRT, which nothing else of it ever raises.
+        assert_eq!(ended.signal(), Some(6), "{at}: {ended:?}\n{}", self.tail("extender", 20));
     }
 
     /// SIGKILL for kube-scheduler.

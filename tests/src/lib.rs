@@ -4,7 +4,6 @@
 //! at [`Story`]; the stories themselves are in `stories/`. Nothing here decides what is right, and
 //! nothing waits by the clock alone: every wait looks at a state, with a deadline.
 
-mod api_proxy;
 mod audit;
 mod bridge;
 mod chance;
@@ -24,7 +23,6 @@ mod story;
 mod wait;
 mod world;
 
-pub use api_proxy::ApiProxy;
 pub use audit::Write;
 pub use bridge::{Bridge, Setup};
 pub use chance::Chance;

@@ -141,3 +141,44 @@ async fn a_node_that_failed_is_not_given_again_although_it_is_back() {
     story.bound("all-", room as usize).await;
     story.end().await;
 }
+
+/// An index of a Job has succeeded and its pod was taken away: the others, made again, do not wait for it.
+#[tokio::test]
+async fn those_that_come_again_do_not_wait_for_an_index_that_has_succeeded() {
+    let Some(story) = Story::begin("index-done").await else { return };
+    story.kube.create(&manifest::indexed_job("gang", 3, &manifest::template(8, &[]))).await;
+    let first = story.bound("gang-", 3).await;
+    let placeholder = story.seated(&first).await;
+    let leader = first.iter().find(|pod| pod.rank() == 0).expect("a rank 0").name.clone();
+    let exit = json!({"metadata": {"annotations": {"world.gangway.dev/exit": "0"}}});
+    story.kube.patch_pod(&leader, &exit).await;
+    let jobs: kube::api::Api<KubeJob> = story.kube.api();
+    wait("its controller has counted it", SOON, async || {
+        let job = jobs.get("gang").await.map_err(|error| error.to_string())?;
+        let status = job.status.unwrap_or_default();
+        let done = status.completed_indexes.as_deref() == Some("0");
+        if done { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    story.kube.delete_pod(&leader).await;
+    story.slurm.scancel("alice", placeholder.id.0);
+    let second = wait("the two others are bound anew", SOON * 2, async || {
+        let pods = story.pods("gang-").await;
+        let new = |pod: &&Pod| {
+            pod.node.is_some() && !pod.deleting && first.iter().all(|old| old.uid != pod.uid)
+        };
+        if pods.len() == 2 && pods.iter().filter(new).count() == 2 {
+            return Ok(pods);
+        }
+        Err(pods.iter().map(|p| format!("{} {:?} {}", p.name, p.node, p.why())).collect::<String>())
+    })
+    .await;
+    let mut ranks: Vec<u32> = second.iter().map(Pod::rank).collect();
+    ranks.sort_unstable();
+    assert_eq!(ranks, [1, 2], "each at its own rank");
+    let again = story.slurm.job(second[0].job()).await;
+    assert_ne!(again.id, placeholder.id);
+    let nodes = gangway_core::hostlist::Hostlist::parse(&again.nodes).expect("a hostlist").names();
+    assert_eq!(nodes.len(), 2, "no node for the one that is done");
+    story.end().await;
+}

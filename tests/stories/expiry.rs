@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use gangway_core::job::BaseState;
-use gangway_tests::{ApiProxy, Chronicle, SOON, Story, World, audited, manifest, stays, wait};
+use gangway_tests::{Chronicle, Fault, Faults, SOON, Story, World, audited, manifest, stays, wait};
 
 /// A story whose bridge reaches the API server through a proxy.
-async fn behind_a_proxy(name: &str) -> Option<(Story, ApiProxy)> {
+async fn behind_a_proxy(name: &str) -> Option<(Story, Faults)> {
     let world = World::find()?;
-    let proxy = ApiProxy::before(world).await;
-    let kubeconfig = proxy.kubeconfig(&std::env::temp_dir());
+    let proxy = Faults::before_kubernetes(&world.bridge_kubeconfig()).await;
+    let kubeconfig = proxy.kubeconfig();
     let more = format!("leaderElection: {{ enabled: true, name: story-{name} }}\n");
     let differ = |setup: &mut gangway_tests::Setup| {
         setup.kubeconfig = Some(kubeconfig);
@@ -65,7 +65,7 @@ async fn watches_expire_while_gangs_come_and_go() {
 #[tokio::test]
 async fn every_write_meets_a_conflict_at_first() {
     let Some((mut story, proxy)) = behind_a_proxy("conflicts").await else { return };
-    proxy.conflicts(true);
+    proxy.conflicts();
     story.bridge.start().await;
     let room = story.room().await;
     let template = manifest::template(8, &[]);
@@ -103,7 +103,7 @@ async fn every_write_meets_a_conflict_at_first() {
         if leads > 0.0 { Ok(()) } else { Err("it does not".to_owned()) }
     })
     .await;
-    let met = proxy.met();
+    let met = proxy.count(Fault::Conflict);
     story.note(&format!("{met} writes met a conflict"));
     assert!(met > 2 * room as usize, "{met}: bindings and evictions alone are more");
     story.kube.delete(&large).await;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use gangway_core::hostlist::Hostlist;
-use gangway_core::job::{BaseState, Job, JobId, Standing};
+use gangway_core::job::{BaseState, Job, JobId, PlaceholderRequest, Standing};
 use gangway_core::names;
 use gangway_core::placeholder::Stamp;
-use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
+use gangway_tests::{Fault, Faults, Pod, Question, SOON, Story, World, manifest, stays, wait};
 
 use crate::slurmctld::{answers, bobs, daemon, places};
 
@@ -112,7 +112,27 @@ async fn a_start_from_the_queue_may_be_forgotten_at_every_age() {
 /// The same while no bridge is there to see it.
 #[tokio::test]
 async fn a_start_forgotten_while_no_bridge_runs_is_asked_for_anew() {
-    let Some(mut story) = Story::begin("forgot-alone").await else { return };
+    forgotten_while_no_bridge_runs("forgot-alone", |_| None).await;
+}
+
+/// The same where nobody keeps accounts, and nobody will ever say more than that slurmctld knows no such job.
+#[tokio::test]
+async fn it_is_asked_for_anew_also_where_there_is_no_accounting() {
+    let none =
+        |asked: &Question<'_>| asked.path.starts_with("/slurmdb/").then_some(Fault::NotFound);
+    forgotten_while_no_bridge_runs("forgot-accounts", none).await;
+}
+
+async fn forgotten_while_no_bridge_runs(
+    name: &str,
+    wrong: impl Fn(&Question<'_>) -> Option<Fault> + Send + Sync + 'static,
+) {
+    let Some(world) = World::find() else { return };
+    let slurm = Faults::before_slurm(world.slurm_url()).await;
+    slurm.follow(wrong);
+    let story = Story::prepare(name, |setup| setup.slurm_url = slurm.url());
+    let Some(mut story) = story.await else { return };
+    story.bridge.start().await;
     save(&mut story, "before").await;
     let uid =
         story.kube.create(&manifest::pytorchjob("gang", 1, &manifest::template(8, &[]))).await;
@@ -233,19 +253,42 @@ async fn an_id_that_has_come_back_is_somebody_elses() {
 /// leave, with a reason that names the job.
 #[tokio::test]
 async fn pods_whose_nodes_are_given_away_while_their_placeholder_waits_again_leave() {
-    let story = Story::prepare("forgot-given", |setup| setup.immediate = false).await;
+    given_away("forgot-given", &manifest::template(8, &[]), |_, _| {}).await;
+}
+
+/// The same where nobody has any device: the CPUs are somebody else's.
+#[tokio::test]
+async fn so_do_pods_without_devices() {
+    let mut template = manifest::template(0, &[]);
+    template["spec"]["containers"][0]["resources"]["limits"]["cpu"] = serde_json::json!("2");
+    given_away("forgot-cpus", &template, |theirs, cpus| {
+        theirs.components[0].gres_per_node.clear();
+        theirs.components[0].cpus_per_task = cpus;
+    })
+    .await;
+}
+
+async fn given_away(
+    name: &str,
+    template: &serde_json::Value,
+    differ: impl Fn(&mut PlaceholderRequest, u32),
+) {
+    let story = Story::prepare(name, |setup| setup.immediate = false).await;
     let Some(mut story) = story else { return };
     story.bridge.start().await;
     let room = story.room().await;
+    let node = story.slurm.client.node("p5-0001").await.expect("Slurm answers").expect("a node");
+    let mut request = bobs(room);
+    differ(&mut request, node.cpus);
     let mut told = false;
     for round in 0..5 {
         // A job of bob's has every node, and the gang waits for it.
-        let theirs = story.slurm.client.submit(&bobs(room), None).await;
+        let theirs = story.slurm.client.submit(&request, None).await;
         let theirs = theirs.expect("it is accepted").job_id;
         story.slurm.adopt(theirs);
         let theirs = story.slurm.reaches(theirs.0, BaseState::Running).await.id.0;
         let name = format!("gang{round}-");
-        let job = manifest::indexed_job(name.trim_end_matches('-'), 2, &manifest::template(8, &[]));
+        let job = manifest::indexed_job(name.trim_end_matches('-'), 2, template);
         let uid = story.kube.create(&job).await;
         story.told(&name, "Slurm job").await;
         daemon(&story, &["restart", "slurmctld"]);

@@ -11,6 +11,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+/// What one story asks for (s).
+const GRACE: i64 = 16;
+
 /// A pair of whole nodes in a partition that others preempt, or in the ordinary one.
 fn pair(story: &Story, name: &str, annotations: &[(&str, &str)]) -> Vec<Value> {
     let template = manifest::template(8, annotations);
@@ -99,18 +102,25 @@ async fn after_scancel_they_leave_when_all_have_checkpointed() {
 #[tokio::test]
 async fn after_scancel_they_leave_when_their_time_is_up_and_not_before() {
     let Some(mut story) = Story::begin("time-is-up").await else { return };
-    create(&story, &pair(&story, "pair", &[("gangway.dev/checkpoint-grace", "0:08")])).await;
+    create(&story, &pair(&story, "pair", &[("gangway.dev/checkpoint-grace", "0:16")])).await;
     let id = story.seated(&story.bound("pair-", 2).await).await.id.0;
     story.slurm.scancel("alice", id);
     let pods = warned(&story, "pair-", "CANCELLED").await;
-    // Whoever comes after it keeps the promise.
+    // Whoever comes after it keeps the promise, as it was given.
     story.bridge.kill();
-    story.bridge.start().await;
+    let half = leave_by(&pods[0]) - SignedDuration::from_secs(GRACE / 2);
+    wait("half of their time is over", SOON, async || {
+        if now() >= half { Ok(()) } else { Err(now().to_string()) }
+    })
+    .await;
+    story.bridge.spawn();
     story.gone("pair-").await;
     let evicted = story.first("create eviction", "pair-");
-    let early = leave_by(&pods[0]).duration_since(evicted);
+    let late = evicted.duration_since(leave_by(&pods[0]));
+    story.note(&format!("evicted {late:?} after their time was up"));
     // The annotation has no parts of a second.
-    assert!(early < SignedDuration::from_secs(1), "evicted {early} before the time");
+    assert!(late > SignedDuration::from_secs(-1), "evicted {late} before the time");
+    assert!(late < SignedDuration::from_secs(GRACE / 2), "the grace was given again: {late}");
     story.end().await;
 }
 
@@ -256,4 +266,41 @@ async fn a_limit_that_is_extended_takes_the_warning_back() {
     .await;
     all_stay(&story, "pair-", "they stay").await;
     story.end().await;
+}
+
+/// The operator has a command run, once for each gang that is warned; one that fails keeps nobody.
+#[tokio::test]
+async fn the_operators_command_is_run_for_the_gang() {
+    let heard = std::env::temp_dir().join(format!("gangway-heard-{}", std::process::id()));
+    let script = r#"cat >> "$0"; echo "$GANGWAY_NAMESPACE/$GANGWAY_NAME" >> "$0"; exit 3"#;
+    let command = json!(["/bin/sh", "-c", script, heard]);
+    let differ = |setup: &mut gangway_tests::Setup| {
+        setup.more = format!("warningCommand: {}\n", json!({"command": command}));
+    };
+    let Some(mut story) = Story::prepare("command", differ).await else { return };
+    story.bridge.start().await;
+    create(&story, &pair(&story, "pair", &[("gangway.dev/checkpoint-grace", "0:05")])).await;
+    let before = story.bound("pair-", 2).await;
+    let id = story.seated(&before).await.id.0;
+    story.slurm.scancel("alice", id);
+    let pods = warned(&story, "pair-", "CANCELLED").await;
+    story.gone("pair-").await;
+    let text = std::fs::read_to_string(&heard).expect("it has written down what it heard");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "run once: {text}");
+    assert_eq!(lines[1], format!("{}/pair", story.cluster));
+    let said: Value = serde_json::from_str(lines[0]).expect("JSON");
+    assert_eq!(said["leaveBy"], pods[0].annotations[names::LEAVE_BY]);
+    assert!(said["why"].as_str().is_some_and(|why| why.contains("CANCELLED")), "{said}");
+    let told: Vec<_> = said["pods"].as_array().into_iter().flatten().collect();
+    assert_eq!(told.len(), 2);
+    for pod in &before {
+        let own = told.iter().find(|told| told["uid"] == pod.uid).expect("each of its pods");
+        assert_eq!((&own["job"], &own["rank"]), (&json!(id), &json!(pod.rank())));
+    }
+    let events = story.kube.events().await;
+    let failed = |e: &gangway_tests::Note| e.reason == "WarningCommand" && e.message.contains("3");
+    assert!(events.iter().any(failed), "{events:?}");
+    story.end().await;
+    std::fs::remove_file(&heard).expect("it is ours");
 }

@@ -5,15 +5,15 @@ use gangway_slurm::NodeUpdate;
 use gangway_tests::{SOON, Story, manifest, wait};
 
 /// An address to which nothing can be sent, so that nothing answers there, and at once.
-const DEAD: &str = "255.255.255.255";
+pub(crate) const DEAD: &str = "255.255.255.255";
 
-async fn readdress(story: &Story, node: &str, address: &str) {
+pub(crate) async fn readdress(story: &Story, node: &str, address: &str) {
     let update = NodeUpdate { address: Some(address.to_owned()), ..NodeUpdate::default() };
     story.slurm.client.update_node(node, &update).await.expect("the node can be changed");
 }
 
 /// Waits until Slurm believes that a node does not answer, or that it does.
-async fn is_silent(story: &Story, node: &str, silent: bool) {
+pub(crate) async fn is_silent(story: &Story, node: &str, silent: bool) {
     wait(&format!("node {node} is silent: {silent}"), 2 * SOON, async || {
         let seen = story.slurm.client.node(node).await.expect("Slurm answers");
         let seen = seen.expect("the node is there");

@@ -14,15 +14,20 @@ use gangway_tests::{Bridge, Pod, SOON, Story, manifest, stays, wait};
 use serde_json::json;
 
 /// slurmd's Prolog in this world for as long as it lives.
-struct Prolog(Vec<PathBuf>);
+pub(crate) struct Prolog(Vec<PathBuf>);
 
 impl Prolog {
     fn of(story: &Story, options: &str) -> Self {
+        Self::with(story, "", options)
+    }
+
+    /// `variables`: what stands in its environment, as a shell would write it.
+    pub(crate) fn with(story: &Story, variables: &str, options: &str) -> Self {
         let shared = story.world.shared();
         let (binary, script) = (shared.join("gangway-prolog"), shared.join("prolog"));
         fs::copy(Bridge::binary(), &binary).expect("the world can be written");
         let text = format!(
-            "#!/bin/sh\nexec /mnt/world/gangway-prolog prolog \
+            "#!/bin/sh\n{variables} exec /mnt/world/gangway-prolog prolog \
              --kubeconfig /mnt/world/kubernetes/prolog.kubeconfig {options}\n"
         );
         fs::write(&script, text).expect("the world can be written");
@@ -41,7 +46,7 @@ impl Drop for Prolog {
 }
 
 /// Has alice submit a job on h1 that writes down when its script starts.
-fn sbatch(story: &Story, gpus: u32) -> u32 {
+pub(crate) fn sbatch(story: &Story, gpus: u32) -> u32 {
     let wrap = "--wrap=date +%s%N > /tmp/started-$SLURM_JOB_ID; sleep 600".to_owned();
     let gres = format!("--gres=gpu:{gpus}");
     let words = ["--parsable", "--output=/dev/null", "-p", "hybrid", "-n1", "-c1", "--mem=500"];
@@ -53,7 +58,7 @@ fn sbatch(story: &Story, gpus: u32) -> u32 {
 }
 
 /// When a job's script started, in nanoseconds since the epoch; `None`: it has not.
-fn started(story: &Story, job: u32) -> Option<i128> {
+pub(crate) fn started(story: &Story, job: u32) -> Option<i128> {
     let file = story.world.slurm_tmp().join(format!("started-{job}"));
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }

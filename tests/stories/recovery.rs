@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
-use gangway_tests::{SOON, Story, manifest, wait};
+use gangway_tests::{Fault, Faults, SOON, Story, World, manifest, wait};
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
@@ -20,6 +20,12 @@ const REPEATS: usize = 2;
 const AT_ONCE: usize = 16;
 /// Promised on a quiet machine: two and five seconds. Here others may be at work.
 const AT_LAST: Duration = Duration::from_secs(20);
+
+/// So many gangs that run are asked about at once, until the bridge gives up on an answer (s).
+const REREADS: usize = 2;
+const GIVEN_UP_S: u64 = 10;
+/// Longer than any story.
+const HELD_MS: u64 = 600_000;
 
 fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
@@ -82,6 +88,46 @@ async fn after_slurmrestd_and_after_the_bridge() {
     let names = pods.list(&ListParams::default()).await.expect("pods can be listed");
     let gone = names.iter().filter(|pod| pod.name_any().starts_with("runs-")).count();
     assert_eq!(gone, gangs, "every gang has stayed where it was");
+    story.end().await;
+}
+
+/// Nobody answers what is asked about the allocations of gangs that run already: a pod that has come while no
+/// bridge was there is bound all the same.
+#[tokio::test]
+async fn who_comes_new_does_not_wait_for_those_that_run() {
+    let Some(world) = World::find() else { return };
+    let slurm = Faults::before_slurm(world.slurm_url()).await;
+    let story = Story::prepare("newcomer", |setup| setup.slurm_url = slurm.url());
+    let Some(mut story) = story.await else { return };
+    story.bridge.start().await;
+    let template = manifest::template(1, &[]);
+    for gang in 0..GANGS {
+        story.kube.create(&manifest::pod(&format!("runs-{gang}"), &template)).await;
+    }
+    let before = story.bound("runs-", GANGS).await;
+    story.bridge.kill();
+
+    let known: Vec<String> = before.iter().map(|pod| format!("/resources/{}", pod.job())).collect();
+    let held = move |question: &gangway_tests::Question<'_>| {
+        let path = question.path.trim_end_matches('/');
+        known.iter().any(|of| path.ends_with(of.as_str())).then_some(Fault::Delay(HELD_MS))
+    };
+    slurm.follow(held);
+    story.kube.create(&manifest::pod("new", &template)).await;
+    let began = Instant::now();
+    story.bridge.spawn();
+    let took = bound_after(&story, "new", began).await;
+    let held = slurm.count(Fault::Delay(HELD_MS));
+    story.note(&format!("bound after {took:.1?}, with {held} questions that nobody answers"));
+    let rounds = 1 + usize::try_from(took.as_secs() / GIVEN_UP_S).expect("a small number");
+    assert!((1..=REREADS * rounds).contains(&held), "{held} of {GANGS} after {took:?}");
+
+    slurm.rest();
+    let after = story.bound("runs-", GANGS).await;
+    let places = |pods: &[gangway_tests::Pod]| {
+        pods.iter().map(|pod| (pod.uid.clone(), pod.node.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&before), places(&after), "every gang has stayed where it was");
     story.end().await;
 }
 

@@ -8,7 +8,7 @@ use gangway_core::job::{BaseState, Component, GresRequest, Job, Options, Placeho
 use gangway_core::names;
 use gangway_core::place::ranges;
 use gangway_core::placeholder::{Stamp, fingerprint};
-use gangway_tests::{ApiProxy, SOON, Story, World, audited, manifest, stays, wait};
+use gangway_tests::{Fault, Faults, SOON, Story, World, audited, manifest, stays, wait};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod as KubePod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::api::PostParams;
@@ -19,7 +19,7 @@ const MEMBERS: u32 = 4;
 /// A story whose bridge has a placeholder for a gang, and whose first binding is kept back.
 struct Scene {
     story: Story,
-    proxy: ApiProxy,
+    proxy: Faults,
     gang: String,
     /// The bridge's placeholder.
     own: (Stamp, Job),
@@ -28,8 +28,9 @@ struct Scene {
 }
 
 async fn begin(name: &str) -> Option<Scene> {
-    let proxy = ApiProxy::before(World::find()?).await;
-    let kubeconfig = proxy.kubeconfig(&std::env::temp_dir());
+    let world = World::find()?;
+    let proxy = Faults::before_kubernetes(&world.bridge_kubeconfig()).await;
+    let kubeconfig = proxy.kubeconfig();
     let mut story = Story::prepare(name, |setup| setup.kubeconfig = Some(kubeconfig)).await?;
     story.bridge.start().await;
     proxy.hold(true);
@@ -37,7 +38,7 @@ async fn begin(name: &str) -> Option<Scene> {
     let job = manifest::indexed_job("gang", MEMBERS, &manifest::template(1, &packed));
     let gang = story.kube.create(&job).await;
     wait("the bridge is about to bind", SOON, async || {
-        if proxy.held() > 0 { Ok(()) } else { Err("it is not".to_owned()) }
+        if proxy.count(Fault::Hold) > 0 { Ok(()) } else { Err("it is not".to_owned()) }
     })
     .await;
     let live = story.slurm.live().await;
@@ -174,8 +175,8 @@ async fn the_end_of_the_one_too_many_is_not_that_of_the_pods() {
 #[tokio::test]
 async fn a_gang_that_is_not_seen_yet_is_not_swept() {
     let Some(world) = World::find() else { return };
-    let proxy = ApiProxy::before(world).await;
-    let kubeconfig = proxy.kubeconfig(&std::env::temp_dir());
+    let proxy = Faults::before_kubernetes(&world.bridge_kubeconfig()).await;
+    let kubeconfig = proxy.kubeconfig();
     let differ = |setup: &mut gangway_tests::Setup| setup.kubeconfig = Some(kubeconfig);
     let Some(mut story) = Story::prepare("rival-unseen", differ).await else { return };
     story.bridge.start().await;
@@ -212,8 +213,8 @@ async fn a_gang_that_is_not_seen_yet_is_not_swept() {
 #[tokio::test]
 async fn pods_that_have_finished_are_not_evicted_when_their_placeholder_is_given_back() {
     let Some(world) = World::find() else { return };
-    let proxy = ApiProxy::before(world).await;
-    let kubeconfig = proxy.kubeconfig(&std::env::temp_dir());
+    let proxy = Faults::before_kubernetes(&world.bridge_kubeconfig()).await;
+    let kubeconfig = proxy.kubeconfig();
     let differ = |setup: &mut gangway_tests::Setup| setup.kubeconfig = Some(kubeconfig);
     let Some(mut story) = Story::prepare("rival-finished", differ).await else { return };
     story.bridge.start().await;

@@ -51,6 +51,14 @@ impl v1::ReleaseRequest {
     pub fn check(&self) -> Result<(), BadMessage> {
         key(&self.cluster, &self.uid)
     }
+
+    /// The latest attempt that this is about.
+    pub fn latest(&self) -> u32 {
+        match self.up_to {
+            Some(v1::release_request::UpTo::Generation(latest)) => latest,
+            None => u32::MAX,
+        }
+    }
 }
 
 impl v1::ExplainRequest {

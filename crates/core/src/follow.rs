@@ -84,9 +84,12 @@ fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
     let given_back =
         facts.progress.released || matches!(facts.verdict, Some(Verdict::Ended { .. }));
     if gang.members.is_empty() {
-        let release = Action::Release { why: "its pods are gone".to_owned() };
-        let actions = if given_back { vec![Action::Forget] } else { vec![release, Action::Forget] };
-        return Some(Plan { actions, ..Plan::default() });
+        let mut plan =
+            if given_back { Plan::default() } else { release(facts, "its pods are gone") };
+        if !plan.actions.contains(&Action::Inquire) {
+            plan.actions.push(Action::Forget);
+        }
+        return Some(plan);
     }
     if given_back {
         return Some(Plan::default());
@@ -96,9 +99,18 @@ fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
     let linger = if staged { STAGE_GAP_MS } else { LINGER_MS };
     let until = facts.progress.finished_since.unwrap_or(now) + linger;
     if *over || gang.expected <= 1 || facts.progress.asked.is_none() || now >= until {
-        return Some(Plan::act(Action::Release { why: "its pods have finished".to_owned() }));
+        return Some(release(facts, "its pods have finished"));
     }
     Some(Plan { wake: Some(until), ..Plan::default() })
+}
+
+/// Gives back what there was before nobody was seen to be left. First it is found out what that is, and then
+/// looked again: what another bridge begins after that look is for pods that came after it.
+fn release(facts: &Facts<'_>, why: &str) -> Plan {
+    Plan::act(match facts.progress.latest {
+        None => Action::Inquire,
+        Some(generation) => Action::Release { why: why.to_owned(), generation },
+    })
 }
 
 /// The placeholder is over: its pods leave, and what its controller makes anew is a new round.
@@ -240,7 +252,7 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
             format!("it is bound for an earlier start than the present one of Slurm job {job}");
         return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
     }
-    if let Some(plan) = leave::before_its_end(facts, job, now) {
+    if let Some(plan) = leave::before_its_end(facts, start, now) {
         return plan;
     }
     if let Some(plan) = leave::for_a_successor(facts, seats, renewed) {
@@ -307,7 +319,7 @@ fn seat_members(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Plan {
     }
     let seating = Seating::of(facts, &unbound, &Start { job, generation, seats }, now);
     if !some_bound {
-        return whole_gang(facts, seating, deadline, now);
+        return whole_gang(facts, seating, generation, deadline, now);
     }
     // Part of the gang runs: whoever can join it does.
     let reason = if seating.for_volumes { "WaitingForVolume" } else { "WaitingForNode" };
@@ -324,13 +336,19 @@ fn seat_members(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Plan {
 
 /// Nothing is bound before everything can be (rule 3): first every seat must be free and open to its
 /// pod, then every volume must be there.
-fn whole_gang(facts: &Facts<'_>, seating: Seating, deadline: Option<i64>, now: i64) -> Plan {
+fn whole_gang(
+    facts: &Facts<'_>,
+    seating: Seating,
+    generation: u32,
+    deadline: Option<i64>,
+    now: i64,
+) -> Plan {
     if let Some(why) = seating.shut {
         // Bindings were sent a moment ago: whether they were made is not seen yet.
         if deadline.is_some() {
             return Plan { wake: deadline, ..Plan::say("WaitingForNode", why, false) };
         }
-        return Plan::act(Action::GiveBack { why });
+        return Plan::act(Action::GiveBack { why, generation });
     }
     match seating.obstacle {
         None => Plan {
@@ -347,7 +365,7 @@ fn whole_gang(facts: &Facts<'_>, seating: Seating, deadline: Option<i64>, now: i
             if now >= until {
                 let minutes = VOLUMES_WITHIN_MS / 60_000;
                 let why = format!("after {minutes} minutes still {message}");
-                return Plan::act(Action::GiveBack { why });
+                return Plan::act(Action::GiveBack { why, generation });
             }
             let wake = [Some(until), seating.wake].into_iter().flatten().min();
             let said = Plan::say("WaitingForVolume", message, false);

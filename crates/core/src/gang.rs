@@ -149,6 +149,13 @@ impl Gang {
         self.members.iter().filter(move |m| !any || founder(m))
     }
 
+    /// Whether it runs as a whole on what this job was given, as far as its pods say: then nobody waits for
+    /// what its allocation is.
+    pub fn is_seated(&self, job: JobId) -> bool {
+        let there = |m: &Member| m.finished || m.bound.as_ref().is_some_and(|b| b.job == job);
+        self.complete() && !self.members.is_empty() && self.members.iter().all(there)
+    }
+
     /// What its largest member needs, resource by resource: what every member is asked for.
     pub fn largest_demand(&self) -> Demand {
         let mut largest = Demand::default();
@@ -357,6 +364,8 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
         }
     }
     let later = later(workload, &mut builder.problems);
+    // An index that has run to its end is waited for by nobody, also where its pod was taken away since.
+    let gone_well = workload.gone_well(|index| by_rank.contains_key(&index));
     let mut members = Vec::new();
     for (rank, mut pods) in by_rank {
         // Two for one rank: an ended pod and its replacement, or two incarnations. The living one,
@@ -377,7 +386,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
             name: workload.name.clone(),
             kind: shown_kind(workload).to_owned(),
             members,
-            expected: workload.shape.size(),
+            expected: workload.shape.size().saturating_sub(gone_well),
             later,
             ask: Ask::default(),
             excluded_nodes: Vec::new(),

@@ -83,6 +83,8 @@ pub enum Event<'a> {
         /// Whether it is as was wanted.
         ok: bool,
     },
+    /// The members were told, before this bridge began, that they may stay until then (ms).
+    Recalled(i64),
     /// A claim was told its node.
     Told {
         /// Its uid.
@@ -90,6 +92,8 @@ pub enum Event<'a> {
         /// Whether it knows.
         ok: bool,
     },
+    /// The latest attempt of the gang that there is in Slurm; 0 for none. Where nobody could say, `None`.
+    Learned(Option<u32>),
     /// The placeholder was given back for good.
     Released {
         /// Whether Slurm was told.
@@ -120,12 +124,17 @@ pub fn step(mut life: Life, event: Event<'_>, now: i64) -> (Life, Plan) {
             }
             life.unless(ok, now);
         }
+        Event::Recalled(by) => life.progress.recalled = Some(by),
         Event::Told { claim, ok } => {
             if ok {
                 let (often, at) = life.progress.claims.entry(claim.to_owned()).or_default();
                 (*often, *at) = (*often + 1, now);
             }
             life.unless(ok, now);
+        }
+        Event::Learned(latest) => {
+            life.progress.latest = latest;
+            life.unless(latest.is_some(), now);
         }
         Event::Released { ok } => {
             life.progress.released = ok;
@@ -195,7 +204,9 @@ impl Life {
                     }
                     self.progress.leave_by = by;
                 }
-                Action::Warn { leave: None, .. } => self.progress.leave_by = None,
+                Action::Warn { leave: None, .. } => {
+                    (self.progress.leave_by, self.progress.recalled) = (None, None);
+                }
                 _ => {}
             }
         }
@@ -209,6 +220,10 @@ impl Life {
         let since = |holds: bool, before: Option<i64>| holds.then(|| before.unwrap_or(now));
         let finished = !members.is_empty() && members.iter().all(|m| m.finished);
         self.progress.finished_since = since(finished, self.progress.finished_since);
+        if members.iter().any(|m| !m.finished) || !assembled.leaving.is_empty() {
+            // What there is may be for these.
+            self.progress.latest = None;
+        }
         let bound = || members.iter().filter(|m| m.bound.is_some());
         if bound().next().is_none() {
             // Whatever was tried before is over: the next bind is a first one.

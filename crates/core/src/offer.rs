@@ -156,12 +156,12 @@ pub fn untaken<'a>(
 
 /// Gives an allocation back that was not taken in time: its pods leave, with the reason, so that
 /// nobody holds nodes in vain and what their controller makes anew queues again.
-pub fn give_back(assembled: &Assembled, released: bool, why: &str) -> Plan {
+pub fn give_back(assembled: &Assembled, generation: u32, released: bool, why: &str) -> Plan {
     let unfinished = assembled.gang.members.iter().filter(|m| !m.finished);
     let mut actions: Vec<Action> =
         unfinished.map(|m| Action::Evict { pod: m.uid.clone(), why: why.to_owned() }).collect();
     if !released {
-        actions.push(Action::Release { why: why.to_owned() });
+        actions.push(Action::Release { why: why.to_owned(), generation });
     }
     Plan { actions, ..Plan::default() }
 }
@@ -340,8 +340,8 @@ mod tests {
         assembled.gang.members[1].finished = true;
         let why = "why".to_owned();
         let evict = Action::Evict { pod: "a".to_owned(), why: why.clone() };
-        let release = Action::Release { why };
-        assert_eq!(give_back(&assembled, false, "why").actions, [evict.clone(), release]);
-        assert_eq!(give_back(&assembled, true, "why").actions, [evict]);
+        let release = Action::Release { why, generation: 2 };
+        assert_eq!(give_back(&assembled, 2, false, "why").actions, [evict.clone(), release]);
+        assert_eq!(give_back(&assembled, 2, true, "why").actions, [evict]);
     }
 }

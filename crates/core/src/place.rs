@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::gang::Bound;
 use crate::job::{Allocation, GresAllocation, GresRequest, JobId};
+use crate::pod::Demand;
 use crate::topology::Topology;
 
 pub use granted::Granted;
@@ -134,6 +135,19 @@ pub fn in_use<'a>(bound: &'a Bound, used: &[GresAllocation]) -> Option<(&'a str,
     };
     let mut held = bound.indexes.iter().flat_map(|(gres, all)| all.iter().map(move |i| (gres, *i)));
     held.find(|(gres, index)| is_used(gres, *index)).map(|(gres, index)| (gres.as_str(), index))
+}
+
+/// Whether members that are bound to a node need more CPUs or memory (MiB) than no job has there: then another
+/// job has been given a part of what is theirs.
+pub fn is_crowded<'a>(
+    free_cpus: u64,
+    free_mib: u64,
+    bound: impl IntoIterator<Item = &'a Demand>,
+) -> bool {
+    let (cpus, bytes) = bound.into_iter().fold((0u64, 0u64), |(cpus, bytes), demand| {
+        (cpus.saturating_add(demand.milli_cpu), bytes.saturating_add(demand.memory))
+    });
+    cpus > free_cpus.saturating_mul(1_000) || bytes > free_mib.saturating_mul(1 << 20)
 }
 
 /// Seats the members of a gang, or those of it that are alike, in one allocation.

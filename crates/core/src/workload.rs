@@ -11,6 +11,8 @@ mod ray;
 mod template;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -119,6 +121,8 @@ pub struct Workload {
     pub deadline_seconds: Option<u64>,
     /// It says itself that its pods go on when one of them is lost.
     pub replaces: bool,
+    /// Indexes that have run to their end: no pod comes for them any more, and theirs may be gone.
+    pub done: Arc<[Range<u32>]>,
 }
 
 /// How the pods of a workload belong together.
@@ -229,7 +233,14 @@ impl Workload {
             outcome: outcome(object),
             deadline_seconds: deadline(spec),
             replaces: replaces(kind, spec),
+            done: if kind == Kind::Job { done(object) } else { Arc::default() },
         })
+    }
+
+    /// How many of its indexes have run to their end, but for those that `present` still has.
+    pub fn gone_well(&self, present: impl Fn(u32) -> bool) -> u32 {
+        let indexes = self.done.iter().cloned().flatten();
+        u32::try_from(indexes.filter(|index| !present(*index)).count()).unwrap_or(u32::MAX)
     }
 }
 
@@ -317,6 +328,17 @@ fn job_shape(spec: &Value) -> Shape {
     }
 }
 
+/// `status.completedIndexes` of a Job: `0,3-5`. What cannot be read is taken for none.
+fn done(object: &Value) -> Arc<[Range<u32>]> {
+    let text = object.pointer("/status/completedIndexes").and_then(Value::as_str).unwrap_or("");
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        (first <= last && last < MAX_GANG).then(|| first..last + 1)
+    };
+    text.split(',').filter_map(range).collect()
+}
+
 fn count(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|n| u32::try_from(n).ok()).map(|n| n.min(MAX_GANG + 1))
 }
@@ -381,6 +403,25 @@ mod tests {
         assert_eq!(shape(Kind::PodGroup, &huge), Shape::Singles);
         let many = json!({"pytorchReplicaSpecs": {"Worker": {"replicas": 65_000}, "Master": {"replicas": 65_000}}});
         assert_eq!(shape(Kind::PyTorchJob, &many), Shape::Singles);
+    }
+
+    #[test]
+    fn a_job_says_which_of_its_indexes_have_run_to_their_end() {
+        let done = |text: &str| {
+            let object = json!({"metadata": {"name": "n", "uid": "u"},
+                "status": {"completedIndexes": text}});
+            let job = Workload::read(Kind::Job, &object, SCHEDULER).expect("an object");
+            job.done.iter().cloned().flatten().collect::<Vec<u32>>()
+        };
+        assert_eq!(done("0,3-5,7"), [0, 3, 4, 5, 7]);
+        for nothing in ["", "-", "x", "5-3", "0-4000000000"] {
+            assert_eq!(done(nothing), [0; 0], "{nothing:?}");
+        }
+        let object =
+            json!({"metadata": {"name": "n", "uid": "u"}, "status": {"completedIndexes": "0-2"}});
+        let read = |kind| Workload::read(kind, &object, SCHEDULER).expect("an object");
+        assert_eq!(read(Kind::Job).gone_well(|index| index == 1), 2);
+        assert_eq!(read(Kind::JobSet).gone_well(|_| false), 0, "only a Job has indexes of its own");
     }
 
     #[test]

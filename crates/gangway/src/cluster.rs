@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::atlas::Atlas;
+use crate::command::Caller;
 use crate::door::Door;
 use crate::index::{Group, Index};
 use crate::kubescheduler::offering::Terms;
@@ -33,6 +34,8 @@ pub(crate) struct Cluster {
     pub(crate) metrics: Metrics,
     /// Bounds writes to the API server that are under way at once.
     pub(crate) writes: Arc<Semaphore>,
+    /// Runs the operator's command for a gang that is warned.
+    pub(crate) caller: Option<Caller>,
     /// Looks for placeholders without pods.
     pub(crate) sweep: Arc<Notify>,
     pub(crate) started: Instant,

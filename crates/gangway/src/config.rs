@@ -4,6 +4,7 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod command;
 mod election;
 mod kubescheduler;
 mod nodes;
@@ -25,6 +26,7 @@ use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use command::Command;
 pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 pub(crate) use nodes::Nodes;
@@ -109,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) election: Option<Election>,
     /// For `gangway controllers`.
     pub(crate) nodes: Option<Nodes>,
+    /// What is run when a gang is warned.
+    pub(crate) warning_command: Option<Command>,
 }
 
 #[derive(Clone, Debug)]
@@ -190,6 +194,7 @@ impl Settings {
             election::read(election, &flags.process, &identity, "gangway-scheduler", &problems);
         let sink = slurm.sink.as_ref().map(|sink| sink.address.as_str());
         let mut nodes = nodes::read(root.section("nodes"), sink, &problems);
+        let warning_command = command::read(root.section("warningCommand"), &problems);
         root.finish();
         problems.into_result()?;
         if let Some(Nodes { rules, .. }) = &mut nodes {
@@ -212,6 +217,7 @@ impl Settings {
             kubeconfig,
             identity,
             election,
+            warning_command,
         })
     }
 }
@@ -413,6 +419,7 @@ gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
 nodes: { port: 70000, lookSeconds: 0, taint: x, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
+warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -447,6 +454,9 @@ nodes: { port: 70000, lookSeconds: 0, taint: x, pools: [ { name: a, labels: { b:
             "nodes.pools[0].slurmd:",
             "nodes.pools[1].name:",
             "nodes.pools[1].labels:",
+            "warningCommand.command:",
+            "warningCommand.timeoutSeconds:",
+            "warningCommand.shell:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }
@@ -491,6 +501,7 @@ policy:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
 resources: { example.com/npu: npu }
+warningCommand: { command: [/usr/bin/logger, -t, gangway] }
 gpuTypes: { labels: [example.com/gpu], types: { ACME-9000: acme } }
 nodes:
   pools: [ { name: p5, labels: { pool: p5 }, features: [gangway], partitions: [gpu], weight: 7 } ]
@@ -514,6 +525,12 @@ topology:
         assert_eq!(settings.resources.0["nvidia.com/gpu"], "gpu");
         assert_eq!(settings.gpu_types.labels, ["example.com/gpu"]);
         assert_eq!(settings.gpu_types.types["ACME-9000"], "acme");
+        let command = settings.warning_command.expect("a command");
+        assert_eq!(command.program, Path::new("/usr/bin/logger"));
+        assert_eq!(
+            (command.arguments, command.timeout.as_secs()),
+            (vec!["-t".into(), "gangway".into()], 30)
+        );
         assert_eq!(settings.network.labels, ["example.com/rack", "example.com/slot"]);
         let nodes = settings.nodes.expect("a pool");
         let rules = nodes.rules;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
 use crate::config::Election as Settings;
+use crate::failpoint::{self, Point};
 use crate::mandate::{Lapsed, Mandate};
 use crate::wall;
 
@@ -113,7 +114,9 @@ impl Election {
             }
         };
         let lease = self.lease(found, version, transitions);
-        match timeout(patience, self.write(&lease)).await {
+        let written = timeout(patience, self.write(&lease)).await;
+        failpoint::pass(Point::LeaseWritten);
+        match written {
             Ok(Ok(_)) => self.wrote(sent),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
                 tracing::debug!("somebody else wrote the Lease; looking again");

@@ -97,10 +97,11 @@ impl v1::extender_server::Extender for Extender {
         if matches!(*self.queue.board().health().borrow(), Health::Unknown) {
             return Err(Status::unavailable("Slurm has not answered yet"));
         }
+        let latest = request.latest();
         let key = Key { cluster: request.cluster, gang: request.uid };
         let jobs = self
             .queue
-            .release(&key, &request.reason, request.again)
+            .release(&key, &request.reason, request.again, latest)
             .await
             .map_err(|e| Status::unavailable(explain(&e)))?;
         Ok(Response::new(v1::ReleaseResponse { job_ids: jobs.into_iter().map(|j| j.0).collect() }))

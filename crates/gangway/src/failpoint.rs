@@ -42,6 +42,12 @@ points! {
     Evicted, "pod.evicted", "a pod's Eviction was answered";
     Warned, "pod.warned", "a pod was told that it has to leave";
     Checkpointed, "pod.checkpointed", "a pod whose hook has said so was marked as checkpointed";
+    Inquired, "release.inquired", "what there is of a gang that nobody is left of was found out";
+    LeaseWritten, "lease.written", "the Lease was taken, or renewed";
+    Readdressed, "heal.readdressed", "a poisoned node was given the sink's address";
+    Stirred, "heal.stirred", "a placeholder on poisoned nodes was stirred";
+    Touched, "extender.touched", "a pod was touched, so that kube-scheduler looks at it again";
+    Held, "prolog.looked", "the pods on a hybrid node were listed, for a job that is about to start";
     Condition, "condition.written", "a pod was told why it waits";
     Event, "event.written", "an event was written";
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use gangway_api::v1;
+use gangway_api::v1::release_request::UpTo;
 use gangway_core::follow::{Action, Plan, Spot, Verdict};
 use gangway_core::gang::Assembled;
 use gangway_core::life::{Event, Life, Write, step};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use crate::bind::{self, Binding, Told};
 use crate::cluster::{Cluster, View};
 use crate::evict;
+use crate::failpoint::{self, Point};
 use crate::kubescheduler::offering::Offering;
 use crate::report::Reporter;
 use crate::warn;
@@ -79,6 +81,11 @@ impl Follower {
     }
 
     fn plan(&mut self, assembled: &Assembled) -> Plan {
+        if self.life.verdict().is_none()
+            && let Some(left) = warn::left(&self.cluster, &assembled.gang)
+        {
+            self.note(Event::Recalled(self.cluster.now() + left));
+        }
         let mut spots: BTreeMap<String, Spot> = match self.life.verdict() {
             Some(Verdict::Allocated { seats, .. }) => self.cluster.world.index().spots(seats),
             _ => BTreeMap::new(),
@@ -199,16 +206,21 @@ impl Follower {
         for action in rest {
             match action {
                 Action::Ask => self.ask(view).await,
-                Action::Release { why } => {
-                    let ok = self.let_go(view, why, false).await;
+                Action::Inquire => {
+                    let latest = self.inquire(view).await;
+                    self.note(Event::Learned(latest));
+                    done = if latest.is_some() { Done::LookAgain } else { Done::All };
+                }
+                Action::Release { why, generation } => {
+                    let ok = self.let_go(view, why, generation, false).await;
                     self.note(Event::Released { ok });
                     if !ok {
                         return Done::All;
                     }
                 }
-                Action::GiveBack { why } => {
+                Action::GiveBack { why, generation } => {
                     tracing::info!(gang = view.assembled.gang.uid, why, "giving back");
-                    let ok = self.let_go(view, why, true).await;
+                    let ok = self.let_go(view, why, generation, true).await;
                     self.note(Event::GivenBack { ok });
                     done = if ok { Done::LookAgain } else { Done::All };
                 }
@@ -255,14 +267,33 @@ impl Follower {
         }
     }
 
-    /// Gives the placeholder back; `again`: to ask for the same pods again. Whether Slurm was told.
-    async fn let_go(&mut self, view: &View, why: String, again: bool) -> bool {
+    /// The latest attempt of the gang that there is in Slurm, 0 for none; `None` where nobody can say.
+    async fn inquire(&mut self, view: &View) -> Option<u32> {
+        let (cluster, uid) = (self.cluster.id.clone(), view.assembled.gang.uid.clone());
+        let answer = self.cluster.door.explain(v1::ExplainRequest { cluster, uid }).await;
+        failpoint::pass(Point::Inquired);
+        match answer {
+            Ok(answer) => {
+                let there = answer.into_inner().placeholders;
+                Some(there.iter().map(|placeholder| placeholder.generation).max().unwrap_or(0))
+            }
+            Err(status) => {
+                tracing::warn!(gang = view.assembled.gang.uid, %status, "could not ask for its placeholders");
+                None
+            }
+        }
+    }
+
+    /// Gives the placeholder back, and those before it; `again`: to ask for the same pods again. Whether
+    /// Slurm was told.
+    async fn let_go(&mut self, view: &View, why: String, generation: u32, again: bool) -> bool {
         let gang = &view.assembled.gang;
         let request = v1::ReleaseRequest {
             cluster: self.cluster.id.clone(),
             uid: gang.uid.clone(),
             reason: why,
             again,
+            up_to: Some(UpTo::Generation(generation)),
         };
         match self.cluster.door.release(request).await {
             Ok(answer) => {
@@ -342,9 +373,13 @@ impl Follower {
             warn::tell_owner(&self.cluster, &view.group, why).await;
         }
         let hook = view.assembled.gang.ask.hook.as_ref();
-        let answers =
-            pods.iter().map(|(uid, leave)| warn::warn(&self.cluster, uid, leave.as_ref(), hook));
+        // All are told the same moment.
+        let now = crate::wall::now();
+        let answers = pods
+            .iter()
+            .map(|(uid, leave)| warn::warn(&self.cluster, uid, leave.as_ref(), hook, now));
         let answers = join_all(answers).await;
+        warn::run_command(&self.cluster, view, pods, &answers, now);
         self.wrote(Write::Warn, &answers);
     }
 

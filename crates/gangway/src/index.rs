@@ -473,6 +473,7 @@ fn orphans(kind: Kind, namespace: &str, name: &str, pods: &[&Pod], why: &str) ->
         outcome: None,
         deadline_seconds: None,
         replaces: false,
+        done: Arc::default(),
     };
     for (gang, pods) in bound {
         let shape = Shape::AtLeast(u32::try_from(pods.len()).unwrap_or(1));

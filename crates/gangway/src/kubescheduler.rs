@@ -32,6 +32,7 @@ use self::offers::Offers;
 use self::server::Desk;
 use self::tls::TlsListener;
 use crate::cluster::{Cluster, World};
+use crate::command::Caller;
 use crate::config::{ExtenderFlags, ExtenderSettings};
 use crate::door;
 use crate::http::{self, Readiness};
@@ -75,6 +76,7 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
         nursery: nursery.clone(),
         metrics,
         writes: Arc::new(Semaphore::new(WRITES)),
+        caller: settings.warning_command.clone().map(Caller::new),
         sweep: Arc::new(Notify::new()),
         started: Instant::now(),
         stop: stop.clone(),

@@ -5,6 +5,7 @@ mod atlas;
 mod bind;
 mod chain;
 mod cluster;
+mod command;
 mod config;
 mod controllers;
 mod door;

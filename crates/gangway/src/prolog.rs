@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::apiserver::{self, Hand};
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 
 /// Between two looks, at first and at most: a node's own few pods are asked for, but many nodes may ask.
 const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -128,7 +129,9 @@ async fn look(flags: &Flags, client: &mut Option<(Client, String)>) -> Result<Ve
         };
         let ours =
             ListParams::default().labels(names::JOB_LABEL).fields(&format!("spec.nodeName={node}"));
-        let pods = Api::<Pod>::all(client).list(&ours).await.map_err(|error| explain(&error))?;
+        let pods = Api::<Pod>::all(client).list(&ours).await.map_err(|error| explain(&error));
+        failpoint::pass(Point::Held);
+        let pods = pods?;
         Ok(pods.items.iter().map(holder).collect())
     });
     asked.await.unwrap_or_else(|_| Err(format!("the API server did not answer in {PATIENCE:?}")))

@@ -10,7 +10,7 @@ mod seal;
 mod shun;
 mod submit;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,10 @@ use crate::nursery::Nursery;
 /// somebody else's question is not kept waiting.
 const TURNS: usize = 7;
 
+/// Allocations of gangs that run already that are read again at once, as after a start of the bridge: few
+/// enough that whoever waits for its nodes is not kept waiting behind a thousand that have theirs.
+const REREADS: usize = 2;
+
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -60,6 +64,8 @@ pub(crate) struct Queue {
     shunning: Shunning,
     /// For the immediate path.
     turns: Semaphore,
+    /// For reading again what gangs that run have been given.
+    rereads: Semaphore,
     /// Value of `Board::endings` at the last refused immediate ask, plus one; 0 for none.
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
@@ -84,14 +90,25 @@ struct Entry {
     following: Mutex<(JobId, u32)>,
     /// The gang has changed, or it is to be released.
     changed: Notify,
-    /// Why it is to be released, and since when.
-    release: Mutex<Option<(String, Instant)>>,
+    /// It is to be released.
+    release: Mutex<Option<Release>>,
+    /// The latest attempt that was submitted here, whatever came of it; 0 for none.
+    submitted: AtomicU32,
     verdict: watch::Sender<Option<Verdict>>,
     /// A submit of this gang was in doubt once. slurmctld may still act on it, so from then on only the
     /// queued way is taken, where the chosen id makes a second one impossible.
     doubted: AtomicBool,
     /// Set once the entry is out of the table.
     done: CancellationToken,
+}
+
+/// That a gang is to be released.
+#[derive(Clone)]
+struct Release {
+    why: String,
+    since: Instant,
+    /// The latest attempt that this is about.
+    generation: u32,
 }
 
 impl Entry {
@@ -102,6 +119,7 @@ impl Entry {
             following: Mutex::new((JobId(0), 0)),
             changed: Notify::new(),
             release: Mutex::new(None),
+            submitted: AtomicU32::new(0),
             verdict: watch::Sender::new(None),
             doubted: AtomicBool::new(false),
             done: CancellationToken::new(),
@@ -158,8 +176,14 @@ impl Entry {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = (job, generation);
     }
 
-    fn releasing(&self) -> Option<(String, Instant)> {
+    fn releasing(&self) -> Option<Release> {
         self.release.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a release is about this attempt: one that was begun here is, one that another bridge has
+    /// begun since is not.
+    fn is_about(&self, release: &Release, generation: u32) -> bool {
+        generation <= release.generation || generation == self.submitted.load(Ordering::Relaxed)
     }
 
     fn say(&self, verdict: Verdict) {
@@ -211,6 +235,7 @@ impl Queue {
             seals: Seals::default(),
             shunning: Shunning::new(settings.slurm.shun_failed_nodes),
             turns: Semaphore::new(TURNS),
+            rereads: Semaphore::new(REREADS),
             missed_at: AtomicU64::new(0),
             entries: DashMap::new(),
             nursery,
@@ -287,23 +312,19 @@ impl Queue {
         Ok(verdicts)
     }
 
-    /// Ends whatever placeholder a gang has. Returns the jobs that were told to end. `again`: its pods
-    /// will be asked for again, so that this is no end of them, which is written down first.
+    /// Ends the placeholders of a gang up to this attempt. Returns the jobs that were told to end. `again`: its
+    /// pods will be asked for again, so that this is no end of them, which is written down first.
     pub(crate) async fn release(
         &self,
         key: &Key,
         why: &str,
         again: bool,
+        generation: u32,
     ) -> Result<Vec<JobId>, gangway_slurm::Error> {
         let listed = self.board.listed(&key.cluster, &key.gang);
         let entry = self.entries.get(key).map(|e| e.clone());
-        // A later one than is known here is another bridge's, for other pods than these.
-        let latest = match entry.as_ref().map_or(0, |entry| entry.following().1) {
-            0 => u32::MAX,
-            generation => generation,
-        };
         let live = || {
-            let ours = |stamp: &Stamp| stamp.generation <= latest;
+            let ours = |stamp: &Stamp| stamp.generation <= generation;
             listed.iter().filter(move |(s, j)| j.standing() != Standing::Over && ours(s))
         };
         if again {
@@ -317,7 +338,7 @@ impl Queue {
         }
         if let Some(entry) = entry {
             *entry.release.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((why.to_owned(), Instant::now()));
+                Some(Release { why: why.to_owned(), since: Instant::now(), generation });
             entry.changed.notify_one();
         }
         let mut ended = Vec::new();

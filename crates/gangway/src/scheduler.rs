@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
+use crate::command::Caller;
 use crate::config::{self, Flags, Settings};
 use crate::door;
 use crate::election::Election;
@@ -236,6 +237,7 @@ async fn start_source(
         nursery: nursery.clone(),
         metrics: metrics.clone(),
         writes: Arc::new(Semaphore::new(WRITES)),
+        caller: settings.warning_command.clone().map(Caller::new),
         sweep: Arc::new(Notify::new()),
         started: Instant::now(),
         stop: stop.clone(),

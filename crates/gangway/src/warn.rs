@@ -1,6 +1,6 @@
 //! Telling pods that they have to leave: an annotation that says until when and why, an event, and a post
-//! to the pod's own hook where it has one. When the hook says that it has checkpointed, that is written on
-//! the pod, where the next bridge finds it.
+//! to the pod's own hook where it has one; and the operator's command, once for the gang. When the hook says
+//! that it has checkpointed, that is written on the pod, where the next bridge finds it.
 //!
 //! Decides nothing: who is warned, and when it must go, is core's. It must never keep a gang waiting.
 
@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use gangway_core::ask::Hook;
+use gangway_core::gang::{Gang, Notice};
 use gangway_core::names;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::SignedDuration;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::apiserver::says_gone;
 use crate::chain::explain;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, View};
 use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::LeanPod;
@@ -44,10 +45,11 @@ pub(crate) async fn warn(
     uid: &str,
     leave: Option<&Leave>,
     hook: Option<&Hook>,
+    now: Timestamp,
 ) -> (String, bool) {
     let annotations = match leave {
         Some((in_ms, why)) => {
-            let by = crate::wall::now() + SignedDuration::from_millis(*in_ms);
+            let by = now + SignedDuration::from_millis(*in_ms);
             json!({names::LEAVE_BY: format!("{by:.0}"), names::LEAVE_WHY: why})
         }
         None => json!({
@@ -73,6 +75,85 @@ pub(crate) async fn warn(
         }
     }
     (uid.to_owned(), written)
+}
+
+/// Runs the operator's command for the members that have just been warned, as one. Nobody waits for it; what
+/// fails is told to the owner, and changes nothing.
+pub(crate) fn run_command(
+    cluster: &Cluster,
+    view: &View,
+    pods: &[(String, Option<Leave>)],
+    answers: &[(String, bool)],
+    now: Timestamp,
+) {
+    let Some(caller) = cluster.caller.clone() else { return };
+    let written = |uid: &String| answers.iter().any(|(pod, ok)| pod == uid && *ok);
+    let warned = pods.iter().filter(|(uid, leave)| leave.is_some() && written(uid));
+    let warned: Vec<(&String, &Leave)> =
+        warned.filter_map(|(uid, leave)| Some((uid, leave.as_ref()?))).collect();
+    let Some((_, (in_ms, why))) = warned.first() else { return };
+    let (in_ms, why) = (*in_ms, why.clone());
+    let gang = &view.assembled.gang;
+    let members = gang.members.iter().filter(|m| warned.iter().any(|(uid, _)| **uid == m.uid));
+    let members: Vec<Value> = members
+        .map(|m| {
+            let bound = m.bound.as_ref();
+            json!({
+                "name": m.name, "uid": m.uid, "rank": m.rank,
+                "node": bound.map(|b| &b.node), "job": bound.map(|b| b.job.0),
+            })
+        })
+        .collect();
+    let by = now + SignedDuration::from_millis(in_ms);
+    let by = format!("{by:.0}");
+    let input = json!({
+        "gang": gang.uid, "kind": gang.kind, "namespace": gang.namespace, "name": gang.name,
+        "leaveBy": by, "why": why, "pods": members,
+    });
+    let (cluster, view) = (cluster.clone(), view.clone());
+    cluster.nursery.clone().start("warning command", async move {
+        let gang = &view.assembled.gang;
+        let variables = [
+            ("GANGWAY_GANG", gang.uid.as_str()),
+            ("GANGWAY_NAMESPACE", gang.namespace.as_str()),
+            ("GANGWAY_NAME", gang.name.as_str()),
+            ("GANGWAY_LEAVE_BY", by.as_str()),
+            ("GANGWAY_WHY", why.as_str()),
+        ];
+        let called = tokio::select! {
+            called = caller.call(&variables, &input) => called,
+            () = cluster.stop.cancelled() => return Ok(()),
+        };
+        match called {
+            Ok(()) => {
+                tracing::info!(gang = gang.uid, name = gang.path(), "the warning command has run");
+            }
+            Err(error) => {
+                let message = format!("the warning command was of no use: {}", explain(&error));
+                tracing::warn!(gang = gang.uid, name = gang.path(), message);
+                let note = Note {
+                    reason: "WarningCommand",
+                    message: &message,
+                    warning: true,
+                    action: "Warning",
+                };
+                report::owner_event(&cluster, &view.group, &note).await;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// How long members may stay yet (ms), by what a bridge before this one has written on them; the longest, where
+/// only some were told anew.
+pub(crate) fn left(cluster: &Cluster, gang: &Gang) -> Option<i64> {
+    let index = cluster.world.index();
+    let bound = gang.members.iter().filter(|m| m.bound.is_some() && m.notice != Notice::None);
+    let until = bound.filter_map(|m| {
+        index.pod(&m.uid)?.annotations.get(names::LEAVE_BY)?.parse::<Timestamp>().ok()
+    });
+    let until = until.max()?.as_millisecond();
+    Some(until.saturating_sub(crate::wall::now().as_millisecond()))
 }
 
 /// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is

@@ -43,8 +43,10 @@ pub(crate) struct Half {
     /// What was decided and is still to be done.
     pub(crate) todo: Vec<Command>,
     pub(crate) desk: Desk,
-    /// The placeholder was told to end, and its end is waited for.
-    pub(crate) releasing: bool,
+    /// The placeholder was told to end, and its end is waited for: the latest attempt that this is about.
+    pub(crate) releasing: Option<u32>,
+    /// The latest attempt that was submitted for this question.
+    submitted: u32,
     /// A submit was in doubt: nothing is asked for at once any more.
     doubted: bool,
     /// The gang as it was last asked for.
@@ -63,10 +65,11 @@ pub(crate) enum Command {
     Ask(View),
     Bind(Uid, Binding),
     Evict(Uid),
-    Release,
+    Inquire,
+    Release(u32),
     /// The first part of giving back: its stamp says that its end ends no pods.
-    Unstamp,
-    GiveBack,
+    Unstamp(u32),
+    GiveBack(u32),
     Forget,
 }
 
@@ -138,15 +141,19 @@ impl Half {
                 }
                 self.note(Event::Wrote { write: Write::Evict, pod: &uid.text(), ok }, now);
             }
-            Command::Release => {
-                self.release(sides.slurm, gang, done);
+            Command::Inquire => {
+                let latest = sides.slurm.of(gang).map(|job| job.generation).max().unwrap_or(0);
+                self.note(Event::Learned(ok.then_some(latest)), now);
+                self.or_give_up(false);
+            }
+            Command::Release(latest) => {
+                self.release(sides.slurm, gang, latest, done);
                 self.note(Event::Released { ok }, now);
                 self.or_give_up(ok);
             }
-            Command::Unstamp => {
-                for job in
-                    sides.slurm.jobs.iter_mut().filter(|j| done && j.gang == gang && j.live())
-                {
+            Command::Unstamp(latest) => {
+                let ours = |j: &&mut Job| j.gang == gang && j.live() && j.generation <= latest;
+                for job in sides.slurm.jobs.iter_mut().filter(|j| done && ours(j)) {
                     job.pods = job.facts().0.given_back().pods;
                 }
                 if !ok {
@@ -154,8 +161,8 @@ impl Half {
                     self.or_give_up(ok);
                 }
             }
-            Command::GiveBack => {
-                self.release(sides.slurm, gang, done);
+            Command::GiveBack(latest) => {
+                self.release(sides.slurm, gang, latest, done);
                 self.note(Event::GivenBack { ok }, now);
                 self.or_give_up(ok);
             }
@@ -163,13 +170,8 @@ impl Half {
         }
     }
 
-    fn release(&mut self, slurm: &mut Slurm, gang: u8, done: bool) {
-        self.releasing = self.desk != Desk::Idle;
-        // A later one than is known here is another bridge's, for other pods than these.
-        let latest = match self.desk {
-            Desk::Following { generation, .. } => generation,
-            _ => u32::MAX,
-        };
+    fn release(&mut self, slurm: &mut Slurm, gang: u8, latest: u32, done: bool) {
+        self.releasing = (self.desk != Desk::Idle).then_some(latest);
         if done {
             end_all(slurm, gang, latest);
         }
@@ -182,10 +184,20 @@ impl Half {
         }
     }
 
+    /// A release that was decided says of no attempt that it is about it.
+    pub(crate) fn without_fences(&mut self) {
+        for command in &mut self.todo {
+            if let Command::Release(latest) = command {
+                *latest = u32::MAX;
+            }
+        }
+    }
+
     /// Whether the question can go on now: while the follower is at work it hears nothing, but a new
     /// question waits for the end of the one before.
     pub(crate) fn desk_is_open(&self) -> bool {
-        let waited_for = self.releasing && matches!(self.todo.first(), Some(Command::Ask(_)));
+        let waited_for =
+            self.releasing.is_some() && matches!(self.todo.first(), Some(Command::Ask(_)));
         self.desk != Desk::Idle && (self.todo.is_empty() || waited_for)
     }
 
@@ -200,7 +212,7 @@ impl Half {
     pub(crate) fn can_call(&self) -> bool {
         match self.todo.first() {
             None => false,
-            Some(Command::Ask(_)) => !self.releasing,
+            Some(Command::Ask(_)) => self.releasing.is_none(),
             Some(_) => true,
         }
     }
@@ -227,6 +239,7 @@ impl Half {
                     pods,
                     part: None,
                 };
+                self.submitted = generation;
                 let submitted = match answer {
                     Answer::Failed => None,
                     _ if at_once => match slurm.allocate(gang, &stamp, setting.members) {
@@ -266,7 +279,7 @@ impl Half {
             (step, _) => step,
         };
         match step {
-            Step::Submit { .. } if self.releasing => self.done(None, now),
+            Step::Submit { .. } if self.releasing.is_some() => self.done(None, now),
             Step::Submit { stamp: Stamp { generation, pods, .. } } => {
                 self.desk =
                     Desk::Submitting { generation, pods, at_once: setting.immediate, id: None };
@@ -298,7 +311,11 @@ impl Half {
             Standing::Over => {
                 self.done(Some(ended(id, generation, facts.ending().clone())), now);
             }
-            _ if self.releasing => {
+            _ if let Some(latest) = self.releasing => {
+                // Another bridge has begun it since.
+                if generation > latest && generation != self.submitted {
+                    return self.done(None, now);
+                }
                 if answer != Answer::Failed {
                     slurm.end(id, BaseState::Cancelled);
                 }
@@ -339,9 +356,16 @@ impl Half {
         self.lost = Some((job, generation));
         let seen_before_boot = self.alive.filter(|boot| *boot != slurm.boot).map(|_| 0);
         let (boot_time, now_s) = (slurm.boot / 1_000, now / 1_000);
-        let silence = Silence { records: &[], boot_time, now: now_s, seen_before_boot };
+        let silence = Silence {
+            records: &[],
+            accounting: true,
+            denials: 1,
+            boot_time,
+            now: now_s,
+            seen_before_boot,
+        };
         let fate = fate(CLUSTER, &gang_uid(gang), generation, &silence);
-        if self.releasing {
+        if self.releasing.is_some() {
             return self.done(None, now);
         }
         if fate == Fate::Forgotten {
@@ -356,8 +380,8 @@ impl Half {
     }
 
     fn done(&mut self, last: Option<Verdict>, now: i64) {
-        (self.desk, self.releasing, self.doubted) = (Desk::Idle, false, false);
-        (self.lost, self.alive) = (None, None);
+        (self.desk, self.releasing, self.doubted) = (Desk::Idle, None, false);
+        (self.lost, self.alive, self.submitted) = (None, None, 0);
         self.asked = View::default();
         if let Some(last) = last {
             self.say(last, now);
@@ -501,8 +525,11 @@ fn commands(plan: &Plan, view: &View) -> Vec<Command> {
             }
             Action::Evict { pod, .. } => evictions.push(Command::Evict(Uid::read(pod))),
             Action::Ask => rest.push(Command::Ask(view.clone())),
-            Action::Release { .. } => rest.push(Command::Release),
-            Action::GiveBack { .. } => rest.extend([Command::Unstamp, Command::GiveBack]),
+            Action::Inquire => rest.push(Command::Inquire),
+            Action::Release { generation, .. } => rest.push(Command::Release(*generation)),
+            Action::GiveBack { generation, .. } => {
+                rest.extend([Command::Unstamp(*generation), Command::GiveBack(*generation)]);
+            }
             Action::Forget => rest.push(Command::Forget),
             other => unreachable!("{other:?} is for gangs that are not modelled"),
         }

@@ -32,6 +32,8 @@ pub(crate) struct Setting {
     pub(crate) lag: bool,
     /// What may come between Slurm's last word on a job and the bindings that are made on that word.
     pub(crate) late: Late,
+    /// A release ends every attempt that there is: planted, for the search that must find what comes of it.
+    pub(crate) unfenced: bool,
     pub(crate) faults: Faults,
 }
 
@@ -352,7 +354,12 @@ impl Setting {
                 next.left.calls -= u8::from(answer != Answer::Heard);
                 next.check_seats(bridge, gang);
             }
-            Step::Look { bridge, gang } => next.look(bridge, gang),
+            Step::Look { bridge, gang } => {
+                next.look(bridge, gang);
+                if self.unfenced {
+                    next.change(bridge, gang, |half, _| half.without_fences());
+                }
+            }
             Step::See { bridge } => {
                 let seen = Arc::new(next.kubernetes.clone());
                 next.bridges[usize::from(bridge)].seen = Some(seen);

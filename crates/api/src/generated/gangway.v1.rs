@@ -356,6 +356,20 @@ pub struct ReleaseRequest {
     /// The same pods will be asked for again: this end is the caller's wish, not Slurm's word on them.
     #[prost(bool, tag = "8")]
     pub again: bool,
+    /// The latest attempt that this is about, as Placeholder.generation has it: what was begun after it, perhaps by
+    /// another bridge, is left alone. Absent: all there are. (A oneof, for older compilers know no `optional`.)
+    #[prost(oneof = "release_request::UpTo", tags = "9")]
+    pub up_to: ::core::option::Option<release_request::UpTo>,
+}
+/// Nested message and enum types in `ReleaseRequest`.
+pub mod release_request {
+    /// The latest attempt that this is about, as Placeholder.generation has it: what was begun after it, perhaps by
+    /// another bridge, is left alone. Absent: all there are. (A oneof, for older compilers know no `optional`.)
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum UpTo {
+        #[prost(uint32, tag = "9")]
+        Generation(u32),
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {

@@ -53,7 +53,9 @@ fn a_seat_that_has_shut_is_given_back_before_anybody_is_bound() {
     scene.spots.insert("b".to_owned(), shut());
     // Whatever else stands in the way, waiting would not help.
     scene.spots.insert("a".to_owned(), Spot::Taken { by: "team/old".to_owned() });
-    let [Action::GiveBack { why }] = &scene.actions()[..] else { panic!("{:?}", scene.actions()) };
+    let [Action::GiveBack { why, generation: 1 }] = &scene.actions()[..] else {
+        panic!("{:?}", scene.actions())
+    };
     assert!(why.contains("node kube-1 is cordoned, so pod b cannot go there"), "{why}");
     // Bindings that are under way may have been made.
     scene.progress.first_bind = Some(0);

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::seating::Start;
 use super::{ALL_BOUND_WITHIN_MS, Action, Facts, Plan, evict, unfinished};
 use crate::ask::OnLoss;
 use crate::gang::{Member, Notice};
-use crate::job::{BaseState, JobId};
+use crate::job::BaseState;
 use crate::place::Seat;
 
 /// An end that differs by more than this from what members were told has been moved (ms).
@@ -25,7 +26,8 @@ fn is_foreseen(state: &BaseState) -> bool {
 
 /// The allocation will end soon, on Slurm's word: members are warned, and leave when they have
 /// checkpointed or their time is up. `None`: it goes on.
-pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<Plan> {
+pub(super) fn before_its_end(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Option<Plan> {
+    let Start { job, generation, .. } = *start;
     let grace = grace_ms(facts)?;
     let (at, by_time_limit) = facts.progress.ends?;
     if by_time_limit && now < at - grace {
@@ -42,7 +44,7 @@ pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<
         let until = if by_time_limit {
             until_its_limit(facts, &bound, at, now)
         } else {
-            facts.progress.leave_by.unwrap_or(now + grace)
+            told(facts, now).unwrap_or(now + grace)
         };
         return Some(warned_or_gone(facts, &bound, until, &why, now));
     }
@@ -51,7 +53,7 @@ pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<
         return Some(Plan::default());
     }
     if facts.progress.leave_by.is_some() {
-        return Some(Plan::act(Action::GiveBack { why }));
+        return Some(Plan::act(Action::GiveBack { why, generation }));
     }
     // Bindings were sent a moment ago: whether they were made is not seen yet.
     let first = facts.progress.first_bind.filter(|_| !facts.progress.all_bound);
@@ -59,20 +61,27 @@ pub(super) fn before_its_end(facts: &Facts<'_>, job: JobId, now: i64) -> Option<
     match seen {
         _ if by_time_limit => None,
         Some(seen) => Some(Plan { wake: Some(seen), ..Plan::default() }),
-        None => Some(Plan::act(Action::GiveBack { why })),
+        None => Some(Plan::act(Action::GiveBack { why, generation })),
     }
 }
 
 /// A limit is a limit: nobody stays beyond it by asking for a long warning. Only who could not be warned
 /// before it, because no bridge was there, has its time after it.
 fn until_its_limit(facts: &Facts<'_>, bound: &[&Member], at: i64, now: i64) -> i64 {
-    let told = facts.progress.leave_by;
+    let told = told(facts, now);
     if now < at {
         // Slurm counts in seconds; only a limit that was moved is news.
         return told.filter(|told| (told - at).abs() <= MOVED_MS).unwrap_or(at);
     }
     let warned = bound.iter().any(|m| m.notice != Notice::None);
     told.unwrap_or_else(|| if warned { at } else { now + grace_ms(facts).unwrap_or(0) })
+}
+
+/// Until when members were told that they may stay. What a bridge before this one has told them is known by a
+/// clock that may have jumped since: nobody has more than the whole grace for it.
+fn told(facts: &Facts<'_>, now: i64) -> Option<i64> {
+    let longest = now + grace_ms(facts)?;
+    facts.progress.leave_by.or_else(|| Some(facts.progress.recalled?.min(longest)))
 }
 
 /// When [`before_its_end`] will have something to say.
@@ -106,7 +115,7 @@ pub(super) fn after_its_end(
     let until = if matches!(state, BaseState::Timeout | BaseState::Deadline) {
         until_its_limit(facts, &bound, now, now)
     } else {
-        facts.progress.leave_by.unwrap_or(now + grace)
+        told(facts, now).unwrap_or(now + grace)
     };
     warned_or_gone(facts, leaving, until, why, now)
 }
@@ -124,7 +133,7 @@ fn warned_or_gone(facts: &Facts<'_>, leaving: &[&Member], until: i64, why: &str,
         let actions = evict(leaving.iter().copied(), &format!("{why}; {how}"));
         return Plan { actions, ..Plan::default() };
     }
-    // A bridge that has just started does not know what they were told: it tells them anew.
+    // A bridge that has just started tells them anew: their hooks may not have been heard.
     let anew = facts.progress.leave_by != Some(until);
     let unwarned = bound().filter(|m| m.notice == Notice::None || anew);
     let warn = |m: &&Member| Action::Warn {

@@ -90,10 +90,14 @@ pub struct Progress {
     pub ends: Option<(i64, bool)>,
     /// Until when its members were told that they may stay (ms); `None`: they were told nothing.
     pub leave_by: Option<i64>,
+    /// The same as a bridge before this one has told them (ms), by what the pods carry.
+    pub recalled: Option<i64>,
     /// The placeholders that members were bound for, as far as whoever gave the latest word knew.
     pub weighed: BTreeSet<JobId>,
     /// Who was seen bound at each rank.
     pub held: BTreeMap<u32, String>,
+    /// The latest attempt that there was in Slurm (0: none), as it was found out since nobody is left.
+    pub latest: Option<u32>,
 }
 
 /// An open question to Slurm.
@@ -186,15 +190,21 @@ pub enum Action {
         /// Until when it may stay, in milliseconds from now, and why; `None`: it may stay.
         leave: Option<(i64, String)>,
     },
+    /// Find out which attempts of the gang there are in Slurm.
+    Inquire,
     /// Give the placeholder back to Slurm.
     Release {
         /// Why.
         why: String,
+        /// The latest attempt that this is about: one that another bridge begins later is for other pods.
+        generation: u32,
     },
     /// Give the placeholder back and ask anew for the same pods, none of which is bound.
     GiveBack {
         /// Why.
         why: String,
+        /// As in `Release`.
+        generation: u32,
     },
     /// Tell a claim that waits for its first user which node its volume is for.
     SelectNode {

@@ -62,7 +62,8 @@ fn between_two_stages_the_placeholder_is_kept_for_a_while() {
     scene.now = 100 + STAGE_GAP_MS - 1;
     assert_eq!(scene.plan(), Plan { wake: Some(100 + STAGE_GAP_MS), ..Plan::default() });
     scene.now += 1;
-    let release = Action::Release { why: "its pods have finished".to_owned() };
+    scene.progress.latest = Some(1);
+    let release = Action::Release { why: "its pods have finished".to_owned(), generation: 1 };
     assert_eq!(scene.actions(), std::slice::from_ref(&release));
     // Nothing more will come of a workload that is over.
     scene.now = 100;

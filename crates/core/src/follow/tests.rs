@@ -289,7 +289,10 @@ fn the_placeholder_goes_back_only_when_the_last_pod_has_gone() {
     scene.assembled.leaving = BTreeSet::from(["a".to_owned()]);
     assert_eq!(scene.plan(), Plan::default());
     scene.assembled.leaving.clear();
-    let release = Action::Release { why: "its pods are gone".to_owned() };
+    // What was there before they were seen to be gone: what comes later is for others.
+    assert_eq!(scene.actions(), [Action::Inquire]);
+    scene.progress.latest = Some(3);
+    let release = Action::Release { why: "its pods are gone".to_owned(), generation: 3 };
     assert_eq!(scene.actions(), [release.clone(), Action::Forget]);
     // Also after a restart, when nothing is known of it.
     scene.verdict = None;
@@ -307,7 +310,9 @@ fn the_placeholder_of_finished_pods_lingers_for_their_successors() {
     scene.now = LINGER_MS + 99;
     assert_eq!(scene.plan(), Plan { wake: Some(LINGER_MS + 100), ..Plan::default() });
     scene.now = LINGER_MS + 100;
-    let release = Action::Release { why: "its pods have finished".to_owned() };
+    assert_eq!(scene.actions(), [Action::Inquire]);
+    scene.progress.latest = Some(1);
+    let release = Action::Release { why: "its pods have finished".to_owned(), generation: 1 };
     assert_eq!(scene.actions(), [release]);
     // Never while one is still on its way out.
     scene.assembled.leaving = BTreeSet::from(["old".to_owned()]);
@@ -320,7 +325,7 @@ fn the_placeholder_of_finished_pods_lingers_for_their_successors() {
 
 #[test]
 fn finished_pods_without_successors_give_it_back_at_once() {
-    let release = [Action::Release { why: "its pods have finished".to_owned() }];
+    let release = [Action::Inquire];
     let mut over = Scene::new(2).finished();
     over.assembled.over = true;
     assert_eq!(over.actions(), release);

@@ -143,6 +143,37 @@ fn an_end_without_warning_leaves_them_their_time_unless_a_node_has_failed() {
 }
 
 #[test]
+fn a_bridge_that_has_just_started_neither_shortens_nor_lengthens_their_time() {
+    let mut scene = running();
+    for name in ["a", "b"] {
+        scene.member(name).notice = Notice::Warned;
+    }
+    scene.now = 50_000;
+    scene.progress.recalled = Some(50_000 + 7_000);
+    for state in [BaseState::Cancelled, BaseState::Preempted, BaseState::Timeout] {
+        scene.verdict = Some(over(state));
+        assert_eq!(
+            scene.warned(),
+            both(7_000),
+            "told anew, for their hooks may not have been heard"
+        );
+    }
+    // The clock by which it is known has jumped: nobody has more than the whole.
+    scene.progress.recalled = Some(700_000);
+    assert_eq!(scene.warned(), both(GRACE_MS));
+    scene.progress.recalled = Some(49_999);
+    assert_eq!(scene.evicted(), ["a", "b"]);
+    // Announced, and not over yet.
+    let mut scene = running();
+    scene.progress.ends = Some((AT, false));
+    scene.progress.recalled = Some(7_000);
+    assert_eq!(scene.warned(), both(7_000));
+    // What this bridge has said itself goes before.
+    scene.told_to_leave(9_000);
+    assert_eq!(scene.plan(), Plan { wake: Some(9_000), ..Plan::default() });
+}
+
+#[test]
 fn a_successor_makes_the_others_start_anew_unless_it_alone_is_enough() {
     let mut scene = running();
     scene.progress.held = BTreeMap::from([(0, "a".to_owned()), (1, "before".to_owned())]);

@@ -160,6 +160,21 @@ fn an_indexed_job_ranks_by_completion_index() {
         pod
     };
     let (first, second, beyond) = (index(0), index(1), index(2));
+    // An index that has run to its end is not waited for, whether its pod is still there or not.
+    let done = Workload { done: std::iter::once(0..1).collect(), ..job.clone() };
+    for (job, pods, complete) in [
+        (&job, vec![&second], false),
+        (&done, vec![&second], true),
+        (&done, vec![&first], false),
+        (&done, vec![&first, &second], true),
+    ] {
+        let formed = one(job, &pods);
+        assert_eq!(formed.gang.complete(), complete, "{pods:?}");
+        assert_eq!(
+            formed.gang.members.last().map(|m| m.rank),
+            Some(u32::from(pods.contains(&&second)))
+        );
+    }
     let formed = assemble(Some(&job), &[&beyond, &second, &first]);
     let gang = &formed[0].gang;
     let ranks: Vec<_> = gang.members.iter().map(|m| (m.name.as_str(), m.rank)).collect();
@@ -323,6 +338,25 @@ fn a_binding_is_read_as_slurm_knows_it() {
 }
 
 #[test]
+fn a_gang_is_seated_when_nobody_of_it_waits_for_what_its_job_was_given() {
+    let mut pods = trainers();
+    let seated = |pods: &[Pod]| {
+        one(&pytorch(1, 3), &pods.iter().collect::<Vec<_>>()).gang.is_seated(JobId(77))
+    };
+    for (pod, rank) in pods.iter_mut().zip(0..).take(3) {
+        bind(pod, "job-uid", rank);
+    }
+    assert!(!seated(&pods), "one has still to be bound");
+    assert!(!seated(&pods[..3]), "one has still to come");
+    bind(&mut pods[3], "job-uid", 3);
+    assert!(seated(&pods));
+    pods[3].annotations.insert(names::JOB_ID.to_owned(), "78".to_owned());
+    assert!(!seated(&pods), "one is bound for another");
+    pods[3].status.phase = Some("Succeeded".to_owned());
+    assert!(seated(&pods), "which has finished");
+}
+
+#[test]
 fn binding_that_was_begun_and_not_finished_is_seen_by_the_clock_of_the_api_server() {
     let mut pods = trainers();
     let made = |text: &str| pod::moment(text);
@@ -441,6 +475,7 @@ fn workload(kind: Kind, shape: Shape) -> Workload {
         outcome: None,
         deadline_seconds: None,
         replaces: false,
+        done: Arc::default(),
     }
 }
 

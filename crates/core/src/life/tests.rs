@@ -234,6 +234,7 @@ impl Walk {
                 }
                 self.event(Event::Wrote { write: Write::Evict, pod: &pod, ok });
             }
+            Action::Inquire => self.event(Event::Learned(ok.then_some(self.generation))),
             Action::Release { .. } => {
                 self.job = self.job.take().filter(|_| !ok);
                 self.event(Event::Released { ok });

@@ -52,6 +52,17 @@ struct Case {
 }
 
 #[test]
+fn a_node_is_crowded_when_less_is_left_than_its_members_need() {
+    let member = |milli_cpu, memory| Demand { milli_cpu, memory, ..Demand::default() };
+    let pair = [member(1_500, 1 << 30), member(500, 1 << 30)];
+    assert!(!is_crowded(2, 2_048, &pair));
+    assert!(is_crowded(1, 2_048, &pair), "a CPU is somebody else's");
+    assert!(is_crowded(2, 2_047, &pair), "or some memory");
+    assert!(!is_crowded(0, 0, &[member(0, 0)]), "who needs nothing has nothing to lose");
+    assert!(!is_crowded(u64::MAX, u64::MAX, &pair));
+}
+
+#[test]
 fn a_member_still_holds_what_this_very_start_gave_it() {
     let gres = |indexes: &[u32]| GresAllocation {
         name: "gpu".to_owned(),

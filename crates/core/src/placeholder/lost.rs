@@ -12,6 +12,9 @@ use crate::job::{BaseState, JobState, Standing};
 /// (s): it tells a start within 5 s, and keeps what it could not tell for later.
 const SILENT_FOR_S: i64 = 30;
 
+/// Where there is no accounting, slurmctld has to say so often that it knows no such job.
+const DENIALS: u32 = 3;
+
 /// What accounting has on record under the lost job's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -25,11 +28,16 @@ pub struct Record {
     pub start_time: i64,
 }
 
-/// What is known once slurmctld itself has said that it has no such job, and accounting has answered.
+/// What is known once slurmctld itself has said that it has no such job, and accounting has answered, or
+/// there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Silence<'a> {
     /// Accounting's records of the job's id, in any order; ids come back, so most may be others'.
     pub records: &'a [Record],
+    /// Whether there is accounting: its silence says more than that of nobody.
+    pub accounting: bool,
+    /// How often slurmctld has said so where there is none, one answer after another.
+    pub denials: u32,
     /// When slurmctld began, by its own clock (s).
     pub boot_time: i64,
     /// What that clock says now (s).
@@ -69,7 +77,10 @@ pub fn fate(cluster: &str, gang: &str, generation: u32, silence: &Silence<'_>) -
         Some(own) if over(own) => Fate::Ended(own.state.base.clone()),
         Some(own) if runaway(own) => Fate::Forgotten,
         _ if silence.seen_before_boot.is_some() => Fate::Forgotten,
-        None if silent => Fate::Forgotten,
+        // Without accounting nobody will ever say more. It may have ended, and slurmctld have let go of its
+        // record: asked for again, its pods stay where they get the same nodes, and leave where those are
+        // somebody else's; on an answer that is missing nobody is evicted (rule 6).
+        None if silent && (silence.accounting || silence.denials >= DENIALS) => Fate::Forgotten,
         _ => Fate::Unknown,
     }
 }
@@ -95,8 +106,14 @@ mod tests {
 
     fn of(records: &[Record], up: i64, seen: bool) -> Fate {
         let seen_before_boot = seen.then_some(BOOT - 10);
-        let silence = Silence { records, boot_time: BOOT, now: BOOT + up, seen_before_boot };
-        fate("c", "g", 2, &silence)
+        let (boot_time, now) = (BOOT, BOOT + up);
+        let (accounting, denials) = (true, 1);
+        fate(
+            "c",
+            "g",
+            2,
+            &Silence { records, accounting, denials, boot_time, now, seen_before_boot },
+        )
     }
 
     #[test]
@@ -142,6 +159,25 @@ mod tests {
     }
 
     #[test]
+    fn where_there_is_no_accounting_slurmctld_is_asked_more_than_once() {
+        let of = |up, denials| {
+            let (boot_time, now) = (BOOT, BOOT + up);
+            let silence = Silence {
+                records: &[],
+                accounting: false,
+                denials,
+                boot_time,
+                now,
+                seen_before_boot: None,
+            };
+            fate("c", "g", 2, &silence)
+        };
+        assert_eq!(of(SILENT_FOR_S, DENIALS - 1), Fate::Unknown);
+        assert_eq!(of(SILENT_FOR_S - 1, DENIALS), Fate::Unknown, "it may still read its state");
+        assert_eq!(of(SILENT_FOR_S, DENIALS), Fate::Forgotten);
+    }
+
+    #[test]
     fn a_jump_of_the_clock_decides_nothing() {
         for jump in [-600, 600] {
             for records in [
@@ -157,7 +193,14 @@ mod tests {
                 let moved: Vec<Record> = moved.collect();
                 let boot_time = BOOT + jump;
                 let now = boot_time + 1;
-                let silence = Silence { records: &moved, boot_time, now, seen_before_boot: None };
+                let silence = Silence {
+                    records: &moved,
+                    accounting: true,
+                    denials: 1,
+                    boot_time,
+                    now,
+                    seen_before_boot: None,
+                };
                 assert_eq!(fate("c", "g", 2, &silence), of(&records, 1, false), "{jump}");
             }
         }

@@ -8,7 +8,9 @@ use gangway_core::names;
 use gangway_core::placeholder::is_word;
 
 use super::section::{Problems, Section};
-use super::{ConfigError, Election, ProcessFlags, Tls, election, read_file, read_tls};
+use super::{
+    Command, ConfigError, Election, ProcessFlags, Tls, command, election, read_file, read_tls,
+};
 
 /// Flags of `gangway extender`.
 #[derive(Clone, Debug, Default, Args)]
@@ -41,6 +43,8 @@ pub(crate) struct ExtenderSettings {
     /// This process among its replicas.
     pub(crate) identity: String,
     pub(crate) election: Option<Election>,
+    /// What is run when a gang is warned.
+    pub(crate) warning_command: Option<Command>,
 }
 
 /// The way to the gRPC door.
@@ -104,6 +108,7 @@ impl ExtenderSettings {
         let election = root.section("leaderElection");
         let election =
             election::read(election, &flags.process, &identity, "gangway-extender", &problems);
+        let warning_command = command::read(root.section("warningCommand"), &problems);
         root.finish();
         problems.into_result()?;
         Ok(Self {
@@ -116,6 +121,7 @@ impl ExtenderSettings {
             kubeconfig,
             identity,
             election,
+            warning_command,
         })
     }
 }

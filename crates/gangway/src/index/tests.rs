@@ -411,6 +411,7 @@ fn job() -> Workload {
         outcome: None,
         deadline_seconds: None,
         replaces: false,
+        done: Arc::default(),
     }
 }
 

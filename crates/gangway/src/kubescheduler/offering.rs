@@ -22,6 +22,7 @@ use crate::apiserver::says_gone;
 use crate::bind::Binding;
 use crate::chain::explain;
 use crate::cluster::Cluster;
+use crate::failpoint::{self, Point};
 use crate::lean::LeanPod;
 
 /// What all followers share where kube-scheduler binds.
@@ -63,11 +64,13 @@ impl Offering {
     /// and a door that does not answer is told to the user.
     pub(crate) fn review(&mut self, facts: &Facts<'_>, mut plan: Plan, now: i64) -> Plan {
         self.since = on_offer(self.since, facts, &plan, now);
-        if let Some((job, since)) = self.since {
+        if let (Some((job, since)), Some(Verdict::Allocated { generation, .. })) =
+            (self.since, facts.verdict)
+        {
             let due = since + self.terms.take_up_ms;
             if now >= due {
                 let why = self.untaken(facts.assembled, job);
-                return give_back(facts.assembled, facts.progress.released, &why);
+                return give_back(facts.assembled, *generation, facts.progress.released, &why);
             }
             plan.wake = Some(plan.wake.map_or(due, |wake| wake.min(due)));
         }
@@ -129,7 +132,9 @@ impl Offering {
         let job = job.map_or_else(String::new, |job| format!("job {job}: "));
         let message = format!("{job}node {}", wake.node);
         let status = status("True", "Allocated", &message, Some(&wake.node));
-        if !touch(cluster, &wake.pod, status).await {
+        let touched = touch(cluster, &wake.pod, status).await;
+        failpoint::pass(Point::Touched);
+        if !touched {
             self.terms.offers.not_woken(&wake.pod);
         }
     }

@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Key, Queue, RETRY};
+use super::{Entry, Health, Key, Queue, RETRY, Release};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 
@@ -89,7 +89,7 @@ impl Queue {
                 }
                 Step::Lost { job, generation } => {
                     let known = lost.filter(|l| l.job == job && l.generation == generation);
-                    let known = known.unwrap_or(Lost { job, generation, alive: None });
+                    let known = known.unwrap_or(Lost { job, generation, alive: None, denials: 0 });
                     lost = Some(known);
                     self.ask_accounting(entry, &gang, &listed, known).await
                 }
@@ -176,6 +176,7 @@ impl Queue {
             Ok(left) => request.options.dependency = left,
             Err(next) => return next,
         }
+        entry.submitted.store(stamp.generation, Ordering::Relaxed);
         let doubted = entry.doubted.load(Ordering::Relaxed);
         let at_once = !doubted && !request.options.needs_queue() && id.is_none();
         match self.submit_typed(stamp, &request, at_once, id).await {
@@ -261,20 +262,23 @@ impl Queue {
                 Seen::Nothing => {}
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
                 Seen::NoSuchJob => {
-                    return self.vanished(entry, Lost { job: id, generation, alive });
+                    return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 }
                 // So does an id that was given to another job meanwhile.
                 Seen::Job(job) if !is_own(entry, &job, generation) => {
                     tracing::warn!(job = %id, "Slurm has given the id of a lost placeholder to another job");
-                    return self.vanished(entry, Lost { job: id, generation, alive });
+                    return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 }
                 Seen::Job(job) => match job.standing() {
                     Standing::Over if self.superseded(entry, &job).await => return Next::Again,
                     Standing::Over => {
                         return Next::Done(Some(ended(&job, generation)));
                     }
-                    _ if entry.releasing().is_some() => {
-                        self.insist(entry, &job).await;
+                    _ if let Some(release) = entry.releasing() => {
+                        if !entry.is_about(&release, generation) {
+                            return Next::Done(None);
+                        }
+                        self.insist(&release, &job).await;
                         retry = Some(RETRY);
                     }
                     Standing::Waiting => {
@@ -324,7 +328,7 @@ impl Queue {
             tokio::select! {
                 changed = seen.changed() => if changed.is_err() {
                     // The board has forgotten it, for slurmctld has: nothing more will be heard of it.
-                    return self.vanished(entry, Lost { job: id, generation, alive });
+                    return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 },
                 _ = health.changed() => {}
                 _ = restarts.changed() => if self.others(entry, id) { return Next::Again },
@@ -345,10 +349,9 @@ impl Queue {
 
     /// Whoever released the gang has told Slurm; if the job lives on all the same (it was just being
     /// submitted, or the call failed), it is told again.
-    async fn insist(&self, entry: &Entry, job: &Job) {
-        let Some((why, since)) = entry.releasing() else { return };
-        if since.elapsed() >= RETRY
-            && let Err(error) = self.end(job, &why).await
+    async fn insist(&self, release: &Release, job: &Job) {
+        if release.since.elapsed() >= RETRY
+            && let Err(error) = self.end(job, &release.why).await
         {
             tracing::warn!(job = %job.id, error = explain(&error), "could not release; trying again");
         }
@@ -378,6 +381,15 @@ impl Queue {
                 return true;
             }
         };
+        // A bridge that has just started reads what all gangs have: those that run come last. Whoever gets
+        // no turn in time looks first whether something has happened meanwhile.
+        let turn = async {
+            match gang.is_seated(job.id) {
+                true => self.rereads.acquire().await.ok(),
+                false => None,
+            }
+        };
+        let Ok(_turn) = timeout(RETRY, turn).await else { return false };
         // Where slurmctld has begun anew the id may be somebody else's: it is read again first.
         if granted.is_none() && !self.board.is_still(self.board.boot()).await.is_ok_and(|same| same)
         {

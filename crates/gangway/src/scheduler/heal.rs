@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
+use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use crate::queue::Board;
 
@@ -88,12 +89,16 @@ impl Healer {
                         "Slurm believes this node dead; it gets the sink's address"
                     );
                     let update = NodeUpdate { address, ..NodeUpdate::default() };
-                    self.slurm.update_node(node, &update).await?;
+                    let updated = self.slurm.update_node(node, &update).await;
+                    failpoint::pass(Point::Readdressed);
+                    updated?;
                 }
                 Cure::Stir { job } => {
                     tracing::warn!(%job, "stirring a placeholder, so that its nodes answer");
                     if let Some((_, job)) = placeholders.iter().find(|(_, seen)| seen.id == *job) {
-                        self.slurm.stir(job).await?;
+                        let stirred = self.slurm.stir(job).await;
+                        failpoint::pass(Point::Stirred);
+                        stirred?;
                     }
                 }
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use gangway_api::v1;
+use gangway_api::v1::release_request::UpTo;
 use gangway_core::job::{JobState, Standing};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
@@ -45,7 +46,7 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
     let mut door = cluster.door.clone();
     let mut events =
         door.watch(v1::WatchRequest { cluster: cluster.id.clone() }).await?.into_inner();
-    let mut live: HashMap<u32, String> = HashMap::new();
+    let mut live: HashMap<u32, (String, u32)> = HashMap::new();
     let mut missing: HashSet<String> = HashSet::new();
     let mut synced = false;
     let mut every = interval(EVERY);
@@ -61,7 +62,7 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
                         if JobState::parse(&[&p.state]).standing() == Standing::Over {
                             live.remove(&p.job_id);
                         } else {
-                            live.insert(p.job_id, p.uid);
+                            live.insert(p.job_id, (p.uid, p.generation));
                         }
                     }
                     Some(v1::watch_event::Event::Synced(_)) => synced = true,
@@ -71,11 +72,14 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
             _ = every.tick(), if synced => {
                 let known = cluster.world.index().known_gangs();
                 let now: HashSet<String> =
-                    live.values().filter(|uid| !known.contains(*uid)).cloned().collect();
+                    live.values().map(|(uid, _)| uid).filter(|uid| !known.contains(*uid)).cloned().collect();
                 let twice: Vec<&String> = now.intersection(&missing).collect();
                 if !twice.is_empty() && index_is_current(cluster).await {
                     for uid in twice {
-                        release(cluster, uid).await;
+                        // Whatever is begun after this look is for pods that come after it.
+                        let own = live.values().filter(|(of, _)| of == uid);
+                        let latest = own.map(|(_, generation)| *generation).max();
+                        release(cluster, uid, latest).await;
                     }
                 }
                 missing = now;
@@ -106,12 +110,13 @@ async fn index_is_current(cluster: &Cluster) -> bool {
     }
 }
 
-async fn release(cluster: &Cluster, uid: &str) {
+async fn release(cluster: &Cluster, uid: &str, generation: Option<u32>) {
     let request = v1::ReleaseRequest {
         cluster: cluster.id.clone(),
         uid: uid.to_owned(),
         reason: "its pods are gone".to_owned(),
         again: false,
+        up_to: generation.map(UpTo::Generation),
     };
     let released = cluster.door.clone().release(request).await;
     failpoint::pass(Point::Swept);

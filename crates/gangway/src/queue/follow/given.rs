@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use gangway_core::follow::Verdict;
-use gangway_core::gang::Bound;
+use gangway_core::gang::{Bound, Member};
 use gangway_core::hostlist::Hostlist;
-use gangway_core::job::{GresAllocation, Job, Standing};
-use gangway_core::place::in_use;
+use gangway_core::job::{Job, Standing};
+use gangway_core::place::{in_use, is_crowded};
 use gangway_core::placeholder::Stamp;
-use gangway_slurm::Error;
+use gangway_slurm::{Error, Node};
 
 use super::{Entry, Next, Queue, RETRY};
 use crate::chain::explain;
@@ -36,7 +36,8 @@ impl Queue {
     ) -> Result<Option<Next>, Duration> {
         let gang = entry.gang();
         let unfinished = gang.members.iter().filter(|m| !m.finished);
-        let bound: Vec<&Bound> = unfinished.filter_map(|m| m.bound.as_ref()).collect();
+        let bound: Vec<(&Member, &Bound)> =
+            unfinished.filter_map(|m| Some((m, m.bound.as_ref()?))).collect();
         if bound.is_empty() || entry.releasing().is_some() {
             return Ok(None);
         }
@@ -57,14 +58,12 @@ impl Queue {
         &self,
         job: &Job,
         generation: u32,
-        bound: &[&Bound],
+        bound: &[(&Member, &Bound)],
     ) -> Result<Option<Next>, Error> {
-        let used = self.used_on(&bound.iter().map(|b| b.node.as_str()).collect()).await?;
-        let taken = bound.iter().find_map(|b| {
-            let (gres, index) = in_use(b, used.get(&b.node)?)?;
-            Some((b, gres, index))
-        });
-        let Some((Bound { node, job: begun, .. }, gres, index)) = taken else { return Ok(None) };
+        let there = self.nodes_of(&bound.iter().map(|(_, b)| b.node.as_str()).collect()).await?;
+        let taken =
+            bound.iter().find_map(|(_, b)| Some((b, taken(b, there.get(&b.node)?, bound)?)));
+        let Some((Bound { node, job: begun, .. }, what)) = taken else { return Ok(None) };
         // By another job, or by ours, which has just started there again? Nothing is ended on a guess.
         let jobs = self.slurm.jobs().await?;
         let still_waits = |seen: &Job| seen.id == job.id && seen.standing() == Standing::Waiting;
@@ -88,7 +87,7 @@ impl Queue {
         let names: Vec<String> =
             holders.iter().map(|j| format!("job {} of {}", j.id, j.user)).collect();
         let why = format!(
-            "slurmctld has forgotten that job {begun} had started, and {gres} {index} of node {node}, where its pods are, is given to others ({})",
+            "slurmctld has forgotten that job {begun} had started, and {what} of node {node}, where its pods are, is given to others ({})",
             names.join(", ")
         );
         tracing::warn!(job = %job.id, why, "ending a placeholder whose nodes were given away");
@@ -103,11 +102,8 @@ impl Queue {
         }
     }
 
-    /// What of their devices jobs have, by node.
-    async fn used_on(
-        &self,
-        nodes: &BTreeSet<&str>,
-    ) -> Result<BTreeMap<String, Vec<GresAllocation>>, Error> {
+    /// These nodes, by name.
+    async fn nodes_of(&self, nodes: &BTreeSet<&str>) -> Result<BTreeMap<String, Node>, Error> {
         let found = if nodes.len() <= ONE_BY_ONE {
             let asked = join_all(nodes.iter().map(|node| self.slurm.node(node))).await;
             asked.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?
@@ -115,6 +111,19 @@ impl Queue {
             self.slurm.nodes().await?
         };
         let ours = found.into_iter().filter(|node| nodes.contains(node.name.as_str()));
-        Ok(ours.map(|node| (node.name, node.gres_used)).collect())
+        Ok(ours.map(|node| (node.name.clone(), node)).collect())
     }
+}
+
+/// What of a member's part of its node a job has. Of CPUs and memory it is only seen that less is left than all
+/// members there need.
+fn taken(held: &Bound, node: &Node, bound: &[(&Member, &Bound)]) -> Option<String> {
+    if let Some((gres, index)) = in_use(held, &node.gres_used) {
+        return Some(format!("{gres} {index}"));
+    }
+    let here = bound.iter().filter(|(_, b)| b.node == node.name).map(|(m, _)| &*m.demand);
+    let free_cpus = node.cpus.saturating_sub(node.allocated_cpus);
+    let free_mib = node.memory_mib.saturating_sub(node.allocated_memory_mib);
+    let crowded = is_crowded(free_cpus.into(), free_mib, here);
+    crowded.then(|| "a part of the CPUs or memory".to_owned())
 }

@@ -22,6 +22,8 @@ pub(super) struct Lost {
     /// Where this bridge has seen it alive: when the slurmctld of that time had begun, and when the job
     /// was submitted.
     pub(super) alive: Option<(i64, i64)>,
+    /// How often slurmctld has said since that it has no such job while there was no accounting to ask.
+    pub(super) denials: u32,
 }
 
 impl Queue {
@@ -46,7 +48,8 @@ impl Queue {
         lost: Lost,
     ) -> Next {
         let Key { cluster, gang: uid } = &entry.key;
-        match self.fate(&entry.key, &lost).await {
+        let mut lost = lost;
+        match self.fate(&entry.key, &mut lost).await {
             Ok(Fate::Ended(state)) => {
                 let (job, generation) = (lost.job, lost.generation);
                 let message = ended_message(job, &state, "", "");
@@ -84,21 +87,23 @@ impl Queue {
     }
 
     /// What has become of a job, by the word of slurmctld and accounting.
-    async fn fate(&self, key: &Key, lost: &Lost) -> Result<Fate, Error> {
+    async fn fate(&self, key: &Key, lost: &mut Lost) -> Result<Fate, Error> {
         // Whoever knows it after all is heard of by the board, and the gang is looked at again.
         if let Some(job) = self.slurm.job(lost.job).await?
             && Stamp::of(&job).is_some_and(|s| s.is_of(&key.cluster, &key.gang, lost.generation))
         {
             self.board.note(job);
+            lost.denials = 0;
             return Ok(Fate::Unknown);
         }
         let diag = self.slurm.diag().await?;
         let before = |(boot, _): &(i64, i64)| *boot != 0 && *boot != diag.boot_time;
         let seen_before_boot = lost.alive.filter(before).map(|(_, submitted)| submitted);
-        let records = match self.slurm.finished_job(lost.job).await {
-            // There is no accounting: what we have seen ourselves must do.
-            Err(error) if !error.is_retryable() && seen_before_boot.is_some() => Vec::new(),
-            records => records?,
+        let (records, accounting) = match self.slurm.finished_job(lost.job).await {
+            // There is no accounting: slurmctld's word and what we have seen ourselves must do.
+            Err(Error::NoSuchEndpoint { .. }) => (Vec::new(), false),
+            Err(error @ Error::Rejected { .. }) if !error.is_retryable() => (Vec::new(), false),
+            records => (records?, true),
         };
         let records: Vec<Record> = records
             .into_iter()
@@ -110,7 +115,10 @@ impl Queue {
             })
             .collect();
         let (boot_time, now) = (diag.boot_time, diag.now);
-        let silence = Silence { records: &records, boot_time, now, seen_before_boot };
+        lost.denials = if accounting { 0 } else { lost.denials + 1 };
+        let denials = lost.denials;
+        let silence =
+            Silence { records: &records, accounting, denials, boot_time, now, seen_before_boot };
         Ok(fate(&key.cluster, &key.gang, lost.generation, &silence))
     }
 }
