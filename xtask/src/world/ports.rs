@@ -17,7 +17,7 @@ const BLOCKS: u16 = 380;
 pub(crate) struct Ports(u16);
 
 /// Every service of a world; its place in this list is its port's place in the block.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 28] = [
     "slurmctld",
     "slurmdbd",
     "mariadb",
@@ -42,6 +42,10 @@ const NAMES: [&str; 24] = [
     "spare-2",
     "jobset-webhook",
     "lws-webhook",
+    "kubelet-h1",
+    "kubelet-h2",
+    "kubelet-h3",
+    "kubelet-h4",
 ];
 
 impl Ports {
@@ -72,6 +76,11 @@ impl Ports {
             .parse()
             .with_context(|| format!("{} is damaged", file.display()))?;
         Ok(Self(FIRST + block * SIZE))
+    }
+
+    /// Which block it is: a number that no other world has.
+    pub(crate) fn block(self) -> u16 {
+        (self.0 - FIRST) / SIZE
     }
 
     pub(crate) fn port(self, name: &str) -> u16 {
