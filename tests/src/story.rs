@@ -41,6 +41,18 @@ impl Story {
         Some(story)
     }
 
+    /// The same in a world where at least so many hosts have a real kubelet. `None`: there is none, and the test is
+    /// skipped.
+    pub async fn begin_with_kubelets(name: &str, least: usize) -> Option<Self> {
+        let Some(world) = World::find_with_kubelets(least) else {
+            tell(name, &format!("skipped: no world here was brought up with --kubelets {least}"));
+            return None;
+        };
+        let mut story = Self::enter(name, world, |_| {}).await;
+        story.bridge.start().await;
+        Some(story)
+    }
+
     /// Begins a story whose bridge differs, or starts later.
     pub async fn prepare(name: &str, differ: impl FnOnce(&mut Setup)) -> Option<Self> {
         let Some(world) = World::find() else {

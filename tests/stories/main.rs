@@ -23,6 +23,7 @@ mod inventory;
 mod jobset;
 mod kinds;
 mod kube_scheduler;
+mod kubelet;
 mod leaderworkerset;
 mod leaving;
 mod loss;
