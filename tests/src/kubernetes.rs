@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use gangway_core::names;
 use gangway_core::order::natural;
 use k8s_openapi::api::core::v1::{
-    ContainerState, Event, Namespace, Node, Pod as KubePod, ServiceAccount,
+    ContainerStatus, Event, Namespace, Node, Pod as KubePod, ServiceAccount,
 };
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch,
@@ -302,12 +302,10 @@ impl Kubernetes {
         Pod::of(self.api::<KubePod>().get(name).await.expect("the pod is there"))
     }
 
-    /// What the first container of a pod does or did, as its kubelet says.
-    pub async fn container(&self, name: &str) -> ContainerState {
+    /// The first container of a pod, as its kubelet says.
+    pub async fn container(&self, name: &str) -> Option<ContainerStatus> {
         let pod = self.api::<KubePod>().get(name).await.expect("the pod is there");
-        let containers = pod.status.and_then(|status| status.container_statuses);
-        let first = containers.and_then(|all| all.into_iter().next());
-        first.and_then(|container| container.state).unwrap_or_default()
+        pod.status?.container_statuses?.into_iter().next()
     }
 
     /// `kubectl logs`. Empty where there is none yet.

@@ -41,11 +41,15 @@ impl Story {
         Some(story)
     }
 
-    /// The same in a world where at least so many hosts have a real kubelet. `None`: there is none, and the test is
+    /// The same in a world that will do, where several kinds are to be had. `None`: there is none, and the test is
     /// skipped.
-    pub async fn begin_with_kubelets(name: &str, least: usize) -> Option<Self> {
-        let Some(world) = World::find_with_kubelets(least) else {
-            tell(name, &format!("skipped: no world here was brought up with --kubelets {least}"));
+    pub async fn begin_where(
+        name: &str,
+        which: &str,
+        will_do: impl Fn(&World) -> bool,
+    ) -> Option<Self> {
+        let Some(world) = World::find_where(will_do) else {
+            tell(name, &format!("skipped: there is no world {which}"));
             return None;
         };
         let mut story = Self::enter(name, world, |_| {}).await;

@@ -64,14 +64,12 @@ impl World {
         STAGE.with(|stage| Some(stage.get_or_init(|| Stage::take(|_| true)).0))
     }
 
-    /// The same, for a test that wants at least so many hosts with a real kubelet. Without a world that has them the
-    /// test is skipped.
-    pub fn find_with_kubelets(least: usize) -> Option<&'static Self> {
-        let will_do = |world: &Self| world.kubelets().len() >= least;
-        if !WORLDS.iter().any(will_do) {
+    /// The same, for a test that not every world will do for. Without one that will the test is skipped.
+    pub fn find_where(will_do: impl Fn(&Self) -> bool) -> Option<&'static Self> {
+        if !WORLDS.iter().any(&will_do) {
             return None;
         }
-        let found = STAGE.with(|stage| stage.get_or_init(|| Stage::take(will_do)).0);
+        let found = STAGE.with(|stage| stage.get_or_init(|| Stage::take(&will_do)).0);
         will_do(found).then_some(found)
     }
 

@@ -3,12 +3,18 @@
 
 use std::time::Duration;
 
-use gangway_core::job::BaseState;
+use gangway_core::job::{BaseState, JobId};
 use gangway_core::names;
-use gangway_tests::{Pod, SOON, Story, manifest, wait};
+use gangway_tests::{Pod, SOON, Story, manifest, stays, wait};
 use serde_json::{Value, json};
 
+use crate::prolog::Prolog;
+
 const HYBRID: (&str, &str) = ("gangway.dev/partition", "hybrid");
+
+async fn begin(name: &str) -> Option<Story> {
+    Story::begin_where(name, "with --kubelets 2", |world| world.kubelets().len() >= 2).await
+}
 
 /// A template whose container runs `script` and knows its rank and GPUs, as a user would tell it: by the annotations
 /// that came with the Binding.
@@ -38,6 +44,7 @@ async fn leave_only_kubelets(story: &Story) {
     }
 }
 
+/// A batch job that sleeps there.
 async fn sbatch(story: &Story, node: &str, gpus: u32) -> u32 {
     let (node, gpus) = (format!("--nodelist={node}"), format!("--gres=gpu:{gpus}"));
     let words = ["-p", "hybrid", "-n1", "-c1", "--mem=500", &node, &gpus];
@@ -73,8 +80,10 @@ async fn emptied(story: &Story, pod: &Pod) {
 
 async fn running(story: &Story, pod: &Pod) {
     wait(&format!("the container of {} runs", pod.name), SOON, async || {
-        let state = story.kube.container(&pod.name).await;
-        if state.running.is_some() { Ok(()) } else { Err(format!("{state:?}")) }
+        let container = story.kube.container(&pod.name).await;
+        let state = container.as_ref().and_then(|container| container.state.as_ref());
+        let runs = state.is_some_and(|state| state.running.is_some());
+        if runs { Ok(()) } else { Err(format!("{state:?}")) }
     })
     .await;
 }
@@ -90,7 +99,7 @@ async fn printed(story: &Story, pod: &Pod) -> String {
 
 #[tokio::test]
 async fn a_gang_really_runs_beside_a_batch_job_and_is_really_gone_after_scancel() {
-    let Some(story) = Story::begin_with_kubelets("kubelet", 2).await else { return };
+    let Some(story) = begin("kubelet").await else { return };
     leave_only_kubelets(&story).await;
     let batch = sbatch(&story, "h1", 3).await;
     let script = "trap 'exit 0' TERM; echo rank $RANK has $GPUS; sleep infinity & wait";
@@ -134,7 +143,7 @@ async fn a_gang_really_runs_beside_a_batch_job_and_is_really_gone_after_scancel(
 
 #[tokio::test]
 async fn a_container_that_ends_ends_its_placeholder() {
-    let Some(story) = Story::begin_with_kubelets("kubelet-ends", 2).await else { return };
+    let Some(story) = begin("kubelet-ends").await else { return };
     leave_only_kubelets(&story).await;
     for (name, phase, code) in [("well", "Succeeded", 0), ("badly", "Failed", 3)] {
         let template = template(&story, 1, &format!("echo rank $RANK has $GPUS; exit {code}"));
@@ -144,12 +153,66 @@ async fn a_container_that_ends_ends_its_placeholder() {
             if pod.phase == phase { Ok(pod) } else { Err(format!("{} {}", pod.phase, pod.why())) }
         })
         .await;
-        let state = story.kube.container(name).await;
-        assert_eq!(state.terminated.map(|end| end.exit_code), Some(code), "as the process said");
+        let state = story.kube.container(name).await.and_then(|container| container.state);
+        let end = state.and_then(|state| state.terminated);
+        assert_eq!(end.map(|end| end.exit_code), Some(code), "as the process said");
         let gpus = &ended.annotations[&format!("{}gpu", names::INDEX_PREFIX)];
         assert_eq!(printed(&story, &ended).await, format!("rank 0 has {gpus}"));
         story.nothing_lives(Duration::from_secs(20)).await;
         emptied(&story, &ended).await;
     }
     story.end().await;
+}
+
+/// What `prolog` shows with pods that are nothing but an entry in the API, with a process that does not want to end. The
+/// batch job itself looks who is still there.
+#[tokio::test]
+async fn a_batch_job_starts_when_the_container_on_its_gpus_has_ended() {
+    let Some(story) = begin("kubelet-prolog").await else { return };
+    let _prolog = Prolog::of(&story, "--deadline 120");
+    for (node, gpus) in [("h1", 4), ("h2", 8), ("h3", 8), ("h4", 8)] {
+        sbatch(&story, node, gpus).await;
+    }
+    let mut template =
+        template(&story, 4, "trap '' TERM; echo stubborn; while :; do sleep 1; done");
+    template["spec"]["terminationGracePeriodSeconds"] = json!(600);
+    story.kube.create(&manifest::pod("stubborn", &template)).await;
+    let pods = story.bound("stubborn", 1).await;
+    let placeholder = story.seated(&pods).await;
+    assert_eq!(printed(&story, &pods[0]).await, "stubborn");
+    let container = story.kube.container("stubborn").await.and_then(|c| c.container_id);
+    let container = container.expect("it runs").replace("containerd://", "");
+    story.slurm.scancel("alice", placeholder.id.0);
+    story.slurm.reaches(placeholder.id.0, BaseState::Cancelled).await;
+
+    let id = sbatch_that_looks(&story, &container);
+    // Slurm gives it the container's GPUs at once, and believes that it runs.
+    story.slurm.reaches(id, BaseState::Running).await;
+    let found = || {
+        let file = story.world.slurm_tmp().join(format!("beside-{id}"));
+        std::fs::read_to_string(file).ok().filter(|text| text.ends_with('\n'))
+    };
+    stays("its script does not start beside the container", Duration::from_secs(3), async || {
+        assert!(processes(&story, "cgroup", &container) > 0, "the container is there");
+        found().map_or(Ok(()), |text| Err(format!("it started and found {text}")))
+    })
+    .await;
+    let kill = format!("kill -KILL $(grep -l {container} /proc/[0-9]*/cgroup | cut -d/ -f3)");
+    story.world.run_as("root", "in-slurm", &["sh", "-c", &kill]);
+    let beside =
+        wait("its script starts", SOON, async || found().ok_or_else(|| "not yet".to_owned())).await;
+    assert_eq!(beside.trim(), "0", "processes of the container beside the batch job");
+    story.end().await;
+}
+
+/// A batch job that wants the other four GPUs of h1 and first of all counts the processes of a container.
+fn sbatch_that_looks(story: &Story, container: &str) -> u32 {
+    let look = format!("cat /proc/[0-9]*/cgroup 2>/dev/null | grep -c /{container}");
+    let wrap = format!("--wrap={look} > /tmp/beside-$SLURM_JOB_ID; sleep 600");
+    let words = ["--parsable", "--output=/dev/null", "-p", "hybrid", "-n1", "-c1", "--mem=500"];
+    let words = [&words[..], &["--nodelist=h1", "--gres=gpu:4", &wrap]].concat();
+    let said = story.world.run_as("alice", "sbatch", &words);
+    let id = said.split(';').next().and_then(|id| id.parse().ok()).expect("a job id");
+    story.slurm.adopt(JobId(id));
+    id
 }
