@@ -1,7 +1,7 @@
 //! Where a host has a real kubelet beside its slurmd, containers and batch jobs run side by side and are told apart by
 //! Slurm's word. These stories want a world brought up with `--kubelets 2`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangway_core::job::{BaseState, JobId};
 use gangway_core::names;
@@ -109,11 +109,18 @@ async fn a_gang_really_runs_beside_a_batch_job_and_is_really_gone_after_scancel(
         story.kube.create(&manifest::pod_of_group(name, "gang", &template)).await;
     }
     let pods = story.bound("gang-", 2).await;
+    let bound = Instant::now();
+    for pod in &pods {
+        running(&story, pod).await;
+    }
+    story.note(&format!(
+        "both containers run {} ms after the Bindings",
+        bound.elapsed().as_millis()
+    ));
     let placeholder = story.seated(&pods).await;
     for pod in &pods {
         let node = pod.node.as_deref().expect("it is bound");
         assert!(story.world.kubelets().contains(&node), "{node} has a kubelet");
-        running(&story, pod).await;
         // What the process knows is what Slurm has given.
         let gpus = &pod.annotations[&format!("{}gpu", names::INDEX_PREFIX)];
         assert_eq!(printed(&story, pod).await, format!("rank {} has {gpus}", pod.rank()));

@@ -14,6 +14,9 @@ use crate::process::wait_for;
 
 const ALL: &str = "/sys/fs/cgroup";
 
+/// What a kubelet asks for, where the machine has it.
+const WANTED: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
+
 /// The cgroup of a host, as it is called in every hierarchy.
 pub(crate) fn of(world: &Path, host: &str) -> String {
     format!("/{}/{host}", name(world))
@@ -22,8 +25,22 @@ pub(crate) fn of(world: &Path, host: &str) -> String {
 /// Makes the cgroup of a host.
 pub(crate) fn make(world: &Path, host: &str) -> Result<()> {
     for hierarchy in hierarchies() {
-        let place = hierarchy.join(name(world)).join(host);
+        let own = hierarchy.join(name(world));
+        let place = own.join(host);
         fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        [&hierarchy, &own].into_iter().try_for_each(|parent| lend(parent))?;
+    }
+    Ok(())
+}
+
+/// In version 2 a cgroup has those controllers that its parent lends; the kubelet does the same from here on. (Not tried:
+/// the machines this was made on have version 1, which has nothing to lend.)
+fn lend(parent: &Path) -> Result<()> {
+    let there = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+    for controller in there.split_whitespace().filter(|controller| WANTED.contains(controller)) {
+        let file = parent.join("cgroup.subtree_control");
+        fs::write(&file, format!("+{controller}"))
+            .with_context(|| format!("{} does not lend {controller}", parent.display()))?;
     }
     Ok(())
 }
@@ -70,4 +87,31 @@ fn hierarchies() -> Vec<PathBuf> {
     found.sort();
     found.dedup();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_of_cgroups_goes_from_the_innermost_on_unless_somebody_is_in_it() {
+        let base = std::env::temp_dir().join(format!("gangway-cgroups-{}", std::process::id()));
+        let pod = base.join("h1/kubepods/pod");
+        fs::create_dir_all(&pod).unwrap();
+        fs::create_dir_all(base.join("h2")).unwrap();
+        // In a real one the kernel refuses while a process is in it; here a file makes it refuse.
+        fs::write(pod.join("busy"), "").unwrap();
+        assert!(!remove_one(&base));
+        assert!(pod.exists() && !base.join("h2").exists());
+        fs::remove_file(pod.join("busy")).unwrap();
+        assert!(remove_one(&base));
+        assert!(remove_one(&base), "one that is gone is gone");
+    }
+
+    #[test]
+    fn worlds_side_by_side_have_cgroups_of_their_own() {
+        let of = |world: &str| of(Path::new(world), "h1");
+        assert_ne!(of("/a/w1"), of("/a/w2"));
+        assert_eq!(of("/a/w1"), of("/a/w1"), "found again by whoever knows the directory");
+    }
 }

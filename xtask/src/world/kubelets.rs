@@ -46,27 +46,16 @@ impl Kubelets {
         fs::write(home.join("kubelet-host.sh"), NEST)?;
         for name in &self.hosts {
             cgroups::make(world, name)?;
-            let own = home.join(name);
-            fs::create_dir_all(own.join("cni"))?;
-            let fill = |text: &str| {
-                text.replace("{name}", name)
-                    .replace("{image}", IMAGE)
-                    .replace("{port}", &ports.port(&format!("kubelet-{name}")).to_string())
-                    .replace("{cgroup}", &cgroups::of(world, name))
-                    .replace("{subnet}", &subnet(ports, name))
-            };
-            fs::write(own.join("kubelet.yaml"), fill(CONFIG))?;
-            fs::write(own.join("containerd.toml"), fill(CONTAINERD))?;
-            fs::write(own.join("cni/world.conflist"), fill(CNI))?;
+            configure(world, ports, name)?;
             let place = format!("host-{name}");
-            host.start(&place, &format!("exec unshare --mount --propagation private sh /mnt/world/kubelets/kubelet-host.sh {name}"))?;
-            host.wait(&place, 10, || own.join("ready").exists())?;
+            let nest =
+                "exec unshare --mount --propagation private sh /mnt/world/kubelets/kubelet-host.sh";
+            host.start(&place, &format!("{nest} {name}"))?;
+            let ready = home.join(name).join("ready");
+            host.wait(&place, 10, || ready.exists())?;
             let config = format!("/mnt/world/kubelets/{name}/containerd.toml");
-            let containerd = format!("containerd --log-level warn --config {config}");
-            host.start(
-                &format!("containerd-{name}"),
-                &format!("exec {}", inside(name, &containerd)),
-            )?;
+            let words = format!("containerd --log-level warn --config {config}");
+            host.start(&format!("containerd-{name}"), &format!("exec {}", inside(name, &words)))?;
         }
         Ok(())
     }
@@ -101,6 +90,23 @@ impl Kubelets {
     }
 }
 
+/// The files of a host's kubelet, its containerd and its pods' network.
+fn configure(world: &Path, ports: Ports, name: &str) -> Result<()> {
+    let own = world.join("kubelets").join(name);
+    fs::create_dir_all(own.join("cni"))?;
+    let fill = |text: &str| {
+        text.replace("{name}", name)
+            .replace("{image}", IMAGE)
+            .replace("{port}", &ports.port(&format!("kubelet-{name}")).to_string())
+            .replace("{cgroup}", &cgroups::of(world, name))
+            .replace("{subnet}", &subnet(ports.block(), name))
+    };
+    fs::write(own.join("kubelet.yaml"), fill(CONFIG))?;
+    fs::write(own.join("containerd.toml"), fill(CONTAINERD))?;
+    fs::write(own.join("cni/world.conflist"), fill(CNI))?;
+    Ok(())
+}
+
 /// The hosts of a world that were given a kubelet.
 pub(crate) fn hosts(world: &Path) -> Vec<String> {
     let entries = fs::read_dir(world.join("slurm/daemons")).into_iter().flatten().flatten();
@@ -115,8 +121,26 @@ pub(crate) fn inside(name: &str, line: &str) -> String {
 
 /// Addresses for the pods of one host, that no other host of any world has: addresses that providers use among
 /// themselves, so that no network of this machine's is likely to have them.
-fn subnet(ports: Ports, name: &str) -> String {
+fn subnet(block: u16, name: &str) -> String {
     let number: u16 = name.trim_start_matches('h').parse().unwrap_or(1);
-    let place = ports.block() * 4 + number - 1;
+    let place = block * 4 + number - 1;
     format!("100.{}.{}.0/24", 64 + place / 256, place % 256)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_hosts_of_any_worlds_share_an_address() {
+        let hosts = ["h1", "h2", "h3", "h4"];
+        let blocks = 0..super::super::ports::BLOCKS;
+        let all = blocks.flat_map(|block| hosts.map(|name| subnet(block, name)));
+        let all: Vec<String> = all.collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        // The range ends at 100.127.
+        assert!(all.last().is_some_and(|last| last.starts_with("100.69.")), "{:?}", all.last());
+    }
 }

@@ -10,7 +10,8 @@ use crate::cache;
 
 const FIRST: u16 = 20_000;
 const SIZE: u16 = 32;
-const BLOCKS: u16 = 380;
+/// How many worlds can be up at once.
+pub(super) const BLOCKS: u16 = 380;
 
 /// A claimed block. The order of the names below is the order of the ports.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,8 @@ const NAMES: [&str; 28] = [
     "kubelet-h3",
     "kubelet-h4",
 ];
+
+const _: () = assert!(NAMES.len() <= SIZE as usize, "a block has a port for everybody");
 
 impl Ports {
     /// Claims a free block for the world in `dir`, and writes it to `dir/ports`.
