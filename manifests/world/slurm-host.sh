@@ -2,7 +2,7 @@
 # The first process of a world's Slurm host: it makes the host out of the cached root and then only waits.
 # It runs in pid, mount and UTS namespaces of its own; when it ends, every daemon and mount of the host ends.
 set -eu
-root=$1 host=$2 world=$3 repo=$4
+root=$1 host=$2 world=$3 repo=$4 containers=${5-} kubelet=${6-}
 top=$host/top
 mkdir -p "$top"
 mount --bind "$root" "$top"
@@ -19,6 +19,10 @@ done
 mount --bind "$world/logs/slurm-host" "$top/var/log"
 mount --bind "$world" "$top/mnt/world"
 mount --bind "$repo" "$top/mnt/repo"
+if [ -n "$kubelet" ]; then
+    mount --bind "$containers" "$top/opt"
+    mount --bind "$kubelet" "$top/opt/kubelet"
+fi
 mount -t proc proc "$top/proc"
 mount --rbind /sys "$top/sys"
 
@@ -34,6 +38,8 @@ mkdir "$top/dev/pts" "$top/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$top/dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs "$top/dev/shm"
 ln -s pts/ptmx "$top/dev/ptmx"
+# A kubelet reads there who ran out of memory.
+if [ -n "$kubelet" ]; then mknod -m 600 "$top/dev/kmsg" c 1 11; fi
 ln -s /proc/self/fd "$top/dev/fd"
 
 hostname slurmhost

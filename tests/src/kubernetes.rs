@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use gangway_core::names;
 use gangway_core::order::natural;
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod as KubePod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ContainerStatus, Event, Namespace, Node, Pod as KubePod, ServiceAccount,
+};
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch,
     PatchParams, PostParams,
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -316,6 +318,18 @@ impl Kubernetes {
     /// One pod, which must be there.
     pub async fn pod(&self, name: &str) -> Pod {
         Pod::of(self.api::<KubePod>().get(name).await.expect("the pod is there"))
+    }
+
+    /// The first container of a pod, as its kubelet says.
+    pub async fn container(&self, name: &str) -> Option<ContainerStatus> {
+        let pod = self.api::<KubePod>().get(name).await.expect("the pod is there");
+        pod.status?.container_statuses?.into_iter().next()
+    }
+
+    /// `kubectl logs`. Empty where there is none yet.
+    pub async fn logs(&self, name: &str) -> String {
+        let logs = self.api::<KubePod>().logs(name, &LogParams::default()).await;
+        logs.unwrap_or_default()
     }
 
     /// All events.

@@ -41,6 +41,22 @@ impl Story {
         Some(story)
     }
 
+    /// The same in a world that will do, where several kinds are to be had. `None`: there is none, and the test is
+    /// skipped.
+    pub async fn begin_where(
+        name: &str,
+        which: &str,
+        will_do: impl Fn(&World) -> bool,
+    ) -> Option<Self> {
+        let Some(world) = World::find_where(will_do) else {
+            tell(name, &format!("skipped: there is no world {which}"));
+            return None;
+        };
+        let mut story = Self::enter(name, world, |_| {}).await;
+        story.bridge.start().await;
+        Some(story)
+    }
+
     /// Begins a story whose bridge differs, or starts later.
     pub async fn prepare(name: &str, differ: impl FnOnce(&mut Setup)) -> Option<Self> {
         let Some(world) = World::find() else {

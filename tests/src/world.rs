@@ -33,12 +33,12 @@ thread_local! {
 struct Stage(&'static World);
 
 impl Stage {
-    /// Waits for a free world.
-    fn take() -> Self {
+    /// Waits for a free world that will do.
+    fn take(will_do: impl Fn(&World) -> bool) -> Self {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(world) = free.pop() {
-                return Self(world);
+            if let Some(place) = free.iter().rposition(|world| will_do(world)) {
+                return Self(free.remove(place));
             }
             free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
@@ -48,7 +48,8 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
-        FREED.notify_one();
+        // Whoever is woken first may want another one.
+        FREED.notify_all();
     }
 }
 
@@ -60,7 +61,16 @@ impl World {
         if WORLDS.is_empty() {
             return None;
         }
-        STAGE.with(|stage| Some(stage.get_or_init(Stage::take).0))
+        STAGE.with(|stage| Some(stage.get_or_init(|| Stage::take(|_| true)).0))
+    }
+
+    /// The same, for a test that not every world will do for. Without one that will the test is skipped.
+    pub fn find_where(will_do: impl Fn(&Self) -> bool) -> Option<&'static Self> {
+        if !WORLDS.iter().any(&will_do) {
+            return None;
+        }
+        let found = STAGE.with(|stage| stage.get_or_init(|| Stage::take(&will_do)).0);
+        will_do(found).then_some(found)
     }
 
     /// `GANGWAY_WORLD_ENV` names one, `GANGWAY_MORE_WORLDS` any number, with a colon between two.
@@ -87,6 +97,16 @@ impl World {
 
     fn var(&self, name: &str) -> &str {
         self.vars.get(name).unwrap_or_else(|| unreachable!("the world's env file has no {name}"))
+    }
+
+    /// The hosts that have a kubelet, so that pods really run there (`world up --kubelets`).
+    pub fn kubelets(&self) -> Vec<&str> {
+        self.vars.get("GANGWAY_KUBELETS").map_or("", String::as_str).split_whitespace().collect()
+    }
+
+    /// The image that kubelets have: a shell and the usual commands, and by default something that waits to be stopped.
+    pub fn pod_image(&self) -> &str {
+        self.var("GANGWAY_POD_IMAGE")
     }
 
     /// Where slurmrestd is.

@@ -1,7 +1,7 @@
 //! What Gangway promises, told on a real Slurm and a real Kubernetes; one module per story.
 //!
 //! `cargo xtask world up --kinds`, then `GANGWAY_WORLD_ENV=target/world/env cargo test -p
-//! gangway-tests`; see `src/lib.rs` for the harness.
+//! gangway-tests`; see `src/lib.rs` for the harness. `kubelet` wants a world with `--kubelets 2`, `prolog` one without.
 
 mod answer_lost;
 mod asking;
@@ -23,6 +23,7 @@ mod inventory;
 mod jobset;
 mod kinds;
 mod kube_scheduler;
+mod kubelet;
 mod leaderworkerset;
 mod leaving;
 mod loss;

@@ -4,6 +4,8 @@
 //! that is killed leaves only a piece that the next one removes.
 
 pub(crate) mod binaries;
+pub(crate) mod containers;
+mod debs;
 pub(crate) mod golang;
 pub(crate) mod root;
 pub(crate) mod seed;
@@ -38,6 +40,24 @@ pub(crate) fn parts() -> Result<Parts> {
         let panicked = |_| anyhow::anyhow!("the builder panicked");
         let (bin, etcd) = (bin.join().map_err(panicked)??, etcd.join().map_err(panicked)??);
         Ok(Parts { root, bin, etcd, seed })
+    })
+}
+
+/// What hosts with a kubelet are made from, beside everything else.
+pub(crate) struct KubeletParts {
+    /// The directory of the kubelet.
+    pub(crate) kubelet: PathBuf,
+    /// What runs containers, and the image they run.
+    pub(crate) containers: PathBuf,
+}
+
+/// The same for hosts with a kubelet. They need the other parts first.
+pub(crate) fn kubelet_parts(parts: &Parts) -> Result<KubeletParts> {
+    std::thread::scope(|scope| {
+        let kubelet = scope.spawn(binaries::kubelet);
+        let containers = containers::ensure(&parts.root)?;
+        let kubelet = kubelet.join().map_err(|_| anyhow::anyhow!("the builder panicked"))??;
+        Ok(KubeletParts { kubelet, containers })
     })
 }
 
@@ -130,7 +150,7 @@ fn mount_below<'a>(tree: &Path, mountinfo: &'a str) -> Option<&'a str> {
 }
 
 /// FNV-1a: stable between compilers, which the standard hasher does not promise.
-fn fingerprint(text: &str) -> u64 {
+pub(crate) fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

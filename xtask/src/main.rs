@@ -28,12 +28,13 @@ const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   demo           The main job on real parts, shown step by step; sets up what is missing and cleans up.
-  world up [--dir DIR] [--nodes N] [--kinds] [--kube-scheduler] [--bridge]
+  world up [--dir DIR] [--nodes N] [--kinds] [--kube-scheduler] [--kubelets K] [--bridge]
                  Bring up a real Slurm and a real Kubernetes on loopback. The first time this fetches and builds
                  them into ${XDG_CACHE_HOME:-~/.cache}/gangway/world; later it takes seconds. N is the number of
                  p5 nodes (16). --kinds also builds and starts the controllers of JobSet and LeaderWorkerSet, and serves
                  the other kinds that stories use. --kube-scheduler also builds a stock kube-scheduler, for whoever wants
-                 to start it; the stories of the other door do. --bridge also builds and starts Gangway in it.
+                 to start it; the stories of the other door do. --kubelets also builds a kubelet and gives one to
+                 each of the first K hosts of h1 to h4, so that pods bound there really run. --bridge also builds and starts Gangway in it.
   world down [--dir DIR]
                  Stop it: every process and mount of that world, and no other. Its logs stay.
   world status [--dir DIR]
@@ -92,11 +93,12 @@ fn command(mut words: Vec<String>) -> Result<bool> {
     };
     match name.as_str() {
         "world up" => {
-            let known = ["--dir", "--nodes", "--kinds", "--kube-scheduler", "--bridge"];
+            let known =
+                ["--dir", "--nodes", "--kinds", "--kube-scheduler", "--kubelets", "--bridge"];
             let options = Options::parse(&words, &known)?;
             let dir = options.dir()?;
-            let Options { nodes, bridge, kinds, kube_scheduler, .. } = options;
-            world::up(&Wish { dir, nodes, bridge, kinds, kube_scheduler })?;
+            let Options { nodes, bridge, kinds, kube_scheduler, kubelets, .. } = options;
+            world::up(&Wish { dir, nodes, bridge, kinds, kube_scheduler, kubelets })?;
             Ok(true)
         }
         "world down" => {
@@ -178,6 +180,7 @@ struct Options {
     bridge: bool,
     kube_scheduler: bool,
     kinds: bool,
+    kubelets: usize,
 }
 
 impl Options {
@@ -194,6 +197,12 @@ impl Options {
                 "--nodes" => {
                     let count = value()?.parse().ok().filter(|count| (2..=8000).contains(count));
                     options.nodes = Some(count.context("--nodes takes a number from 2 to 8000")?);
+                }
+                "--kubelets" => {
+                    let most = world::kubelets::MOST;
+                    let count = value()?.parse().ok().filter(|count| (1..=most).contains(count));
+                    options.kubelets = count
+                        .with_context(|| format!("--kubelets takes a number from 1 to {most}"))?;
                 }
                 "--repeats" => {
                     let count = value()?.parse().ok().filter(|count| (1..=1000).contains(count));

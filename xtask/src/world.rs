@@ -1,10 +1,12 @@
 //! A world: a real Slurm and a real Kubernetes on loopback, in one directory, as many side by side as fit.
 
 pub(crate) mod bridge;
+mod cgroups;
 pub(crate) mod daemons;
 pub(crate) mod doors;
 pub(crate) mod host;
 mod kinds;
+pub(crate) mod kubelets;
 pub(crate) mod kubernetes;
 pub(crate) mod ports;
 pub(crate) mod slurm;
@@ -19,6 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use self::daemons::Daemons;
 use self::host::Host;
+use self::kubelets::Kubelets;
 use self::kubernetes::Kubernetes;
 use self::ports::Ports;
 use crate::cache::{self, Parts, remove_tree};
@@ -29,7 +32,7 @@ use crate::progress::{minutes, say, step};
 pub(crate) const MARKER: &str = "GANGWAY_WORLD_DAEMON";
 
 /// Data that a stopped world does not need any more; logs and configuration stay to be read.
-const DATA: [&str; 3] = ["slurm", "kubernetes", "bin"];
+const DATA: [&str; 4] = ["slurm", "kubernetes", "kubelets", "bin"];
 
 /// How many p5 nodes a world has unless asked.
 const NODES: usize = 16;
@@ -44,13 +47,15 @@ pub(crate) struct Wish {
     pub(crate) kinds: bool,
     /// Whether a kube-scheduler is to be had in it.
     pub(crate) kube_scheduler: bool,
+    /// How many of its hosts have a kubelet, so that pods really run there.
+    pub(crate) kubelets: usize,
 }
 
 impl Wish {
     /// The least: Slurm and Kubernetes in this directory.
     pub(crate) fn of(dir: &Path) -> Self {
         let dir = dir.to_owned();
-        Self { dir, nodes: None, bridge: false, kinds: false, kube_scheduler: false }
+        Self { dir, nodes: None, bridge: false, kinds: false, kube_scheduler: false, kubelets: 0 }
     }
 }
 
@@ -75,7 +80,12 @@ pub(crate) fn up(wish: &Wish) -> Result<()> {
     clear(&dir, true)?;
     let parts = cache::parts()?;
     let controllers = wish.kinds.then(cache::binaries::controllers).transpose()?;
-    let raised = step("bringing the world up", || raise(&dir, &parts, controllers, wish));
+    let kubelets = match wish.kubelets {
+        0 => None,
+        count => Some(Kubelets::on(count, cache::kubelet_parts(&parts)?)),
+    };
+    let raised =
+        step("bringing the world up", || raise(&dir, &parts, controllers, kubelets.as_ref(), wish));
     if let Err(error) = raised {
         // Nothing half-alive stays behind, but the logs do.
         clear(&dir, false)?;
@@ -98,6 +108,10 @@ fn stay(dir: &Path, wish: &Wish) -> Result<()> {
     if wish.kinds && Daemons::of(dir).recorded().iter().all(|(name, _)| name != "jobset") {
         bail!("the world in {} was brought up without --kinds; take it down first", dir.display());
     }
+    let kubelets = kubelets::hosts(dir).len();
+    if wish.kubelets != 0 && kubelets != wish.kubelets {
+        bail!("the world in {} has {kubelets} kubelets; take it down first", dir.display());
+    }
     if wish.bridge && !bridge::find(dir).is_some_and(|(_, runs)| runs) {
         timed("Gangway", || bridge::start(dir, Ports::of(dir)?))?;
     }
@@ -105,22 +119,39 @@ fn stay(dir: &Path, wish: &Wish) -> Result<()> {
     Ok(())
 }
 
-fn raise(dir: &Path, parts: &Parts, controllers: Option<PathBuf>, wish: &Wish) -> Result<()> {
+fn raise(
+    dir: &Path,
+    parts: &Parts,
+    controllers: Option<PathBuf>,
+    kubelets: Option<&Kubelets>,
+    wish: &Wish,
+) -> Result<()> {
     fs::create_dir_all(dir.join("logs"))?;
     let ports = Ports::claim(dir)?;
     let daemons = Daemons::of(dir);
     let count = wish.nodes.unwrap_or(NODES);
     let nodes: Vec<String> = (1..=count).map(|i| format!("p5-{i:04}")).collect();
-    let kubernetes = Kubernetes { world: dir, parts, controllers, ports, daemons: &daemons };
-    let token = std::thread::scope(|scope| -> Result<String> {
+    let kubernetes = Kubernetes {
+        world: dir,
+        parts,
+        controllers,
+        kubelets: kubelets.map_or(&[], |kubelets| &kubelets.hosts),
+        ports,
+        daemons: &daemons,
+    };
+    let host = std::thread::scope(|scope| -> Result<Host> {
         let kubernetes = scope.spawn(|| timed("Kubernetes", || kubernetes.up(&nodes)));
-        let slurm = timed("Slurm", || raise_slurm(dir, parts, ports, &daemons, &nodes));
+        let slurm = timed("Slurm", || raise_slurm(dir, parts, kubelets, ports, &daemons, &nodes));
         let kubernetes = kubernetes.join();
-        let token = slurm?;
+        let host = slurm?;
         kubernetes.map_err(|_| anyhow::anyhow!("bringing up Kubernetes panicked"))??;
-        Ok(token)
+        Ok(host)
     })?;
-    doors::write(dir, parts, ports, &token)?;
+    doors::write(dir, parts, ports, &slurm::token(&host)?)?;
+    if let Some(kubelets) = kubelets {
+        timed("every kubelet", || kubelets.start(&host, &kubernetes))?;
+        doors::kubelets(dir, &kubelets.hosts)?;
+    }
     if wish.kube_scheduler {
         doors::kube_scheduler(dir)?;
     }
@@ -133,20 +164,25 @@ fn raise(dir: &Path, parts: &Parts, controllers: Option<PathBuf>, wish: &Wish) -
 fn raise_slurm(
     dir: &Path,
     parts: &Parts,
+    kubelets: Option<&Kubelets>,
     ports: Ports,
     daemons: &Daemons,
     nodes: &[String],
-) -> Result<String> {
+) -> Result<Host> {
     let mut host = Host::prepare(dir, &parts.root)?;
     slurm::configure(&host, ports)?;
     slurm::plant_database(&host, &parts.seed)?;
-    let unshare = host.boot((MARKER, &dir.to_string_lossy()), &repo()?)?;
+    let more = kubelets.map(|kubelets| &kubelets.parts);
+    let unshare = host.boot((MARKER, &dir.to_string_lossy()), &repo()?, more)?;
     daemons.record("slurm-host", unshare)?;
+    if let Some(kubelets) = kubelets {
+        kubelets.prepare(dir, &host, ports)?;
+    }
     slurm::start_accounting(&host, ports)?;
     slurm::start(&host, ports)?;
     slurm::register(&host, ports, nodes)?;
     slurm::wait_for_nodes(&host)?;
-    slurm::token(&host)
+    Ok(host)
 }
 
 /// Stops everything of a world and takes its data away. Right for a world that is up, half up, or not there.
@@ -169,6 +205,7 @@ fn clear(dir: &Path, logs_too: bool) -> Result<()> {
     if !wait_for(Duration::from_secs(20), || Ok(daemons.marked().is_empty()))? {
         bail!("processes of {} do not end: {:?}", dir.display(), daemons.marked());
     }
+    cgroups::remove(dir)?;
     ports::release(dir)?;
     for file in ["env", "nodes", "slurm.token", "gangway.pid"] {
         let _ = fs::remove_file(dir.join(file));
@@ -236,6 +273,7 @@ fn url(ports: Ports, name: &str) -> String {
         "etcd" | "kwok" | "slurmrestd" => at("http", name),
         "slurmctld" | "slurmdbd" | "mariadb" => at("tcp", name),
         "mariadbd" => at("tcp", "mariadb"),
+        _ if name.starts_with("kubelet-") => at("https", name),
         _ => name.strip_prefix("slurmd-").map_or_else(String::new, |node| at("tcp", node)),
     }
 }

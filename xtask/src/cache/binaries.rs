@@ -102,6 +102,18 @@ static KUBE_SCHEDULER: Module = Module {
     files: &[],
 };
 
+/// The kubelet: only a world whose hosts run containers needs it.
+static KUBELET: Module = Module {
+    name: "kubelet",
+    path: "k8s.io/kubernetes",
+    version: "v1.36.3",
+    programs: &["cmd/kubelet"],
+    staging: Some("v0.36.3"),
+    ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+    files: &[],
+};
+
 /// The CRD that the training-operator needs, beside its binary.
 const CRD: &str = "manifests/base/crds/kubeflow.org_pytorchjobs.yaml";
 
@@ -134,11 +146,21 @@ pub(crate) fn etcd() -> Result<PathBuf> {
 
 /// The directory of kube-scheduler, built if this machine does not have it yet.
 pub(crate) fn kube_scheduler() -> Result<PathBuf> {
-    let Module { path, version, programs, staging, ldflags, .. } = &KUBE_SCHEDULER;
+    alone(&KUBE_SCHEDULER)
+}
+
+/// The directory of the kubelet, built if this machine does not have it yet.
+pub(crate) fn kubelet() -> Result<PathBuf> {
+    alone(&KUBELET)
+}
+
+/// A part that is one module's programs.
+fn alone(module: &'static Module) -> Result<PathBuf> {
+    let Module { name, path, version, programs, staging, ldflags, .. } = module;
     let recipe = format!("{RECIPE} {path}@{version} {programs:?} {staging:?} {ldflags}");
-    super::ensure("kube-scheduler", &recipe, "building kube-scheduler into the cache", |place| {
+    super::ensure(name, &recipe, &format!("building {name} into the cache"), |place| {
         let go = golang::ensure()?;
-        step("building kube-scheduler", || build_module(&go, &KUBE_SCHEDULER, place))?;
+        step(&format!("building {name}"), || build_module(&go, module, place))?;
         super::remove_tree(&place.join("modules"))
     })
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::debs::APT;
 use super::{log, root};
 use crate::process::{ask, leashed, run, which};
 use crate::progress::step;
@@ -13,21 +14,8 @@ use crate::progress::step;
 /// The oldest Go that builds Kubernetes 1.36.
 const OLDEST: (u32, u32) = (1, 26);
 
-/// Fetches and unpacks the packages with apt's own checks, but leaves the host's package state alone.
-const FETCH: &str = r#"
-set -eu
-place=$1 suite=$2 mirror=$3
-mkdir -p "$place/apt/lists/partial" "$place/apt/cache/archives/partial" "$place/apt/etc" "$place/debs"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" > "$place/apt/etc/sources.list"
-: > "$place/apt/status"
-cat > "$place/apt/apt.conf" <<EOF
-Dir::State "$place/apt"; Dir::State::status "$place/apt/status"; Dir::State::lists "$place/apt/lists";
-Dir::Cache "$place/apt/cache"; Dir::Etc::sourcelist "$place/apt/etc/sources.list"; Dir::Etc::sourceparts "-";
-APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::Check-Valid-Until "false";
-EOF
-export APT_CONFIG="$place/apt/apt.conf"
-apt-get -q update
-go=$(apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-1[.0-9]*-go\)$/\1/p' | head -n 1)
+/// Which packages, and where `go` is in them.
+const FETCH: &str = r#"go=$(apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-1[.0-9]*-go\)$/\1/p' | head -n 1)
 cd "$place/debs"
 apt-get -q download "$go" "${go%-go}-src"
 for deb in *.deb; do dpkg-deb -x "$deb" "$place"; done
@@ -40,7 +28,7 @@ pub(super) fn ensure() -> Result<PathBuf> {
     if let Some(go) = which("go").filter(|go| new_enough(go)) {
         return Ok(go);
     }
-    let recipe = format!("{} {} {FETCH}", root::SUITE, root::MIRROR);
+    let recipe = format!("{} {} {APT}{FETCH}", root::SUITE, root::MIRROR);
     let what = "fetching Go from Debian forky into the cache";
     Ok(super::ensure("go", &recipe, what, |place| step(what, || fetch(place)))?.join("go"))
 }
@@ -49,7 +37,10 @@ fn fetch(place: &Path) -> Result<()> {
     let log = log("go")?;
     let _ = fs::remove_file(&log);
     let mut command = leashed("sh");
-    command.args(["-c", FETCH, "sh"]).arg(place).args([root::SUITE, root::MIRROR]);
+    command
+        .args(["-c", &format!("{APT}{FETCH}"), "sh"])
+        .arg(place)
+        .args([root::SUITE, root::MIRROR]);
     run(&mut command, &log)?;
     let go = place.join("go");
     if !new_enough(&go) {

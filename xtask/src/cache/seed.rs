@@ -33,7 +33,7 @@ fn build(place: &Path, root: &Path) -> Result<()> {
     let ports = Ports::claim(&world)?;
     let mut host = Host::prepare(&world, root)?;
     slurm::configure(&host, ports)?;
-    let unshare = host.boot((MARKER, &world.to_string_lossy()), &repo()?)?;
+    let unshare = host.boot((MARKER, &world.to_string_lossy()), &repo()?, None)?;
     let grown = grow(&host, ports);
     // Ending the host's first process ends whatever is left in it.
     unshare.signal("KILL");

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::kubelets;
 use super::ports::Ports;
+use crate::cache::containers::IMAGE;
 use crate::cache::{self, Parts};
 
 /// Slurm's own commands that work from outside, by name.
@@ -63,6 +65,19 @@ pub(crate) fn kube_scheduler(world: &Path) -> Result<()> {
     let _ = fs::remove_file(&link);
     let built = cache::binaries::kube_scheduler()?.join("kube-scheduler");
     std::os::unix::fs::symlink(built, link).context("cannot link kube-scheduler")
+}
+
+/// Says which hosts have a kubelet and what runs there, and makes a command that enters the place where it does.
+pub(crate) fn kubelets(world: &Path, hosts: &[String]) -> Result<()> {
+    let bin = world.join("bin");
+    let inside = kubelets::inside("$0", "\"$@\"");
+    let body = format!(
+        "# Runs a command where the kubelet of a host lives: on-host NAME COMMAND...\n\
+         exec '{}' sh -c 'exec {inside}' \"$@\"",
+        bin.join("in-slurm").display()
+    );
+    script(&bin.join("on-host"), &body)?;
+    add(world, &[("GANGWAY_KUBELETS", &hosts.join(" ")), ("GANGWAY_POD_IMAGE", IMAGE)])
 }
 
 /// Sets variables in the env file.

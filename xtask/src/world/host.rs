@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cache::KubeletParts;
 use crate::process::{self, Process, ask, wait_for};
 
 /// The people who may submit jobs, beside root and Slurm's own user.
@@ -79,8 +80,14 @@ impl Host {
         Ok(host)
     }
 
-    /// Starts the host itself, without daemons.
-    pub(crate) fn boot(&mut self, marker: (&str, &str), repo: &Path) -> Result<Process> {
+    /// Starts the host itself, without daemons. `more` is to be seen in it as well, at /opt: what containers need and
+    /// the kubelet, where it shall have any.
+    pub(crate) fn boot(
+        &mut self,
+        marker: (&str, &str),
+        repo: &Path,
+        more: Option<&KubeletParts>,
+    ) -> Result<Process> {
         let base = self.base();
         let log = self.logs().join("init.log");
         let mut command = Command::new("unshare");
@@ -90,6 +97,7 @@ impl Host {
             .arg(base.join("init.sh"))
             .args([&self.root, &base, &self.world])
             .arg(repo)
+            .args(more.into_iter().flat_map(|parts| [&parts.containers, &parts.kubelet]))
             .env(marker.0, marker.1);
         let unshare = process::daemon(&mut command, &log)?;
         let ready = base.join("run/world/ready");

@@ -30,12 +30,17 @@ const CONTROLLERS: &str = "system:serviceaccount:gangway:gangway-controllers";
 /// The user that `gangway prolog` is.
 const PROLOG: &str = "system:serviceaccount:gangway:gangway-prolog";
 
+/// The group that kubelets are in.
+const NODES: &str = "system:nodes";
+
 /// The Kubernetes side of the world in `world`.
 pub(crate) struct Kubernetes<'a> {
     pub(crate) world: &'a Path,
     pub(crate) parts: &'a Parts,
     /// The directory of further controllers, where they are wanted.
     pub(crate) controllers: Option<PathBuf>,
+    /// The hosts whose nodes have a kubelet, so that KWOK keeps away from them.
+    pub(crate) kubelets: &'a [String],
     pub(crate) ports: Ports,
     pub(crate) daemons: &'a Daemons,
 }
@@ -58,11 +63,11 @@ impl Kubernetes<'_> {
         let kwok = self.binary("kwok", &self.kwok())?;
         let operator = self.operator()?;
         let controllers = self.start_controllers()?;
-        self.create(&nodes_json(nodes))?;
+        self.create(&nodes_json(nodes, self.kubelets))?;
         self.wait("kube-controller-manager", manager, 60, || {
             self.kubectl(&["get", "serviceaccount", "default"]).is_ok()
         })?;
-        let want = nodes.len() + 4;
+        let want = nodes.len() + 4 - self.kubelets.len();
         self.wait("kwok", kwok, 120, || self.schedulable().is_ok_and(|count| count == want))?;
         self.wait_for_operator(operator)?;
         self.wait_for_controllers(&controllers)
@@ -85,23 +90,32 @@ impl Kubernetes<'_> {
         fs::write(directory.join("audit-policy.yaml"), AUDIT)?;
         fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
         let (admin, bridge, controllers, prolog) = (token()?, token()?, token()?, token()?);
+        let mut kubelets = String::new();
+        for name in self.kubelets {
+            let own = token()?;
+            let _ = writeln!(kubelets, "{own},system:node:{name},{name},\"{NODES}\"");
+            let file = format!("{name}.kubeconfig");
+            self.secret(&file, &self.kubeconfig_inside(name, &own))?;
+        }
         let groups = "system:serviceaccounts,system:serviceaccounts:gangway,system:authenticated";
         self.secret(
             "tokens.csv",
             &format!(
                 "{admin},admin,admin,system:masters\n{bridge},{BRIDGE},bridge,\"{groups}\"\n\
                  {controllers},{CONTROLLERS},controllers,\"{groups}\"\n\
-                 {prolog},{PROLOG},prolog,\"{groups}\"\n"
+                 {prolog},{PROLOG},prolog,\"{groups}\"\n{kubelets}"
             ),
         )?;
         self.secret("kubeconfig", &self.kubeconfig("admin", &admin))?;
         self.secret("gangway.kubeconfig", &self.kubeconfig("gangway-scheduler", &bridge))?;
         let nodes = self.kubeconfig("gangway-controllers", &controllers);
         self.secret("controllers.kubeconfig", &nodes)?;
-        // Read inside the Slurm host, where the world lies elsewhere.
-        let inside = self.kubeconfig("gangway-prolog", &prolog);
-        let inside = inside.replace(&*self.world.to_string_lossy(), "/mnt/world");
-        self.secret("prolog.kubeconfig", &inside)
+        self.secret("prolog.kubeconfig", &self.kubeconfig_inside("gangway-prolog", &prolog))
+    }
+
+    /// To be read inside the Slurm host, where the world lies elsewhere.
+    fn kubeconfig_inside(&self, user: &str, token: &str) -> String {
+        self.kubeconfig(user, token).replace(&*self.world.to_string_lossy(), "/mnt/world")
     }
 
     fn secret(&self, name: &str, content: &str) -> Result<()> {
@@ -139,7 +153,13 @@ impl Kubernetes<'_> {
 
     fn apiserver(&self) -> Vec<String> {
         let key = self.file("sa.key");
+        // Who kubelets know it by. Their nodes have names that nobody on this machine can look up.
+        let certificate = self.parts.seed.join("tls.crt");
+        let secret = self.parts.seed.join("tls.key");
         vec![
+            format!("--kubelet-client-certificate={}", certificate.display()),
+            format!("--kubelet-client-key={}", secret.display()),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
             format!("--etcd-servers=http://127.0.0.1:{}", self.ports.port("etcd")),
             "--bind-address=127.0.0.1".to_owned(),
             format!("--secure-port={}", self.ports.port("apiserver")),
@@ -200,7 +220,7 @@ impl Kubernetes<'_> {
         });
         let secret = "{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\
             \"metadata\":{\"name\":\"training-operator-webhook-cert\",\"namespace\":\"kubeflow\"}}";
-        self.create(&list(&[&namespaces[0], &namespaces[1], secret]))?;
+        self.create(&list(&[&namespaces[0], &namespaces[1], secret, &nodes_binding()]))?;
         let mut files: Vec<PathBuf> =
             fs::read_dir(repo()?.join("manifests"))?.flatten().map(|entry| entry.path()).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
@@ -260,6 +280,13 @@ impl Kubernetes<'_> {
         Ok(self.kubectl(&["get", "nodes", "-o", "go-template", "--template", template])?.len())
     }
 
+    /// Whether a node says that it is ready, and has lost the taint of those that are not.
+    pub(super) fn ready(&self, node: &str) -> bool {
+        let template = "{{if not .spec.taints}}{{range .status.conditions}}{{if eq .type \"Ready\"}}{{.status}}{{end}}{{end}}{{end}}";
+        let words = ["get", "node", node, "-o", "go-template", "--template", template];
+        self.kubectl(&words).is_ok_and(|said| said == "True")
+    }
+
     pub(super) fn create(&self, json: &str) -> Result<()> {
         let mut command = self.kubectl_command();
         ask(command.args(["create", "--validate=false", "-f", "-"]), json).map(drop)
@@ -309,25 +336,43 @@ impl Kubernetes<'_> {
     }
 }
 
-/// All nodes as one List: those that only KWOK plays, and the four that have a slurmd too.
-fn nodes_json(names: &[String]) -> String {
-    let node = |name: &str, labels: &str, cpu: &str, memory: &str| {
+/// All nodes as one List: those that only KWOK plays, and the four that have a slurmd too. Of these some have a real
+/// kubelet, which adds what it knows to what is said here, and looks for nothing at a node's address but itself.
+fn nodes_json(names: &[String], kubelets: &[String]) -> String {
+    let node = |name: &str, by: &str, labels: &str, cpu: &str, memory: &str| {
+        let address = match by {
+            "kwok" => "",
+            _ => ",\"addresses\":[{\"type\":\"InternalIP\",\"address\":\"127.0.0.1\"}]",
+        };
         let resources = format!(
             "{{\"cpu\":\"{cpu}\",\"memory\":\"{memory}\",\"pods\":\"110\",\
              \"nvidia.com/gpu\":\"8\",\"vpc.amazonaws.com/efa\":\"32\"}}"
         );
         format!(
             "{{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"metadata\":{{\"name\":\"{name}\",\"labels\":{{\
-             \"type\":\"kwok\",\"kubernetes.io/hostname\":\"{name}\",\"kubernetes.io/os\":\"linux\",\
+             \"type\":\"{by}\",\"kubernetes.io/hostname\":\"{name}\",\"kubernetes.io/os\":\"linux\",\
              \"kubernetes.io/arch\":\"amd64\"{labels}}}}},\
-             \"status\":{{\"capacity\":{resources},\"allocatable\":{resources}}}}}"
+             \"status\":{{\"capacity\":{resources},\"allocatable\":{resources}{address}}}}}"
         )
     };
     let p5 = ",\"node.kubernetes.io/instance-type\":\"p5.48xlarge\"";
-    let external = names.iter().map(|name| node(name, p5, "192", "2Ti"));
-    let hybrid = (1..=4).map(|i| node(&format!("h{i}"), "", "8", "4000Mi"));
+    let external = names.iter().map(|name| node(name, "kwok", p5, "192", "2Ti"));
+    let hybrid = (1..=4).map(|i| format!("h{i}")).map(|name| {
+        let by = if kubelets.contains(&name) { "kubelet" } else { "kwok" };
+        node(&name, by, "", "8", "4000Mi")
+    });
     let items: Vec<String> = external.chain(hybrid).collect();
     list(&items.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// What kubelets may do: what Kubernetes itself foresees for nodes, for any node.
+fn nodes_binding() -> String {
+    format!(
+        "{{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRoleBinding\",\
+         \"metadata\":{{\"name\":\"world-nodes\"}},\"roleRef\":{{\"apiGroup\":\"rbac.authorization.k8s.io\",\
+         \"kind\":\"ClusterRole\",\"name\":\"system:node\"}},\"subjects\":[{{\"kind\":\"Group\",\
+         \"apiGroup\":\"rbac.authorization.k8s.io\",\"name\":\"{NODES}\"}}]}}"
+    )
 }
 
 fn list(items: &[&str]) -> String {

@@ -10,14 +10,15 @@ use crate::cache;
 
 const FIRST: u16 = 20_000;
 const SIZE: u16 = 32;
-const BLOCKS: u16 = 380;
+/// How many worlds can be up at once.
+pub(super) const BLOCKS: u16 = 380;
 
 /// A claimed block. The order of the names below is the order of the ports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports(u16);
 
 /// Every service of a world; its place in this list is its port's place in the block.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 28] = [
     "slurmctld",
     "slurmdbd",
     "mariadb",
@@ -42,7 +43,13 @@ const NAMES: [&str; 24] = [
     "spare-2",
     "jobset-webhook",
     "lws-webhook",
+    "kubelet-h1",
+    "kubelet-h2",
+    "kubelet-h3",
+    "kubelet-h4",
 ];
+
+const _: () = assert!(NAMES.len() <= SIZE as usize, "a block has a port for everybody");
 
 impl Ports {
     /// Claims a free block for the world in `dir`, and writes it to `dir/ports`.
@@ -72,6 +79,11 @@ impl Ports {
             .parse()
             .with_context(|| format!("{} is damaged", file.display()))?;
         Ok(Self(FIRST + block * SIZE))
+    }
+
+    /// Which block it is: a number that no other world has.
+    pub(crate) fn block(self) -> u16 {
+        (self.0 - FIRST) / SIZE
     }
 
     pub(crate) fn port(self, name: &str) -> u16 {
