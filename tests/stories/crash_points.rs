@@ -14,7 +14,7 @@ use futures::future::join_all;
 use gangway_core::follow::ALL_BOUND_WITHIN_MS;
 use gangway_core::job::{BaseState, Component, GresRequest, JobId, Options, PlaceholderRequest};
 use gangway_tests::history::{Recorder, audit};
-use gangway_tests::{Bridge, Fault, Faults, Nodes, Story, http};
+use gangway_tests::{Bridge, Fault, Faults, Nodes, Story, World, http};
 use serde_json::json;
 
 use lane::{Gang, Lane};
@@ -24,6 +24,10 @@ const STARTED_MS: i64 = 15_000;
 
 #[tokio::test]
 async fn every_one_is_got_over() {
+    // Its pods hold devices until the story lets them go, which real kubelets would not have.
+    if World::find_where(|world| world.kubelets().is_empty()).is_none() {
+        return;
+    }
     let Some(story) = Story::prepare("crash", |_| {}).await else { return };
     let points = Bridge::fail_points();
     let log = story.world.audit_log();
