@@ -282,6 +282,7 @@ impl Atlas {
         let mut every = tokio::time::interval(AGAIN);
         loop {
             tokio::select! {
+                biased;
                 _ = every.tick() => {}
                 () = stop.cancelled() => return Ok(()),
             }

@@ -12,7 +12,7 @@ mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use gangway_core::follow::Verdict;
@@ -23,6 +23,7 @@ use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use board::{Board, Health};
@@ -388,6 +389,7 @@ impl Queue {
         let mut restarts = self.board.restarts();
         loop {
             tokio::select! {
+                biased;
                 // The board lives in self.
                 _ = restarts.changed() => {}
                 () = self.stop.cancelled() => return Ok(()),

@@ -7,17 +7,17 @@
 mod stamped;
 mod whole;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
 use gangway_core::placeholder::{Ended, Stamp};
 use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
@@ -332,6 +332,7 @@ impl Board {
     pub(crate) async fn catch_up(&self) {
         let mut health = self.health();
         tokio::select! {
+            biased;
             () = self.list_again() => {}
             // The sender lives in self.
             _ = health.wait_for(|health| matches!(health, Health::Down(_))) => {}
@@ -397,6 +398,7 @@ impl Board {
             };
             let wait = async {
                 tokio::select! {
+                    biased;
                     () = self.nudge.notified() => {}
                     () = self.refresh.notified() => self.refresh.notify_one(),
                     () = stop.cancelled() => {}
@@ -532,15 +534,13 @@ impl Board {
     }
 
     async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {
+        // In one order: which of them are looked at must not hang on how a map lies in memory.
+        let jobs: BTreeSet<JobId> = jobs.iter().copied().collect();
         let fetched = futures::future::join_all(jobs.iter().map(|id| self.slurm.job(*id))).await;
         for (id, job) in jobs.iter().zip(fetched) {
             match job? {
-                Some(job) => {
-                    self.note(job);
-                }
-                None => {
-                    self.inner().show(*id, Seen::NoSuchJob);
-                }
+                Some(job) => self.note(job),
+                None => self.inner().show(*id, Seen::NoSuchJob),
             }
         }
         Ok(())
@@ -568,7 +568,10 @@ impl Board {
                 let seen = inner.tracked.get(id).map(|sender| sender.borrow());
                 matches!(seen.as_deref(), Some(Seen::Job(job)) if !job.reason.is_empty())
             };
-            waiting.iter().filter(|id| !told(id)).take(ONE_BY_ONE).copied().collect::<Vec<_>>()
+            let mut untold: Vec<_> = waiting.iter().filter(|id| !told(id)).copied().collect();
+            untold.sort_unstable();
+            untold.truncate(ONE_BY_ONE);
+            untold
         };
         self.fetch(&untold).await
     }

@@ -9,7 +9,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lost::Lost;
 use words::{ended, queued};
@@ -25,13 +25,14 @@ use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
 use super::{Entry, Health, Key, Queue, RETRY, Release};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
+use crate::planted::{self, Bug};
 
 /// While a gang has another placeholder, its question is closed after so long, to be put again.
 const CONTESTED: Duration = Duration::from_secs(2);
@@ -52,6 +53,7 @@ impl Queue {
     /// Follows a gang until it has been refused, has ended, or the bridge stops. Returns the last word
     /// on it.
     pub(super) async fn follow(&self, entry: &Entry) -> Option<Verdict> {
+        let mut looks = !planted::grows(Bug::SubmitsTwice);
         let mut lost: Option<Lost> = None;
         while !self.stop.is_cancelled() {
             if !self.slurm_answers(entry).await {
@@ -63,7 +65,10 @@ impl Queue {
                 self.pause(entry).await;
                 continue;
             }
-            let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            if !std::mem::replace(&mut looks, true) {
+                listed.clear();
+            }
             let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
             for job in duplicates {
                 self.end_duplicate(&listed, job).await;
@@ -196,6 +201,7 @@ impl Queue {
                 tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
                 entry.say(unreachable(&why));
                 tokio::select! {
+                    biased;
                     () = self.board.list_again() => {}
                     () = self.stop.cancelled() => {}
                 }
@@ -326,6 +332,8 @@ impl Queue {
                 }
             };
             tokio::select! {
+                // News of Slurm first: whatever else wakes us is judged by what Slurm says now.
+                biased;
                 changed = seen.changed() => if changed.is_err() {
                     // The board has forgotten it, for slurmctld has: nothing more will be heard of it.
                     return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
@@ -422,6 +430,11 @@ impl Queue {
                     | PlaceError::TooManyDevices { .. }),
                 ) => return self.misfit(job, &error.to_string()).await,
             }
+        }
+        if planted::grows(Bug::MovesRanks) && gang.members.iter().any(|m| m.bound.is_some()) {
+            let ranks: Vec<u32> = seats.values().map(|seat| seat.rank).collect();
+            let moved = ranks.iter().cycle().skip(1);
+            seats.values_mut().zip(moved).for_each(|(seat, rank)| seat.rank = *rank);
         }
         let ends = match self.ends(&gang, job).await {
             Ok(ends) => ends,

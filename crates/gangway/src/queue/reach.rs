@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::ask::Ask;
 use gangway_core::gang::Gang;
@@ -18,6 +18,7 @@ use gangway_core::translate::{Group, gpu};
 use gangway_core::{eligible, translate};
 use gangway_slurm::{Client, Error, SlurmCode};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::{Entry, Queue};
 use crate::chain::explain;

@@ -13,6 +13,7 @@ use gangway_slurm::{Error, SlurmCode};
 use super::Queue;
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
+use crate::planted::{self, Bug};
 
 /// What came of a submit.
 pub(super) enum Submitted {
@@ -74,7 +75,11 @@ impl Queue {
         }
         let chosen = (0..ID_ATTEMPTS).map(|attempt| self.job_ids.choose(stamp, attempt));
         for id in id.into_iter().chain(chosen) {
-            match self.slurm.submit(request, Some(id)).await {
+            match self
+                .slurm
+                .submit(request, Some(id).filter(|_| !planted::grows(Bug::SubmitsTwice)))
+                .await
+            {
                 Ok(submitted) => {
                     failpoint::pass(Point::Queued);
                     self.count("queued", "accepted");

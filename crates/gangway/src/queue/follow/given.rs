@@ -6,7 +6,7 @@
 //! decided (rules 1 and 4): the placeholder is ended, and its pods leave with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use gangway_core::follow::Verdict;
@@ -16,6 +16,7 @@ use gangway_core::job::{Job, Standing};
 use gangway_core::place::{in_use, is_crowded};
 use gangway_core::placeholder::Stamp;
 use gangway_slurm::{Error, Node};
+use tokio::time::Instant;
 
 use super::{Entry, Next, Queue, RETRY};
 use crate::chain::explain;

@@ -64,6 +64,7 @@ impl Queue {
             return true;
         }
         tokio::select! {
+            biased;
             () = self.board.list_again() => {}
             () = self.stop.cancelled() => {}
         }
@@ -75,6 +76,7 @@ impl Queue {
         let mut changes = self.board.changes();
         loop {
             let change = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return Ok(()),
                 change = changes.recv() => change,
             };
