@@ -21,6 +21,8 @@ pub use job::{Granted, Gres, Job, Shape};
 const CYCLE_MS: i64 = 20_000;
 /// From something that stirs it to the next look.
 const STIRRED_MS: i64 = 400;
+/// Live jobs are counted this often (JOB_COUNT_INTERVAL of its source).
+const COUNT_MS: i64 = 30_000;
 /// State is saved at most this often: what is newer is lost by a crash (live-slurm.md, d).
 const SAVE_MS: i64 = 5_000;
 
@@ -100,6 +102,17 @@ pub struct Fake {
     last_update: i64,
     look_ms: i64,
     changes: Vec<Change>,
+    counted: Counted,
+    /// Jobs that have come since it began.
+    submitted: u64,
+}
+
+/// How many jobs waited and ran when they were last counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    at_ms: i64,
+    pending: usize,
+    running: usize,
 }
 
 impl Fake {
@@ -131,6 +144,8 @@ impl Fake {
             last_update: setup.now_ms / 1000,
             look_ms: setup.now_ms + CYCLE_MS,
             changes: Vec::new(),
+            counted: Counted { at_ms: setup.now_ms, ..Counted::default() },
+            submitted: 0,
             setup,
         }
     }
@@ -149,6 +164,12 @@ impl Fake {
     /// One of them.
     pub fn job(&self, id: u32) -> Option<&Job> {
         self.jobs.get(&id)
+    }
+
+    /// The job that a path names, by its id or by its SLUID.
+    pub fn named(&self, name: &str) -> Option<&Job> {
+        let by_sluid = self.jobs.values().find(|job| job.sluid == name);
+        by_sluid.or_else(|| self.jobs.get(&name.parse().ok()?))
     }
 
     /// One node.
@@ -216,6 +237,8 @@ impl Fake {
         self.next_id = next_id;
         self.boot_ms = now_ms;
         self.last_update = now_ms / 1000;
+        self.submitted = 0;
+        self.count();
         let moved: Vec<Job> =
             self.jobs.values().filter(|job| before.get(&job.id) != Some(job)).cloned().collect();
         for job in moved {
@@ -236,8 +259,17 @@ impl Fake {
             self.saved_ms = self.now_ms;
             self.saved = (self.jobs.clone(), self.next_id);
         }
+        if self.now_ms >= self.counted.at_ms + COUNT_MS {
+            self.count();
+        }
         let oldest = self.now_ms - self.setup.job_age_ms;
         self.jobs.retain(|_, job| !job.is_over() || job.ended_ms > oldest);
+    }
+
+    fn count(&mut self) {
+        let count = |wanted: fn(&Job) -> bool| self.jobs.values().filter(|job| wanted(job)).count();
+        let (pending, running) = (count(Job::is_pending), count(Job::is_running));
+        self.counted = Counted { at_ms: self.now_ms, pending, running };
     }
 
     /// Something has happened after which slurmctld looks at its queue.

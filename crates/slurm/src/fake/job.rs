@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+/// Devices that are asked for: name, type (empty for any), count.
+pub(crate) type GresAsked = (String, String, u32);
+
 /// What a job asks of each of its nodes, and of how many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -13,8 +16,7 @@ pub struct Shape {
     pub(crate) tasks_per_node: u32,
     pub(crate) cpus_per_task: u32,
     pub(crate) memory_mib: u64,
-    /// Name, type (empty for any), count.
-    pub(crate) gres: Vec<(String, String, u32)>,
+    pub(crate) gres: Vec<GresAsked>,
 }
 
 impl Shape {
@@ -137,6 +139,7 @@ impl Job {
             "comment": self.comment,
             "flags": if self.external { &["EXTERNAL_JOB"][..] } else { &[] },
             "het_job_id": set(0),
+            "tres_per_node": self.shape.tres_per_node(),
             "excluded_nodes": self.excluded.iter().map(String::as_str).collect::<Vec<_>>().join(","),
         });
         if detail && self.is_running() {
@@ -189,9 +192,25 @@ impl Job {
 impl Granted {
     /// `gpu:h100:2(IDX:0-1),efa:8(IDX:0-7)`.
     fn detail(&self) -> String {
-        let one = |gres: &Gres| {
-            let kind = if gres.kind.is_empty() { String::new() } else { format!(":{}", gres.kind) };
-            format!("{}{kind}:{}(IDX:{})", gres.name, gres.count, ranges(&gres.indexes))
+        self.gres.iter().map(|gres| gres.used(&gres.indexes)).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Gres {
+    /// `gpu:h100:2(IDX:0-1)`: these of them.
+    pub(crate) fn used(&self, indexes: &BTreeSet<u32>) -> String {
+        let kind = if self.kind.is_empty() { String::new() } else { format!(":{}", self.kind) };
+        let which = if indexes.is_empty() { "N/A".to_owned() } else { ranges(indexes) };
+        format!("{}{kind}:{}(IDX:{which})", self.name, indexes.len())
+    }
+}
+
+impl Shape {
+    /// `gres/gpu:h100=8,gres/efa=32`.
+    fn tres_per_node(&self) -> String {
+        let one = |(name, kind, count): &GresAsked| match kind.as_str() {
+            "" => format!("gres/{name}={count}"),
+            kind => format!("gres/{name}:{kind}={count}"),
         };
         self.gres.iter().map(one).collect::<Vec<_>>().join(",")
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::job::{Granted, Gres, Job, Shape};
+use super::job::{Granted, Gres, GresAsked, Job, Shape};
 use super::{Fake, Node};
 
 /// What is taken on one node.
@@ -59,6 +59,7 @@ impl Fake {
             self.next_id - 1
         });
         self.submissions += 1;
+        self.submitted += 1;
         let sluid = format!("s{:012}00", self.submissions);
         let job = Job { id, sluid, state: "PENDING", submitted_ms: self.now_ms, ..job };
         self.jobs.insert(id, job);
@@ -206,7 +207,7 @@ fn room(node: &Node, taken: &Taken, shape: &Shape) -> Option<Vec<Gres>> {
         return None;
     }
     let none = BTreeSet::new();
-    let give = |(name, kind, count): &(String, String, u32)| {
+    let give = |(name, kind, count): &GresAsked| {
         let has =
             node.gres.iter().find(|g| g.name == *name && (kind.is_empty() || g.kind == *kind))?;
         let used = taken.gres.get(name).unwrap_or(&none);

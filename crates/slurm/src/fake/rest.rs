@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::job::set;
+use super::job::{GresAsked, set};
 use super::{Fake, Gres, Job, Node, Shape};
 use crate::{Request, Response};
 
@@ -34,9 +34,9 @@ pub(super) fn answer(fake: &mut Fake, request: &Request) -> Response {
         ("slurm", "GET", ["jobs", ""]) => Ok(fake.list(query)),
         ("slurm", "POST", ["job", "submit"]) => fake.submit(&body["job"], &request.user),
         ("slurm", "POST", ["job", "allocate"]) => fake.allocate(&body["job"], &request.user),
-        ("slurm", "GET", ["job", id]) => fake.one(fake.named(id), query.contains("DETAIL")),
+        ("slurm", "GET", ["job", id]) => fake.one(fake.id_of(id), query.contains("DETAIL")),
         ("slurm", "POST", ["job", id]) => fake.update(number(id), &body),
-        ("slurm", "DELETE", ["job", id]) => Ok(fake.cancel(fake.named(id))),
+        ("slurm", "DELETE", ["job", id]) => Ok(fake.cancel(fake.id_of(id))),
         ("slurm", "GET", ["resources", id]) => fake.resources(number(id)),
         ("slurm", "GET", ["nodes", ""]) => {
             Ok(json!({"nodes": fake.nodes.keys().map(|name| fake.show(name)).collect::<Vec<_>>()}))
@@ -89,16 +89,16 @@ fn ping() -> Value {
 
 impl Fake {
     /// The id of a job that is named by its id or by its SLUID; 0 for none.
-    fn named(&self, name: &str) -> u32 {
-        let found = self.jobs.values().find(|job| job.sluid == name);
-        found.map_or_else(|| number(name), |job| job.id)
+    fn id_of(&self, name: &str) -> u32 {
+        self.named(name).map_or(0, |job| job.id)
     }
 
     fn diag(&self) -> Value {
-        let count = |wanted: fn(&Job) -> bool| self.jobs.values().filter(|job| wanted(job)).count();
+        let counted = &self.counted;
         json!({"statistics": {
             "req_time": set(self.now_ms / 1000), "req_time_start": set(self.boot_ms / 1000),
-            "jobs_pending": count(Job::is_pending), "jobs_running": count(Job::is_running),
+            "jobs_pending": counted.pending, "jobs_running": counted.running,
+            "job_states_ts": set(counted.at_ms / 1000), "jobs_submitted": self.submitted,
             "server_thread_count": 1, "agent_queue_size": 0}})
     }
 
@@ -172,13 +172,12 @@ impl Fake {
         if !matches!(text("account"), "" | "default") && text("account") != account {
             return Err((422, 2045));
         }
-        let gres = text("tres_per_node").split(',').filter(|word| !word.is_empty()).map(read_gres);
         let shape = Shape {
             nodes: text("nodes").parse().unwrap_or(1),
             tasks_per_node: count("tasks_per_node"),
             cpus_per_task: count("cpus_per_task"),
             memory_mib: asked["memory_per_node"]["number"].as_u64().unwrap_or(1),
-            gres: gres.collect::<Option<_>>().ok_or((500, 9202))?,
+            gres: read_tres(text("tres_per_node"))?,
         };
         let has = |name: &str| self.nodes.values().any(|n| n.gres.iter().any(|g| g.name == name));
         if shape.gres.iter().any(|(name, _, _)| !has(name)) {
@@ -216,7 +215,8 @@ impl Fake {
         let job = self.jobs.get(&id).ok_or((404, 2017))?;
         let excluded = body["excluded_nodes"][0].as_str();
         let excluded = excluded.map(|names| self.names(names)).transpose()?;
-        if excluded.is_some() && !job.is_pending() {
+        let gres = body["tres_per_node"].as_str().map(read_tres).transpose()?;
+        if (excluded.is_some() || gres.is_some()) && !job.is_pending() {
             return Err((422, 2021));
         }
         if let Some(job) = self.jobs.get_mut(&id) {
@@ -225,6 +225,9 @@ impl Fake {
             }
             if let Some(excluded) = excluded {
                 job.excluded = excluded;
+            }
+            if let Some(gres) = gres {
+                job.shape.gres = gres;
             }
         }
         self.changed(id);
@@ -263,6 +266,11 @@ impl Fake {
             "" => format!("{}:{}", gres.name, gres.count),
             kind => format!("{}:{kind}:{}", gres.name, gres.count),
         };
+        let taken = |gres: &Gres| {
+            let held = busy.iter().flat_map(|job| &job.granted).filter(|held| held.node == name);
+            let held = held.flat_map(|held| &held.gres).filter(|held| held.name == gres.name);
+            gres.used(&held.flat_map(|held| held.indexes.iter().copied()).collect())
+        };
         json!({
             "name": name, "hostname": name, "address": node.address, "state": state,
             "reason": node.reason, "comment": node.comment, "extra": node.extra,
@@ -270,6 +278,7 @@ impl Fake {
             "alloc_cpus": busy.iter().map(|job| job.shape.cpus()).sum::<u32>(),
             "real_memory": node.memory_mib,
             "gres": node.gres.iter().map(gres).collect::<Vec<_>>().join(","),
+            "gres_used": node.gres.iter().map(taken).collect::<Vec<_>>().join(","),
             "partitions": if node.dynamic { Vec::new() } else {
                 self.setup.partitions.iter().map(|p| p.name.as_str()).collect()
             },
@@ -361,8 +370,14 @@ impl Fake {
     }
 }
 
+/// `gres/gpu:h100=8,gres/efa=32`.
+fn read_tres(text: &str) -> Result<Vec<GresAsked>, (u16, i32)> {
+    let words = text.split(',').filter(|word| !word.is_empty());
+    words.map(read_gres).collect::<Option<_>>().ok_or((500, 9202))
+}
+
 /// `gres/gpu:h100=8`.
-fn read_gres(word: &str) -> Option<(String, String, u32)> {
+fn read_gres(word: &str) -> Option<GresAsked> {
     let (what, count) = word.strip_prefix("gres/")?.split_once('=')?;
     let (name, kind) = what.split_once(':').unwrap_or((what, ""));
     Some((name.to_owned(), kind.to_owned(), count.parse().ok()?))
