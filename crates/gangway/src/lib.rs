@@ -4,6 +4,7 @@
 
 mod apiserver;
 mod atlas;
+mod bell;
 mod bind;
 mod chain;
 mod cluster;

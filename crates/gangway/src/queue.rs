@@ -365,11 +365,10 @@ impl Queue {
         self.slurm.cancel_submission(job).await?;
         failpoint::pass(Point::Cancelled);
         self.board.ended(job, why);
-        let seen = self.slurm.job(job.id).await?;
+        let seen = self.board.read(job.id).await?;
         failpoint::pass(Point::CancelSeen);
-        match seen {
-            Some(seen) => self.board.note(seen),
-            None => self.board.forget(job.id),
+        if seen.is_none() {
+            self.board.forget(job.id);
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());
@@ -390,8 +389,7 @@ impl Queue {
         loop {
             tokio::select! {
                 biased;
-                // The board lives in self.
-                _ = restarts.changed() => {}
+                () = restarts.changed() => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
             while !self.stop.is_cancelled() {

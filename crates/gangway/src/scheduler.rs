@@ -174,10 +174,10 @@ pub(crate) fn start_queue(
     let stopped = stop.clone();
     nursery.start("Slurm health", async move {
         loop {
-            ready.slurm.store(*health.borrow_and_update() == Health::Up, Ordering::Relaxed);
+            ready.slurm.store(health.hear() == Health::Up, Ordering::Relaxed);
             tokio::select! {
                 biased;
-                changed = health.changed() => if changed.is_err() { return Ok(()) },
+                () = health.changed() => {}
                 () = stopped.cancelled() => return Ok(()),
             }
         }

@@ -97,7 +97,7 @@ impl Source {
         let (nursery, name) = (&self.cluster.nursery, &self.cluster.scheduler_name);
         watch::start(nursery, &client, &sender, &stop, name, self.readiness.clone());
         let (gone, mut ended) = mpsc::unbounded_channel::<String>();
-        let mut dirty: HashSet<Group> = HashSet::new();
+        let mut dirty: BTreeSet<Group> = BTreeSet::new();
         let mut due: Option<Instant> = None;
         let (mut may_begin, mut begun) = (false, false);
         tokio::pin!(begin);
@@ -111,7 +111,7 @@ impl Source {
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     due = None;
                     self.settle(&mut dirty);
-                    for group in dirty.drain() {
+                    for group in std::mem::take(&mut dirty) {
                         self.look(&group, &gone);
                     }
                 }
@@ -142,7 +142,7 @@ impl Source {
         }
     }
 
-    fn apply(&mut self, event: Event, dirty: &mut HashSet<Group>) {
+    fn apply(&mut self, event: Event, dirty: &mut BTreeSet<Group>) {
         let mut freed = false;
         {
             let mut index = self.world.change();
@@ -226,7 +226,7 @@ impl Source {
     }
 
     /// Finds the groups whose pods may go elsewhere than before.
-    fn settle(&mut self, dirty: &mut HashSet<Group>) {
+    fn settle(&mut self, dirty: &mut BTreeSet<Group>) {
         dirty.extend(self.world.change().settle());
         if std::mem::take(&mut self.unsettled) {
             dirty.extend(self.stuck.drain());

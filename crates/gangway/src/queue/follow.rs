@@ -25,6 +25,7 @@ use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
+use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
@@ -111,7 +112,7 @@ impl Queue {
     /// Whether Slurm answers; if not, says so and waits a little.
     async fn slurm_answers(&self, entry: &Entry) -> bool {
         let mut health = self.board.health();
-        let now = health.borrow_and_update().clone();
+        let now = health.hear();
         match now {
             Health::Up => return true,
             Health::Unknown => {}
@@ -202,7 +203,7 @@ impl Queue {
                 entry.say(unreachable(&why));
                 tokio::select! {
                     biased;
-                    () = self.board.list_again() => {}
+                    () = self.board.list_in_doubt() => {}
                     () = self.stop.cancelled() => {}
                 }
                 Next::Again
@@ -262,10 +263,16 @@ impl Queue {
             {
                 alive = Some((self.board.boot(), job.submit_time));
             }
-            let away = matches!(*health.borrow_and_update(), Health::Down(_));
+            let away = matches!(health.hear(), Health::Down(_));
             let mut retry = None;
             match now {
-                Seen::Nothing => {}
+                // Nobody is bound for a start that Slurm says is over.
+                Seen::Nothing => {
+                    let told = matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
+                    if told {
+                        entry.say(unreachable("its state has changed, and is being read"));
+                    }
+                }
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
                 Seen::NoSuchJob => {
                     return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
@@ -289,7 +296,7 @@ impl Queue {
                     }
                     Standing::Waiting => {
                         entry.say(queued(&job, &self.note(&entry.gang(), &job)));
-                        let news = *gpu_news.borrow_and_update();
+                        let news = gpu_news.hear();
                         retry = self.keep_reach(entry, &job, news, &mut told).await;
                         match self.given_away(entry, &job, generation).await {
                             Ok(Some(next)) => return next,
@@ -316,7 +323,8 @@ impl Queue {
                     }
                     Standing::Holding if seated == Some(start(&job)) => {}
                     Standing::Holding => {
-                        if self.allocated(entry, &job, generation, granted.take()).await {
+                        let granted = granted.take();
+                        if self.allocated(entry, &job, generation, granted, &seen).await {
                             seated = Some(start(&job));
                         } else {
                             retry = Some(RETRY);
@@ -338,9 +346,9 @@ impl Queue {
                     // The board has forgotten it, for slurmctld has: nothing more will be heard of it.
                     return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 },
-                _ = health.changed() => {}
-                _ = restarts.changed() => if self.others(entry, id) { return Next::Again },
-                _ = gpu_news.changed() => {}
+                () = health.changed() => {}
+                () = restarts.changed() => if self.others(entry, id) { return Next::Again },
+                () = gpu_news.changed() => {}
                 () = entry.changed.notified() => {
                     if self.reconsiders(entry, id) {
                         return Next::Again;
@@ -372,6 +380,7 @@ impl Queue {
         job: &Job,
         generation: u32,
         granted: Option<Allocation>,
+        seen: &Receiver<Seen>,
     ) -> bool {
         self.seal(entry, job, generation);
         let (mut gang, number) = entry.asked().clone();
@@ -447,6 +456,10 @@ impl Queue {
         let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
         let renewed = Stamp::of(job).is_some_and(|stamp| stamp.pods != pods);
         let verdict = Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed };
+        // Reading all this may have taken long, and Slurm may have said something else meanwhile.
+        if seen.has_changed().unwrap_or(true) {
+            return false;
+        }
         entry.say_of(number, verdict)
     }
 

@@ -238,10 +238,9 @@ impl Queue {
         }
         *told = Some(Told { table, gpu_news, shunned, at });
         // What it says next may be another reason to wait, or a start.
-        if at.is_some()
-            && let Ok(Some(seen)) = self.slurm.job(job.id).await
-        {
-            self.board.note(seen);
+        if at.is_some() {
+            // Where that fails, the board reads it in a moment.
+            let _ = self.board.read(job.id).await;
         }
         again
     }

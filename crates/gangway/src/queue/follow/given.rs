@@ -66,6 +66,7 @@ impl Queue {
             bound.iter().find_map(|(_, b)| Some((b, taken(b, there.get(&b.node)?, bound)?)));
         let Some((Bound { node, job: begun, .. }, what)) = taken else { return Ok(None) };
         // By another job, or by ours, which has just started there again? Nothing is ended on a guess.
+        let asked = Instant::now();
         let jobs = self.slurm.jobs().await?;
         let still_waits = |seen: &Job| seen.id == job.id && seen.standing() == Standing::Waiting;
         let holds = |seen: &&Job| {
@@ -82,7 +83,7 @@ impl Queue {
             |s: &Stamp| own.as_ref().is_some_and(|o| o.cluster == s.cluster && o.gang == s.gang);
         if let Some(rival) = holders.iter().find(|j| Stamp::of(j).is_some_and(|s| same(&s))) {
             // Its gang's own earlier attempt, which slurmctld knows again.
-            self.board.note((*rival).clone());
+            self.board.note((*rival).clone(), asked);
             return Ok(Some(Next::Again));
         }
         let names: Vec<String> =

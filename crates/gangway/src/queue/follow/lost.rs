@@ -94,10 +94,9 @@ impl Queue {
     /// What has become of a job, by the word of slurmctld and accounting.
     async fn fate(&self, key: &Key, lost: &mut Lost) -> Result<Fate, Error> {
         // Whoever knows it after all is heard of by the board, and the gang is looked at again.
-        if let Some(job) = self.slurm.job(lost.job).await?
+        if let Some(job) = self.board.read(lost.job).await?
             && Stamp::of(&job).is_some_and(|s| s.is_of(&key.cluster, &key.gang, lost.generation))
         {
-            self.board.note(job);
             lost.denials = 0;
             return Ok(Fate::Unknown);
         }
