@@ -11,8 +11,8 @@ use crate::process::leashed;
 use crate::progress::{minutes, say};
 use crate::world::repo;
 
-/// How many seeds the simulator plays: what it does in a minute, unoptimised, beside its build.
-const SEEDS: &str = "500";
+/// How many seeds the simulator plays: two minutes on two cores.
+const SEEDS: &str = "10000";
 /// What a second demo may take, everything being built.
 const WARM_DEMO: Duration = Duration::from_secs(60);
 
@@ -59,7 +59,9 @@ pub(crate) fn run() -> Result<bool> {
         .concat();
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
-    let seeds = ["test", "--package", "gangway-simulator", "--quiet"];
+    let seeds = ["test", "--profile", "simulator", "--package", "gangway-simulator", "--quiet"];
+    let compile = [&seeds[..], &["--no-run"]].concat();
+    outcomes.push(cargo(&top, "build the simulator", &compile, &[]));
     outcomes.push(cargo(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS)]));
     let up = await_all(rising)?;
     outcomes.push(("worlds up (beside the above)".to_owned(), up_since.elapsed(), up));

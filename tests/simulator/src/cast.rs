@@ -17,7 +17,8 @@ pub(crate) enum Kind {
     Bare,
     /// An Indexed Job: a lost pod has a successor of another name, at once.
     Job,
-    /// A PyTorchJob: a lost pod has a successor of the same name, when it is gone.
+    /// A PyTorchJob: a lost pod has a successor of the same name, when it is gone, also one that had
+    /// succeeded; and all is done when its master is.
     PyTorch,
 }
 
@@ -72,18 +73,12 @@ impl Workload {
         self.removed
     }
 
-    /// A Job of which an index has succeeded, its pod is gone, and others are still to run: the bridge
-    /// waits for a pod that nobody will make. A known gap (docs/progress.md); nothing else is hidden by
-    /// it, for such a Job only never ends.
-    pub(crate) fn is_stranded(&self, store: &Store) -> bool {
-        let has_pod = |index: usize| {
-            pods_of(self, store).any(|pod| self.index_of(pod) == u32::try_from(index).ok())
-        };
-        let done = || self.done.iter().enumerate().filter(|(_, done)| **done);
-        self.kind == Kind::Job
-            && !self.removed
-            && done().count() < self.done.len()
-            && done().any(|(index, _)| !has_pod(index))
+    /// Whether everything it was for has been done.
+    fn is_done(&self) -> bool {
+        match self.kind {
+            Kind::PyTorch => self.done.first() == Some(&true),
+            Kind::Bare | Kind::Job => self.done.iter().all(|done| *done),
+        }
     }
 
     /// The index of one of its pods.
@@ -242,10 +237,24 @@ fn controller(
         // The Job controller makes a successor once the pod's end has begun, Kubeflow's once it is gone.
         present[index as usize] |= workload.kind != Kind::Job || !deleting(pod);
     }
+    let before = workload.done.clone();
+    if workload.kind == Kind::PyTorch {
+        // Kubeflow knows of no success but in the pods that are there.
+        let completed = workload.completed_ms.is_some();
+        workload.done.iter_mut().for_each(|done| *done &= completed);
+    }
     for index in succeeded {
         workload.done[index] = true;
     }
-    if workload.done.iter().all(|done| *done) && workload.completed_ms.is_none() {
+    if workload.kind == Kind::Job && workload.done != before {
+        let done = workload.done.iter().enumerate().filter(|(_, done)| **done);
+        let indexes: Vec<String> = done.map(|(index, _)| index.to_string()).collect();
+        let indexes = indexes.join(",");
+        store.change(Resource::Jobs, &format!("team/{}", workload.name), |job| {
+            job["status"]["completedIndexes"] = indexes.into();
+        });
+    }
+    if workload.is_done() && workload.completed_ms.is_none() {
         workload.completed_ms = Some(now);
         let (resource, kind) = match workload.kind {
             Kind::Bare => return,
@@ -253,11 +262,13 @@ fn controller(
             Kind::PyTorch => (Resource::PyTorchJobs, "Succeeded"),
         };
         store.change(resource, &format!("team/{}", workload.name), |object| {
-            object["status"] = json!({"conditions": [{"type": kind, "status": "True"}]});
+            object["status"]["conditions"] = json!([{"type": kind, "status": "True"}]);
         });
         told.push(format!("{} is complete", workload.name));
     }
-    for index in 0..workload.size {
+    // Of what is done nothing is made anew.
+    let to_make = if workload.completed_ms.is_some() { 0 } else { workload.size };
+    for index in 0..to_make {
         let i = index as usize;
         if present[i] || workload.done[i] {
             workload.missing_ms[i] = None;

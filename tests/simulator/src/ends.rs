@@ -27,7 +27,7 @@ pub(crate) fn kubernetes(network: Network, life: u32) -> kube::Client {
                 query: head.uri.query().unwrap_or_default().to_owned(),
                 body,
             };
-            let (status, body) = match network.ask(Call { life, what }).await {
+            let (status, body) = match network.ask(Call::new(life, what)).await {
                 Reply::Json(status, body) => (status, Answered::Whole(Some(body))),
                 Reply::Stream(lines) => (200, Answered::Lines(lines)),
                 Reply::Slurm(_) | Reply::Broken { .. } => {
@@ -83,7 +83,7 @@ impl Server for Far {
     fn answer(&self, request: gangway_slurm::Request) -> Answering {
         let (network, life) = (self.network.clone(), self.life);
         Box::pin(async move {
-            match network.ask(Call { life, what: Request::Slurm(request) }).await {
+            match network.ask(Call::new(life, Request::Slurm(request))).await {
                 Reply::Slurm(response) => Ok(response),
                 Reply::Broken { sent: false } => Err(Broken::Unreachable),
                 _ => Err(Broken::Cut),

@@ -7,6 +7,7 @@ mod cast;
 mod dice;
 mod ends;
 mod fate;
+mod guard;
 mod kubernetes;
 mod many;
 mod network;
@@ -44,32 +45,58 @@ pub struct Outcome {
 
 /// Plays one seed from its beginning to its end, with a bug in the bridge or as it is.
 pub fn play(seed: u64, bug: Option<Bug>) -> anyhow::Result<Outcome> {
+    play_and_tell(seed, bug, false)
+}
+
+/// The same; `calls`: its history has every call in it, and what went wrong with it.
+pub fn play_and_tell(seed: u64, bug: Option<Bug>, calls: bool) -> anyhow::Result<Outcome> {
     gangway::planted::plant(bug);
     let dice = Dice(seed);
     let fate = Fate::of(dice);
     let cast = fate::cast(dice, &fate);
-    stage(dice, fate, cast)
+    stage(dice, fate, cast, calls)
 }
 
 /// Runs a world in a runtime of its own, whose time is virtual.
-fn stage(dice: Dice, fate: Fate, cast: Cast) -> anyhow::Result<Outcome> {
+fn stage(dice: Dice, fate: Fate, cast: Cast, calls: bool) -> anyhow::Result<Outcome> {
     // What kube's backoff draws from.
     fastrand::seed(dice.0);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    runtime.block_on(live(dice, fate, cast))
-}
-
-async fn live(dice: Dice, fate: Fate, cast: Cast) -> anyhow::Result<Outcome> {
     let settings = format!(
         "{{cluster: sim, slurm: {{immediate: {}}}, policy: {{defaultPartition: normal}}}}",
         fate.immediate
     );
-    let (deaths, mut died) = mpsc::unbounded_channel();
-    let network = Network::new(World::new(dice, fate, cast, deaths));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    runtime.block_on(async {
+        let (deaths, died) = mpsc::unbounded_channel();
+        let network = Network::new(World::new(dice, fate, cast, deaths));
+        network.inner().tells_all = calls;
+        let lived = live(network.clone(), died, &settings);
+        let lived = guard::in_time(dice.0, guard::LIMIT, lived).await;
+        let world = &mut network.inner().world;
+        match lived {
+            Some(lived) => lived?,
+            None => world.complain("it spins: virtual time stands still"),
+        }
+        Ok(Outcome {
+            seed: dice.0,
+            violations: world.rules.violations.clone(),
+            history: world.history.clone(),
+            digest: world.digest(),
+            took_ms: world.now,
+        })
+    })
+}
+
+/// One life of the bridge after the other, until everything outside has come to its end.
+async fn live(
+    network: Network,
+    mut died: mpsc::UnboundedReceiver<u64>,
+    settings: &str,
+) -> anyhow::Result<()> {
     let time = network.run();
     tokio::pin!(time);
-    'lives: loop {
+    loop {
         let life = {
             let mut inner = network.inner();
             inner.world.born();
@@ -77,7 +104,7 @@ async fn live(dice: Dice, fate: Fate, cast: Cast) -> anyhow::Result<Outcome> {
         };
         let kubernetes = ends::kubernetes(network.clone(), life);
         let slurm = ends::slurm(network.clone(), life)?;
-        let settings = settings.clone();
+        let settings = settings.to_owned();
         let bridge = tokio::spawn(async move {
             gangway::rehearsal::bridge(kubernetes, slurm, &settings, CancellationToken::new()).await
         });
@@ -86,32 +113,21 @@ async fn live(dice: Dice, fate: Fate, cast: Cast) -> anyhow::Result<Outcome> {
             biased;
             () = &mut time => {
                 stop.abort();
-                break 'lives;
+                return Ok(());
             }
             dead_ms = died.recv() => dead_ms.unwrap_or(1_000),
             ended = bridge => {
-                let mut inner = network.inner();
-                let what = format!("the bridge ended by itself: {ended:?}");
-                inner.world.rules.violations.push(what.clone());
-                inner.world.note(&what);
+                network.inner().world.complain(&format!("the bridge ended by itself: {ended:?}"));
                 1_000
             }
         };
         stop.abort();
         tokio::select! {
             biased;
-            () = &mut time => break 'lives,
+            () = &mut time => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(dead_ms)) => {}
         }
     }
-    let world = &network.inner().world;
-    Ok(Outcome {
-        seed: dice.0,
-        violations: world.rules.violations.clone(),
-        history: world.history.clone(),
-        digest: world.digest(),
-        took_ms: world.now,
-    })
 }
 
 #[cfg(test)]

@@ -15,9 +15,15 @@ struct Flags {
     /// How many seeds to play; their histories are not printed
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// Play each seed twice and complain where its histories differ
+    #[arg(long)]
+    twice: bool,
     /// What the bridge logs, such as info
     #[arg(long, default_value = "off")]
     log: String,
+    /// Every call in the history, and what went wrong with it
+    #[arg(long)]
+    calls: bool,
     /// A bug to plant, such as SubmitsTwice
     #[arg(long)]
     plant: Option<String>,
@@ -36,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&flags.log)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().init();
     if flags.seeds == 1 {
-        let outcome = gangway_simulator::play(flags.seed, flags.bug()?)?;
+        let outcome = gangway_simulator::play_and_tell(flags.seed, flags.bug()?, flags.calls)?;
         for line in &outcome.history {
             println!("{line}");
         }
@@ -47,7 +53,11 @@ fn main() -> anyhow::Result<()> {
         anyhow::ensure!(outcome.violations.is_empty(), "seed {} breaks a rule", flags.seed);
         return Ok(());
     }
-    let report = gangway_simulator::play_all(flags.seed..flags.seed + flags.seeds, flags.bug()?)?;
+    let report = gangway_simulator::play_all(
+        flags.seed..flags.seed + flags.seeds,
+        flags.bug()?,
+        flags.twice,
+    )?;
     println!("{report}");
     anyhow::ensure!(report.broken.is_empty(), "{} seeds break a rule", report.broken.len());
     Ok(())

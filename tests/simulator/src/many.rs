@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,8 +40,9 @@ impl fmt::Display for Report {
     }
 }
 
-/// Plays all of these seeds, as many at once as there are cores.
-pub fn play_all(seeds: Range<u64>, bug: Option<Bug>) -> anyhow::Result<Report> {
+/// Plays all of these seeds, as many at once as there are cores; `twice`: each of them two times, which
+/// must come to the same.
+pub fn play_all(seeds: Range<u64>, bug: Option<Bug>, twice: bool) -> anyhow::Result<Report> {
     let began = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -51,7 +53,10 @@ pub fn play_all(seeds: Range<u64>, bug: Option<Bug>) -> anyhow::Result<Report> {
             if seed >= seeds.end {
                 return Ok(report);
             }
-            let outcome = play(seed, bug)?;
+            // Whatever goes wrong, its seed is told.
+            let outcome =
+                catch_unwind(|| play(seed, bug)).unwrap_or_else(|_| Ok(panicked(seed)))?;
+            let outcome = if twice { compared(outcome, &play(seed, bug)?) } else { outcome };
             report.seeds += 1;
             report.virtual_time += Duration::from_millis(outcome.took_ms);
             if !outcome.violations.is_empty() {
@@ -66,7 +71,7 @@ pub fn play_all(seeds: Range<u64>, bug: Option<Bug>) -> anyhow::Result<Report> {
     });
     let mut all = Report::default();
     for report in reports {
-        let report = report.map_err(|_| anyhow::anyhow!("a seed panicked"))??;
+        let report = report.map_err(|_| anyhow::anyhow!("a worker panicked"))??;
         all.seeds += report.seeds;
         all.virtual_time += report.virtual_time;
         all.broken.extend(report.broken);
@@ -74,4 +79,26 @@ pub fn play_all(seeds: Range<u64>, bug: Option<Bug>) -> anyhow::Result<Report> {
     all.broken.sort_by_key(|outcome| outcome.seed);
     all.took = began.elapsed();
     Ok(all)
+}
+
+/// The simulator itself has panicked over a seed.
+fn panicked(seed: u64) -> Outcome {
+    Outcome {
+        seed,
+        violations: vec!["it panicked".to_owned()],
+        history: Vec::new(),
+        digest: 0,
+        took_ms: 0,
+    }
+}
+
+/// What came of a seed, with a complaint where it came to something else the second time.
+fn compared(mut first: Outcome, second: &Outcome) -> Outcome {
+    let differ = first.history.iter().zip(&second.history).find(|(one, other)| one != other);
+    if let Some((one, other)) = differ {
+        first.violations.push(format!("it has two histories: {one:?}, and {other:?}"));
+    } else if first.history.len() != second.history.len() {
+        first.violations.push("it has two histories, one longer than the other".to_owned());
+    }
+    first
 }

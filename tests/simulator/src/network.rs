@@ -20,13 +20,31 @@ use crate::world::World;
 pub(crate) struct Call {
     /// Which life of the bridge sent it.
     pub(crate) life: u32,
+    /// As of when Slurm had told the bridge its states when this was sent.
+    pub(crate) heard_ms: u64,
     pub(crate) what: Request,
+}
+
+impl Call {
+    pub(crate) fn new(life: u32, what: Request) -> Self {
+        Self { life, heard_ms: 0, what }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     Kubernetes { method: String, path: String, query: String, body: Vec<u8> },
     Slurm(gangway_slurm::Request),
+}
+
+impl Request {
+    /// What is asked for.
+    fn line(&self) -> String {
+        match self {
+            Self::Kubernetes { method, path, query, .. } => format!("({method} {path}?{query})"),
+            Self::Slurm(request) => format!("({} {})", request.method, request.path),
+        }
+    }
 }
 
 /// What comes back.
@@ -98,6 +116,8 @@ pub(crate) struct Inner {
     /// Calls that have arrived from the present life.
     calls: u64,
     began: Instant,
+    /// Every call stands in the history, with what went wrong with it.
+    pub(crate) tells_all: bool,
 }
 
 /// The network.
@@ -118,6 +138,7 @@ impl Network {
             times: BTreeMap::new(),
             calls: 0,
             began: Instant::now(),
+            tells_all: false,
         };
         Self { inner: Arc::new(Mutex::new(inner)), sooner: Arc::new(Notify::new()) }
     }
@@ -196,10 +217,11 @@ impl Inner {
         }
     }
 
-    fn send(&mut self, call: Call, reply: oneshot::Sender<Reply>) {
+    fn send(&mut self, mut call: Call, reply: oneshot::Sender<Reply>) {
         if call.life != self.world.life {
             return;
         }
+        call.heard_ms = self.world.rules.heard.known(self.now());
         let signature = self.signature(&call);
         let times = self.times.entry(signature).or_insert(0);
         *times += 1;
@@ -225,8 +247,9 @@ impl Inner {
                 Parcel::Arrive { call, reply } => self.arrive(now, key, &call, reply),
                 Parcel::Deliver { life, reply, what, states } => {
                     if life == self.world.life {
-                        let answered = &mut self.world.rules.answered_ms;
-                        *answered = (*answered).max(states.unwrap_or(0));
+                        if let Some(as_of) = states {
+                            self.world.rules.heard.tell(now, as_of);
+                        }
                         // Whoever asked may have given up.
                         drop(reply.send(what));
                     }
@@ -251,7 +274,7 @@ impl Inner {
         if life != self.world.life {
             // Sent by a bridge that has died since: it may or may not have left.
             if self.world.dice.chance("left", key, 500) {
-                self.world.carry_out(now, &call.what);
+                self.world.carry_out(now, call);
             }
             return;
         }
@@ -261,16 +284,19 @@ impl Inner {
             return self.die(now);
         }
         let fault = self.world.fault(now, key, &call.what);
+        if self.tells_all {
+            self.world.note(&format!("{} {fault:?}", call.what.line()));
+        }
         let what = match fault {
             Some(Fault::Silence) => return,
             Some(Fault::Refused) => Reply::Broken { sent: false },
             Some(Fault::Trouble) => trouble(&call.what),
             Some(Fault::Lie(body)) => lie(&call.what, body),
             Some(Fault::Lost) => {
-                self.world.carry_out(now, &call.what);
+                self.world.carry_out(now, call);
                 Reply::Broken { sent: true }
             }
-            Some(Fault::Late(_)) | None => self.answer(now, life, &call.what),
+            Some(Fault::Late(_)) | None => self.answer(now, call),
         };
         if dies == Some(true) {
             return self.die(now);
@@ -289,13 +315,13 @@ impl Inner {
         self.world.die(now);
     }
 
-    fn answer(&mut self, now: u64, life: u32, request: &Request) -> Reply {
-        match self.world.carry_out(now, request) {
+    fn answer(&mut self, now: u64, call: &Call) -> Reply {
+        match self.world.carry_out(now, call) {
             Done::Slurm(response) => Reply::Slurm(response),
             Done::Kubernetes(Answer::Object(code, object)) => {
                 Reply::Json(code, object.to_string().into())
             }
-            Done::Kubernetes(Answer::Watch(watch)) => self.listen(now, life, watch),
+            Done::Kubernetes(Answer::Watch(watch)) => self.listen(now, call.life, watch),
         }
     }
 

@@ -22,6 +22,8 @@ const ROLL_BACK_MS: u64 = 29_000;
 
 /// A gang's attempt.
 type Attempt = (String, u32);
+/// A start of one: the SLUID of its job, when it began, and its nodes.
+type Start = (String, i64, Vec<String>);
 
 /// What has been seen of one attempt.
 #[derive(Debug, Default)]
@@ -34,6 +36,27 @@ struct Seen {
     ended: bool,
     /// Rank to index in the workload.
     ranks: BTreeMap<String, u32>,
+}
+
+/// As of when Slurm has told the bridge its states.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Heard {
+    before_ms: u64,
+    /// The latest answer: when it came, and as of when it is.
+    latest: (u64, u64),
+}
+
+impl Heard {
+    /// An answer comes, of an earlier moment.
+    pub(crate) fn tell(&mut self, now: u64, as_of: u64) {
+        self.before_ms = self.known(now);
+        self.latest = (now, self.latest.1.max(as_of));
+    }
+
+    /// As of when the bridge knows them; what comes this very millisecond may be read after.
+    pub(crate) fn known(&self, now: u64) -> u64 {
+        if self.latest.0 < now { self.latest.1 } else { self.before_ms }
+    }
 }
 
 /// The rules and what they remember.
@@ -50,10 +73,12 @@ pub(crate) struct Rules {
     /// Gangs that have been bound as a whole, by attempt.
     whole: BTreeSet<Attempt>,
     bound_pods: BTreeMap<String, String>,
+    /// The start that a pod was bound for, by its uid.
+    starts_of: BTreeMap<String, Start>,
     /// Partial gangs are told of once.
     told: BTreeSet<String>,
-    /// When Slurm last answered the bridge with its states, as of then.
-    pub(crate) answered_ms: u64,
+    /// What Slurm has told the bridge.
+    pub(crate) heard: Heard,
     /// Since when this bridge has lived.
     pub(crate) born_ms: u64,
 }
@@ -89,6 +114,13 @@ fn attempt(pod: &Value) -> Option<Attempt> {
 fn stands_for(job: &Job) -> Option<Attempt> {
     let stamp = Stamp::parse(job.key())?;
     Some((stamp.gang, stamp.generation))
+}
+
+/// The present start of the job that a pod was bound for.
+fn start(scene: &Scene<'_>, pod: &Value) -> Option<Start> {
+    let id = annotation(pod, names::JOB_ID)?.parse().ok()?;
+    let job = scene.slurm.job(id)?;
+    Some((job.sluid.clone(), job.started_ms, held_nodes(job)))
 }
 
 fn held_nodes(job: &Job) -> Vec<String> {
@@ -175,13 +207,13 @@ impl Rules {
     }
 
     /// The bridge has written to Kubernetes.
-    pub(crate) fn effect(&mut self, scene: &Scene<'_>, effect: &Effect) {
+    pub(crate) fn effect(&mut self, scene: &Scene<'_>, effect: &Effect, heard_ms: u64) {
         match effect {
             Effect::Bound { pod, fenced } => {
                 if !fenced {
                     self.broken(scene, "10", &format!("pod {} was bound by its name", path(pod)));
                 }
-                self.bound(scene, pod);
+                self.bound(scene, pod, heard_ms);
             }
             Effect::Evicted { pod, fenced } => {
                 if !fenced {
@@ -195,20 +227,19 @@ impl Rules {
         }
     }
 
-    fn bound(&mut self, scene: &Scene<'_>, pod: &Value) {
+    fn bound(&mut self, scene: &Scene<'_>, pod: &Value, heard_ms: u64) {
         self.hold(scene);
         let (at, gang) = (path(pod), scene.gang(pod));
         let Some(attempt) = attempt(pod).filter(|(named, _)| *named == gang) else {
             return self.broken(scene, "1", &format!("pod {at} was bound for another gang"));
         };
         let on = node(pod).unwrap_or_default().to_owned();
-        // What has changed since the last answer is more than a bridge can know.
-        let known = self.answered_ms.saturating_sub(STALE_MS);
+        // What had changed since the last answer when it was sent is more than a bridge can know.
+        let known = heard_ms.saturating_sub(STALE_MS);
         let held = self.held_ms.get(&(gang.clone(), on.clone()));
         if held.is_none_or(|held| *held < known) {
             let what = format!(
-                "pod {at} was bound to {on}, which its gang has last held at {held:?}; Slurm has answered at {}",
-                self.answered_ms
+                "pod {at} was bound to {on}, which its gang has last held at {held:?}; Slurm had answered at {heard_ms}"
             );
             self.broken(scene, "1", &what);
         }
@@ -221,8 +252,11 @@ impl Rules {
             self.broken(scene, "4", &what);
         }
         let rank = annotation(pod, names::RANK).unwrap_or_default().to_owned();
+        // One on its way out may have the rank in an earlier start: its devices are others.
+        let start = start(scene, pod);
         let twin = others()
             .filter(|other| self::attempt(other).as_ref() == Some(&attempt))
+            .filter(|other| !deleting(other) || self.starts_of.get(uid(other)) == start.as_ref())
             .find(|other| annotation(other, names::RANK) == Some(&rank));
         if let Some(twin) = twin {
             self.broken(scene, "9", &format!("pods {at} and {} have rank {rank}", path(twin)));
@@ -235,6 +269,7 @@ impl Rules {
             self.broken(scene, "9", &what);
         }
         self.bound_pods.insert(uid(pod).to_owned(), gang);
+        self.starts_of.extend(start.map(|start| (uid(pod).to_owned(), start)));
     }
 
     fn evicted(&mut self, scene: &Scene<'_>, pod: &Value) {
@@ -316,16 +351,14 @@ impl Rules {
 
     /// Whether nothing is left to do: every workload has run or was taken away, and nothing leaks.
     pub(crate) fn leftovers(&self, scene: &Scene<'_>) -> Vec<String> {
-        let stranded = |w: &Workload| w.is_stranded(scene.store);
-        let waiting = scene.cast.workloads.iter().filter(|w| !w.is_settled() && !stranded(w));
+        let waiting = scene.cast.workloads.iter().filter(|w| !w.is_settled());
         let mut left: Vec<String> =
             waiting.map(|w| format!("{:?} {} has not run to its end", w.kind, w.name)).collect();
         let leaked = scene.slurm.jobs().filter(|job| !job.is_over() && stands_for(job).is_some());
         left.extend(
             leaked.map(|job| format!("job {} {} is left ({})", job.id, job.state, job.key())),
         );
-        let pods =
-            scene.store.of(Resource::Pods).filter(|pod| !scene.workload(pod).is_some_and(stranded));
+        let pods = scene.store.of(Resource::Pods);
         left.extend(pods.map(|pod| format!("pod {} {} is left", path(pod), uid(pod))));
         left
     }

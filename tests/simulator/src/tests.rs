@@ -5,7 +5,7 @@ use cast::{Kind, Workload};
 use fate::Happening;
 
 fn played(fate: Fate, workload: Workload) -> Outcome {
-    let outcome = stage(Dice(1), fate, Cast::new(vec![workload], 100)).expect("a runtime");
+    let outcome = stage(Dice(1), fate, Cast::new(vec![workload], 100), false).expect("a runtime");
     assert_eq!(outcome.violations, Vec::<String>::new(), "{}", outcome.history.join("\n"));
     outcome
 }

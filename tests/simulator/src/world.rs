@@ -12,8 +12,8 @@ use crate::cast::{Cast, Workload};
 use crate::dice::{Dice, Hash};
 use crate::fate::{Away, EPOCH_MS, Fate, Happening, STORMY_MS};
 use crate::kubernetes::{Answer, Resource, Store};
-use crate::network::{Done, Fault, Request};
-use crate::rules::{Rules, Scene};
+use crate::network::{Call, Done, Fault, Request};
+use crate::rules::{Heard, Rules, Scene};
 
 /// Everybody else looks at what they have to do this often.
 const TICK_MS: u64 = 100;
@@ -100,11 +100,18 @@ impl World {
         self.history.push(format!("{:>7} {line}", self.now));
     }
 
+    /// Something that no rule has a number for.
+    pub(crate) fn complain(&mut self, what: &str) {
+        let what = format!("{:>7} {what}", self.now);
+        self.history.push(format!("{what} <== BROKEN"));
+        self.rules.violations.push(what);
+    }
+
     /// A new life of the bridge begins.
     pub(crate) fn born(&mut self) {
         self.note(&format!("bridge {} begins", self.life));
         self.rules.born_ms = self.now;
-        self.rules.answered_ms = 0;
+        self.rules.heard = Heard::default();
     }
 
     /// Lets time pass.
@@ -131,9 +138,7 @@ impl World {
     }
 
     fn end(&mut self) {
-        let stranded = self.now > 2 * STORMY_MS;
-        let at_rest = |w: &Workload| w.is_settled() || stranded && w.is_stranded(&self.store);
-        let busy = !self.agenda.is_empty() || !self.cast.workloads.iter().all(at_rest);
+        let busy = !self.agenda.is_empty() || !self.cast.workloads.iter().all(Workload::is_settled);
         if busy && self.now < DEADLINE_MS {
             return;
         }
@@ -257,9 +262,9 @@ impl World {
     }
 
     /// Carries a call out.
-    pub(crate) fn carry_out(&mut self, now: u64, request: &Request) -> Done {
+    pub(crate) fn carry_out(&mut self, now: u64, call: &Call) -> Done {
         self.now = now;
-        match request {
+        match &call.what {
             Request::Kubernetes { method, path, query, body } => {
                 let body: Value = serde_json::from_slice(body).unwrap_or_default();
                 let answer = self.store.answer(method, path, query, &body);
@@ -270,14 +275,14 @@ impl World {
                     self.note(&format!("{method} {path} {} -> {code}", telling(&body)));
                 }
                 for effect in std::mem::take(&mut self.store.effects) {
-                    self.judge(|rules, scene| rules.effect(scene, &effect));
+                    self.judge(|rules, scene| rules.effect(scene, &effect, call.heard_ms));
                 }
                 Done::Kubernetes(answer)
             }
             Request::Slurm(request) => {
-                let about = request.path.rsplit('/').next().and_then(|id| id.parse().ok());
+                let about = request.path.rsplit_once("/job/").map(|(_, named)| named);
                 let about = about.filter(|_| request.method != "GET");
-                let before = about.and_then(|id| self.slurm.job(id).cloned());
+                let before = about.and_then(|named| self.slurm.named(named).cloned());
                 let now_ms = EPOCH_MS + i64::try_from(now).unwrap_or(0);
                 let answer = self.slurm.answer(now_ms, request);
                 if request.method != "GET" {
