@@ -62,7 +62,7 @@ pub(crate) fn run() -> Result<bool> {
     let seeds = ["test", "--profile", "simulator", "--package", "gangway-simulator", "--quiet"];
     let compile = [&seeds[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build the simulator", &compile, &[]));
-    outcomes.push(cargo(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS)]));
+    outcomes.push(cargo(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())]));
     let up = await_all(rising)?;
     outcomes.push(("worlds up (beside the above)".to_owned(), up_since.elapsed(), up));
 
