@@ -67,7 +67,7 @@ impl Follower {
             let view = self.views.borrow_and_update().clone();
             let Assembled { gang, leaving, .. } = &view.assembled;
             if early && gang.members.is_empty() && !leaving.is_empty() {
-                early = !self.let_go(&view, String::new(), false).await;
+                early = !self.let_go(&view, String::new(), u32::MAX, false).await;
             }
             freed.hear();
             self.catch_up();

@@ -65,7 +65,7 @@ mod tests {
         let limit = Duration::from_millis(50);
         assert_eq!(runtime.block_on(in_time(1, limit, spins)), None);
         // An hour of virtual time is none.
-        let ends = tokio::time::sleep(Duration::from_secs(3_600));
+        let ends = async { tokio::time::sleep(Duration::from_secs(3_600)).await };
         assert_eq!(runtime.block_on(in_time(1, LIMIT, ends)), Some(()));
     }
 }

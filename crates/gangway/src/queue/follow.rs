@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Key, Queue, RETRY, Release};
+use super::{Entry, Health, Key, Queue, RETRY, Release, bound_for};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
@@ -69,6 +69,10 @@ impl Queue {
             let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
             if !std::mem::replace(&mut looks, true) {
                 listed.clear();
+            }
+            if self.ends_again(&gang, &listed) {
+                self.pause(entry).await;
+                continue;
             }
             let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
             for job in duplicates {
@@ -121,6 +125,15 @@ impl Queue {
         // Either Slurm is heard of again or the loop looks anew; both are fine.
         let _ = timeout(RETRY, health.changed()).await;
         false
+    }
+
+    /// A placeholder of the gang that was ended lives again, for slurmctld has forgotten its end. It is being
+    /// ended once more ([`Queue::keep_ended`]), and nobody is bound for it meanwhile (rule 4).
+    fn ends_again(&self, gang: &Gang, listed: &[(Stamp, Job)]) -> bool {
+        let own = |id: JobId| listed.iter().any(|(_, job)| job.id == id);
+        let revived = self.board.revived();
+        let mut of_gang = revived.iter().map(|(job, _)| job.id).filter(|id| own(*id));
+        of_gang.any(|id| bound_for(gang).all(|bound| bound != id))
     }
 
     async fn end_duplicate(&self, listed: &[(Stamp, Job)], id: JobId) {
