@@ -48,11 +48,11 @@ mod tests {
 
     #[test]
     fn what_spins_is_given_up_and_what_ends_is_not() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
+        // One each: what spins goes on until its runtime is dropped.
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_time().start_paused(true).build().expect("a runtime")
+        };
         let spins = async {
             let other = tokio::spawn(async {
                 loop {
@@ -63,9 +63,9 @@ mod tests {
             other.abort();
         };
         let limit = Duration::from_millis(50);
-        assert_eq!(runtime.block_on(in_time(1, limit, spins)), None);
+        assert_eq!(runtime().block_on(in_time(1, limit, spins)), None);
         // An hour of virtual time is none.
         let ends = async { tokio::time::sleep(Duration::from_secs(3_600)).await };
-        assert_eq!(runtime.block_on(in_time(1, LIMIT, ends)), Some(()));
+        assert_eq!(runtime().block_on(in_time(1, LIMIT, ends)), Some(()));
     }
 }
