@@ -11,6 +11,8 @@ use crate::process::leashed;
 use crate::progress::{minutes, say};
 use crate::world::repo;
 
+/// How many seeds the simulator plays: two minutes on two cores.
+const SEEDS: &str = "10000";
 /// What a second demo may take, everything being built.
 const WARM_DEMO: Duration = Duration::from_secs(60);
 
@@ -52,9 +54,15 @@ pub(crate) fn run() -> Result<bool> {
     outcomes.push(timed("instructions", || {
         crate::bench::gate::run(false).unwrap_or_else(|error| complain(&error))
     }));
-    let tests = [&["test", "--workspace", "--quiet"][..], &armed].concat();
+    // The simulator has a step of its own: its gangway is built with other features than the product.
+    let tests = [&["test", "--workspace", "--exclude", "gangway-simulator", "--quiet"][..], &armed]
+        .concat();
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
+    let seeds = ["test", "--profile", "simulator", "--package", "gangway-simulator", "--quiet"];
+    let compile = [&seeds[..], &["--no-run"]].concat();
+    outcomes.push(cargo(&top, "build the simulator", &compile, &[]));
+    outcomes.push(cargo(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())]));
     let up = await_all(rising)?;
     outcomes.push(("worlds up (beside the above)".to_owned(), up_since.elapsed(), up));
 

@@ -15,10 +15,10 @@ use gangway_core::names;
 use gangway_core::topology::{NodeFacts, Source, Topology, slurm_path};
 use gangway_core::translate::gpu::{self, GpuTypes, Offer};
 use gangway_slurm::Client;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::bell::{Bell, Listener};
 use crate::chain::explain;
 use crate::config::Network;
 
@@ -38,7 +38,7 @@ pub(crate) struct Atlas {
     /// When Slurm's list was last asked for; held while it is.
     asked: tokio::sync::Mutex<Option<Instant>>,
     /// Counts the changes of what types of GPU are found from.
-    gpu_news: watch::Sender<u64>,
+    gpu_news: Bell<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -161,12 +161,12 @@ impl Atlas {
     }
 
     fn tell_of_gpus(&self) {
-        self.gpu_news.send_modify(|count| *count += 1);
+        self.gpu_news.ring(|count| *count += 1);
     }
 
     /// Told whenever a gang that waits may have to be asked for with another type of GPU.
-    pub(crate) fn gpu_news(&self) -> watch::Receiver<u64> {
-        self.gpu_news.subscribe()
+    pub(crate) fn gpu_news(&self) -> Listener<u64> {
+        self.gpu_news.listen()
     }
 
     /// What must be told to a job that waits for GPUs of a type left open, as its nodes are now.
@@ -282,6 +282,7 @@ impl Atlas {
         let mut every = tokio::time::interval(AGAIN);
         loop {
             tokio::select! {
+                biased;
                 _ = every.tick() => {}
                 () = stop.cancelled() => return Ok(()),
             }
@@ -469,16 +470,16 @@ mod tests {
         // What has been found is not believed longer than the labels.
         let mut news = atlas.gpu_news();
         atlas.put("n2", &labels(&[(LAYER, "nn-a"), (PRODUCT, "NVIDIA-A100-SXM4-40GB")]));
-        assert!(!news.has_changed().expect("the atlas is there"), "nothing of its GPUs");
+        assert!(!news.has_news(), "nothing of its GPUs");
         atlas.put("n2", &labels(&[]));
-        assert!(news.has_changed().expect("the atlas is there"));
-        news.mark_unchanged();
+        assert!(news.has_news());
+        news.hear();
         assert_eq!(atlas.gpu_type("p", "n1"), None);
         atlas.put("n9", &h100);
         atlas.put("n8", &labels(&[(PRODUCT, "NVIDIA-H100-80GB-HBM3")]));
         assert_eq!(atlas.gpus_listed(), Some(false), "n8 is not in Slurm's list");
         atlas.keep(&HashSet::from(["n2".to_owned()]));
-        assert!(news.has_changed().expect("the atlas is there"));
+        assert!(news.has_news());
         assert_eq!(atlas.gpus_listed(), None, "nobody says anything any more");
         assert_eq!(atlas.other_gpus("p", "n2", typed), None, "which is no news");
     }

@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::{LeanClaim, LeanPod};
+use crate::planted::{self, Bug};
 use crate::report::{self, Note};
 
 /// A claim and the node it is to be told.
@@ -90,7 +91,7 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
         metadata: ObjectMeta {
             name: Some(member.name.clone()),
             namespace: Some(gang.namespace.clone()),
-            uid: Some(uid.clone()),
+            uid: Some(uid.clone()).filter(|_| !planted::grows(Bug::NamesInsteadOfUids)),
             annotations: Some(annotations(gang, binding)),
             labels: Some(BTreeMap::from([(names::JOB_LABEL.to_owned(), binding.job.to_string())])),
             ..ObjectMeta::default()

@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gangway_core::gang::Assembled;
 use gangway_core::place::Seat;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::atlas::Atlas;
+use crate::bell::{Bell, Listener};
 use crate::command::Caller;
 use crate::door::Door;
 use crate::index::{Group, Index};
@@ -54,7 +55,7 @@ impl Cluster {
 pub(crate) struct World {
     index: Arc<RwLock<Index>>,
     /// Counts changes that can free a seat: pods gone or finished, nodes come.
-    freed: watch::Sender<u64>,
+    freed: Arc<Bell<u64>>,
     atlas: Arc<Atlas>,
 }
 
@@ -76,7 +77,7 @@ impl World {
 
     /// Tells everyone that a seat may have become free.
     pub(crate) fn seats_freed(&self) {
-        self.freed.send_modify(|n| *n += 1);
+        self.freed.ring(|n| *n += 1);
     }
 
     /// Holds the devices of a seat for a pod whose binding is about to be sent. `Err`: who has one of them.
@@ -97,8 +98,8 @@ impl World {
     }
 
     /// Told whenever a seat may have become free.
-    pub(crate) fn freed(&self) -> watch::Receiver<u64> {
-        self.freed.subscribe()
+    pub(crate) fn freed(&self) -> Listener<u64> {
+        self.freed.listen()
     }
 }
 

@@ -165,6 +165,20 @@ impl Settings {
         Self::read(&file, flags).map_err(ConfigError::Problems)
     }
 
+    /// Of a rehearsal: what a file would say, beside an address and a token that nobody uses.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rehearsed(text: &str) -> Result<Self, ConfigError> {
+        let path = PathBuf::from("rehearsal");
+        let file = parse_yaml(text)
+            .map_err(|source| ConfigError::Yaml { path: path.clone(), source: Box::new(source) })?;
+        let flags = Flags {
+            slurm_url: Some("http://rehearsal.invalid".to_owned()),
+            slurm_token_file: Some(path),
+            ..Flags::default()
+        };
+        Self::read(&file, &flags).map_err(ConfigError::Problems)
+    }
+
     fn read(file: &serde_json::Value, flags: &Flags) -> Result<Self, Vec<String>> {
         let problems = section::Problems::default();
         let mut root = Section::root(file, &problems);

@@ -59,6 +59,7 @@ pub(crate) async fn serve(
     reporter.set_serving::<Room>().await;
     // Streams of living gangs never end by themselves, so the server does not wait for them.
     tokio::select! {
+        biased;
         served = server
             .add_service(health)
             .add_service(room)
@@ -113,6 +114,7 @@ pub(crate) fn inside(
     let serving = async move {
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
         tokio::select! {
+            biased;
             served = Server::builder()
                 .max_concurrent_streams(STREAMS)
                 .initial_stream_window_size(1 << 20)

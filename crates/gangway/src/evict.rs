@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::failpoint::{self, Point};
 use crate::index::Group;
 use crate::lean::LeanPod;
+use crate::planted::{self, Bug};
 use crate::report::{self, Note};
 
 /// Tells the owner of a gang, once, why its pods are evicted.
@@ -54,7 +55,7 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
         },
         delete_options: Some(DeleteOptions {
             preconditions: Some(Preconditions {
-                uid: Some(uid.to_owned()),
+                uid: Some(uid.to_owned()).filter(|_| !planted::grows(Bug::NamesInsteadOfUids)),
                 resource_version: None,
             }),
             ..DeleteOptions::default()

@@ -94,7 +94,7 @@ impl v1::extender_server::Extender for Extender {
         let request = request.into_inner();
         request.check().map_err(|e| Status::invalid_argument(e.to_string()))?;
         // Before Slurm's jobs have been listed, "there is none" would be a guess.
-        if matches!(*self.queue.board().health().borrow(), Health::Unknown) {
+        if matches!(self.queue.board().health().hear(), Health::Unknown) {
             return Err(Status::unavailable("Slurm has not answered yet"));
         }
         let latest = request.latest();
@@ -133,8 +133,7 @@ impl v1::extender_server::Extender for Extender {
         let answer = async move {
             // Subscribed before the snapshot, so that no change falls between the two.
             let changes = BroadcastStream::new(board.changes());
-            // The board outlives every stream.
-            let _ = health.wait_for(|h| *h == Health::Up).await;
+            health.until(|h| *h == Health::Up).await;
             let mut first: Vec<(Stamp, Arc<Job>)> = board.stamped();
             first.retain(|(s, _)| s.cluster == cluster);
             first.sort_by_key(|(_, j)| j.id);

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::future::join_all;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use gangway_api::v1;
 use gangway_api::v1::release_request::UpTo;
 use gangway_core::follow::{Action, Plan, Spot, Verdict};
@@ -18,11 +18,13 @@ use gangway_core::offer;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::bell::Listener;
 use crate::bind::{self, Binding, Told};
 use crate::cluster::{Cluster, View};
 use crate::evict;
 use crate::failpoint::{self, Point};
 use crate::kubescheduler::offering::Offering;
+use crate::planted::{self, Bug};
 use crate::report::Reporter;
 use crate::warn;
 
@@ -60,9 +62,15 @@ impl Follower {
     /// Follows the gang until nothing is left of it.
     pub(crate) async fn run(mut self) {
         let mut freed = self.cluster.world.freed();
+        let mut early = planted::grows(Bug::ReleasesEarly);
         while !self.cluster.stop.is_cancelled() {
             let view = self.views.borrow_and_update().clone();
-            freed.mark_unchanged();
+            let Assembled { gang, leaving, .. } = &view.assembled;
+            if early && gang.members.is_empty() && !leaving.is_empty() {
+                early = !self.let_go(&view, String::new(), u32::MAX, false).await;
+            }
+            freed.hear();
+            self.catch_up();
             let plan = self.plan(&view.assembled);
             self.phase_is(Some(self.life.phase(&view.assembled).name()));
             let mut wake = plan.wake;
@@ -131,7 +139,7 @@ impl Follower {
         &mut self,
         wake: Option<i64>,
         report: Option<Instant>,
-        freed: &mut watch::Receiver<u64>,
+        freed: &mut Listener<u64>,
     ) {
         let at =
             |ms: i64| self.cluster.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
@@ -139,6 +147,9 @@ impl Follower {
         let verdicts = self.verdicts.as_mut();
         let offering = self.offering.as_ref();
         tokio::select! {
+            // In this order, so that the same events always lead to the same steps: none of them can
+            // keep the others waiting, for each is over once it has been heard.
+            biased;
             changed = self.views.changed() => {
                 if changed.is_err() {
                     // The source is gone: the process is ending.
@@ -149,10 +160,21 @@ impl Follower {
                 self.hear(next);
             }
             () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
-            _ = freed.changed(), if self.waits_for_seat => {}
+            () = freed.changed(), if self.waits_for_seat => {}
             () = async { match offering { Some(o) => o.called().await, None => std::future::pending().await } } => {}
             () = self.cluster.stop.cancelled() => {}
         }
+    }
+
+    /// Hears everything that has been said by now, for the answer to a write may have taken long. Whether
+    /// that was anything.
+    fn catch_up(&mut self) -> bool {
+        let mut news = false;
+        while let Some(next) = self.verdicts.as_mut().and_then(|v| v.next().now_or_never()) {
+            self.hear(next);
+            news = true;
+        }
+        news
     }
 
     fn hear(&mut self, next: Option<Result<v1::Verdict, tonic::Status>>) {
@@ -199,7 +221,9 @@ impl Follower {
             binds.clear();
         }
         self.tell_claims(view, &claims).await;
-        self.bind(view, &binds).await;
+        if self.bind(view, &binds).await == Done::LookAgain {
+            return Done::LookAgain;
+        }
         self.warn(view, &warnings).await;
         self.evict(view, &evictions).await;
         let mut done = Done::All;
@@ -320,26 +344,32 @@ impl Follower {
     ///
     /// The API server takes the first one's binding only once, whoever sends it, and so says which
     /// placeholder is the gang's. A bridge that comes second binds nobody (`core::placeholder::next`).
-    async fn bind(&mut self, view: &View, binds: &[Binding]) {
+    /// Nobody is bound any more once Slurm has said something else than what was planned for (rule 1).
+    async fn bind(&mut self, view: &View, binds: &[Binding]) -> Done {
         if binds.is_empty() {
-            return;
+            return Done::All;
+        }
+        if self.catch_up() {
+            return Done::LookAgain;
         }
         let gang = &view.assembled.gang;
-        let some_bound = gang.members.iter().any(|m| m.bound.is_some());
+        // As core counts: whoever has finished is no part of it any more.
+        let some_bound = gang.members.iter().any(|m| m.bound.is_some() && !m.finished);
         self.note(Event::Binding { some_bound });
         let first = binds.iter().map(|b| b.seat.rank).min().filter(|_| !some_bound);
         let (first, others): (Vec<&Binding>, Vec<&Binding>) =
             binds.iter().partition(|b| Some(b.seat.rank) == first);
         let first = first.into_iter().map(|binding| bind::bind(&self.cluster, gang, binding));
         let mut answers = join_all(first).await;
-        if answers.iter().all(|(_, ok)| *ok) {
+        let news = self.catch_up();
+        if !news && answers.iter().all(|(_, ok)| *ok) {
             let others = others.into_iter().map(|b| bind::bind(&self.cluster, gang, b));
             answers.extend(join_all(others).await);
         }
         if let Some(offering) = &self.offering {
             offering.bound(&answers);
         }
-        let all = answers.iter().all(|(_, ok)| *ok);
+        let all = !news && answers.iter().all(|(_, ok)| *ok);
         self.wrote(Write::Bind, &answers);
         if let Some(asked) = self.life.progress().asked.as_ref().filter(|_| all) {
             let took =
@@ -353,6 +383,7 @@ impl Follower {
         if !cost.is_empty() && !some_bound && answers.iter().any(|(_, ok)| *ok) {
             bind::tell_owner(&self.cluster, &view.group, cost).await;
         }
+        if news { Done::LookAgain } else { Done::All }
     }
 
     async fn evict(&mut self, view: &View, pods: &[(String, String)]) {

@@ -144,6 +144,7 @@ impl Mandate {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 _ = beat.tick() => {}
             }

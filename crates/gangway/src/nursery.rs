@@ -62,10 +62,11 @@ impl Parent {
     }
 
     /// Runs all tasks until `stop`, or until one of them fails.
-    async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::pin!(stop);
         loop {
             tokio::select! {
+                biased;
                 () = &mut stop => return Ok(()),
                 Some((name, task)) = self.tasks.recv() => {
                     self.running.spawn(async move { (name, task.await) });

@@ -12,7 +12,7 @@ mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use gangway_core::follow::Verdict;
@@ -23,6 +23,7 @@ use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use board::{Board, Health};
@@ -364,11 +365,10 @@ impl Queue {
         self.slurm.cancel_submission(job).await?;
         failpoint::pass(Point::Cancelled);
         self.board.ended(job, why);
-        let seen = self.slurm.job(job.id).await?;
+        let seen = self.board.read(job.id).await?;
         failpoint::pass(Point::CancelSeen);
-        match seen {
-            Some(seen) => self.board.note(seen),
-            None => self.board.forget(job.id),
+        if seen.is_none() {
+            self.board.forget(job.id);
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());
@@ -388,8 +388,8 @@ impl Queue {
         let mut restarts = self.board.restarts();
         loop {
             tokio::select! {
-                // The board lives in self.
-                _ = restarts.changed() => {}
+                biased;
+                () = restarts.changed() => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
             while !self.stop.is_cancelled() {

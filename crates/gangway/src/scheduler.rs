@@ -62,10 +62,14 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let election = settings.election.as_ref();
     elect(&nursery, way, election, &mandate, &metrics, &stop).await?;
-    start_source(&nursery, &settings, &queue, &mandate, &metrics, readiness, &stop).await?;
+    let client = way.client(Some(&mandate)).await?;
+    let shared = Shared { nursery, settings, queue, mandate, metrics, readiness, stop };
+    start_source(&shared, client);
 
-    let lived = parent.live(&stop).await;
-    give_up(way, election).await;
+    let lived = parent.live(&shared.stop).await;
+    let settings = &shared.settings;
+    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
+    give_up(way, settings.election.as_ref()).await;
     lived
 }
 
@@ -158,7 +162,7 @@ fn status_class(status: u16) -> &'static str {
     }
 }
 
-fn start_queue(
+pub(crate) fn start_queue(
     nursery: &Nursery,
     queue: &Arc<Queue>,
     readiness: &Arc<Readiness>,
@@ -170,9 +174,10 @@ fn start_queue(
     let stopped = stop.clone();
     nursery.start("Slurm health", async move {
         loop {
-            ready.slurm.store(*health.borrow_and_update() == Health::Up, Ordering::Relaxed);
+            ready.slurm.store(health.hear() == Health::Up, Ordering::Relaxed);
             tokio::select! {
-                changed = health.changed() => if changed.is_err() { return Ok(()) },
+                biased;
+                () = health.changed() => {}
                 () = stopped.cancelled() => return Ok(()),
             }
         }
@@ -214,21 +219,25 @@ async fn listen(
     Ok(())
 }
 
-async fn start_source(
-    nursery: &Nursery,
-    settings: &Settings,
-    queue: &Arc<Queue>,
-    mandate: &Mandate,
-    metrics: &Metrics,
-    readiness: Arc<Readiness>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+/// What the rooms of one bridge share.
+pub(crate) struct Shared {
+    pub(crate) nursery: Nursery,
+    pub(crate) settings: Settings,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) mandate: Mandate,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Begins to watch Kubernetes.
+pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
+    let Shared { nursery, settings, queue, mandate, metrics, readiness, stop } = shared;
     let room = extender::service(queue.clone(), mandate.clone());
     let (door, serving) = door::inside(room, stop.clone());
     nursery.start("own door", serving);
-    let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let cluster = Cluster {
-        client: way.client(Some(mandate)).await?,
+        client: kubernetes,
         door,
         id: settings.cluster.clone(),
         scheduler_name: settings.scheduler_name.clone(),
@@ -245,7 +254,7 @@ async fn start_source(
     nursery.start("sweep", sweep::run(cluster.clone()));
     let client = cluster.client.clone();
     let world = cluster.world.clone();
-    let source = Source::new(cluster, world, readiness);
+    let source = Source::new(cluster, world, readiness.clone());
     let (queue, mandate) = (queue.clone(), mandate.clone());
     let elected = settings.election.is_some();
     let begin = async move {
@@ -257,5 +266,4 @@ async fn start_source(
     };
     let stop = stop.clone();
     nursery.start("source", async move { source.run(client, begin, stop).await });
-    Ok(())
 }

@@ -96,14 +96,25 @@ impl Source {
         let (sender, mut events) = mpsc::channel(8192);
         let (nursery, name) = (&self.cluster.nursery, &self.cluster.scheduler_name);
         watch::start(nursery, &client, &sender, &stop, name, self.readiness.clone());
-        let (gone, mut ended) = mpsc::unbounded_channel();
-        let mut dirty: HashSet<Group> = HashSet::new();
+        let (gone, mut ended) = mpsc::unbounded_channel::<String>();
+        let mut dirty: BTreeSet<Group> = BTreeSet::new();
         let mut due: Option<Instant> = None;
         let (mut may_begin, mut begun) = (false, false);
         tokio::pin!(begin);
         loop {
             tokio::select! {
+                // The order is that of what must not wait: a stream of events never keeps gangs from
+                // being looked at.
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                Some(uid) = ended.recv() => self.bury(&uid, &gone),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
+                    self.settle(&mut dirty);
+                    for group in std::mem::take(&mut dirty) {
+                        self.look(&group, &gone);
+                    }
+                }
                 () = &mut begin, if !may_begin => may_begin = true,
                 Some(event) = events.recv() => {
                     self.apply(event, &mut dirty);
@@ -112,14 +123,6 @@ impl Source {
                         watch::start_volumes(&self.cluster.nursery, &client, &sender, &stop);
                     }
                 }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    due = None;
-                    self.settle(&mut dirty);
-                    for group in dirty.drain() {
-                        self.look(&group, &gone);
-                    }
-                }
-                Some(uid) = ended.recv() => self.bury(&uid, &gone),
             }
             let synced = self.synced.all();
             if synced && !self.readiness.synced.swap(true, Ordering::Relaxed) {
@@ -139,7 +142,7 @@ impl Source {
         }
     }
 
-    fn apply(&mut self, event: Event, dirty: &mut HashSet<Group>) {
+    fn apply(&mut self, event: Event, dirty: &mut BTreeSet<Group>) {
         let mut freed = false;
         {
             let mut index = self.world.change();
@@ -223,7 +226,7 @@ impl Source {
     }
 
     /// Finds the groups whose pods may go elsewhere than before.
-    fn settle(&mut self, dirty: &mut HashSet<Group>) {
+    fn settle(&mut self, dirty: &mut BTreeSet<Group>) {
         dirty.extend(self.world.change().settle());
         if std::mem::take(&mut self.unsettled) {
             dirty.extend(self.stuck.drain());

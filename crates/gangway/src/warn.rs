@@ -200,6 +200,7 @@ async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: In
                 }
             }
             tokio::select! {
+                biased;
                 () = sleep(pause) => pause = RETRY.1.min(pause * 2),
                 () = cluster.stop.cancelled() => return None,
             }

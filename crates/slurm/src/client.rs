@@ -48,6 +48,9 @@ pub struct Config {
     pub newest: Version,
     /// Told about every exchange.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Answers in place of the network, for tests.
+    #[cfg(feature = "testing")]
+    pub server: Option<Arc<dyn crate::transport::memory::Server>>,
     /// Asked before every request that changes something.
     pub gate: Option<Arc<dyn Gate>>,
 }
@@ -65,6 +68,8 @@ impl Config {
             max_body: 256 << 20,
             newest: Version::PREFERRED[0],
             observer: None,
+            #[cfg(feature = "testing")]
+            server: None,
             gate: None,
         }
     }

@@ -11,9 +11,11 @@ mod nodes;
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest};
+
+use tokio::time::Instant;
 
 use crate::{Client, Config, Error, Node, Submitted};
 

@@ -44,7 +44,7 @@ pub enum Error {
         /// What was asked.
         endpoint: &'static str,
         /// Why.
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection broke after the request may have been sent.
     #[error("connection to slurmrestd broke during {endpoint}")]
@@ -52,7 +52,7 @@ pub enum Error {
         /// What was asked.
         endpoint: &'static str,
         /// How.
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No whole answer in time.
     #[error("slurmrestd did not answer {endpoint} within {after:?}")]

@@ -22,6 +22,8 @@ mod code;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod error;
+#[cfg(feature = "testing")]
+pub mod fake;
 mod observe;
 mod placeholder;
 #[cfg(feature = "testing")]
@@ -38,3 +40,5 @@ pub use code::SlurmCode;
 pub use error::Error;
 pub use observe::{Exchange, Gate, Observer};
 pub use token::TokenSource;
+#[cfg(feature = "testing")]
+pub use transport::memory::{Answering, Broken, Request, Response, Server};

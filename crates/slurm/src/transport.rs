@@ -4,12 +4,16 @@
 //! and never use a connection again that carried an error: slurmrestd writes a second answer behind
 //! every error and closes.
 
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
+
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::client::Config;
 use crate::error::Error;
@@ -53,6 +57,9 @@ pub(crate) struct Transport {
     max_body: u64,
     permits: Semaphore,
     observer: Option<Arc<dyn Observer>>,
+    /// Answers in place of the network.
+    #[cfg(feature = "testing")]
+    server: Option<Arc<dyn memory::Server>>,
     gate: Option<Arc<dyn Gate>>,
 }
 
@@ -71,6 +78,8 @@ impl Transport {
             max_body: config.max_body,
             permits: Semaphore::new(config.max_connections.max(1)),
             observer: config.observer,
+            #[cfg(feature = "testing")]
+            server: config.server,
             gate: config.gate,
         })
     }
@@ -108,19 +117,26 @@ impl Transport {
     /// The deadline covers everything: waiting for a free connection, connecting, the last byte.
     async fn timed(&self, question: &Question<'_>, token: &str) -> Result<Answer, Error> {
         let endpoint = question.endpoint;
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         let late = |sent| Error::TimedOut { endpoint, after: self.timeout, sent };
         let permit = tokio::time::timeout_at(deadline, self.permits.acquire())
             .await
             .map_err(|_elapsed| late(false))?;
         // Those before us may have given up at this very moment.
-        if tokio::time::Instant::now() >= deadline {
+        if Instant::now() >= deadline {
             return Err(late(false));
         }
         // Last of all, so that nothing lies between the question and the sending.
         let shut = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
         if shut && question.method != Method::GET {
             return Err(Error::Shut { endpoint });
+        }
+        #[cfg(feature = "testing")]
+        if let Some(server) = &self.server {
+            let exchange = memory::exchange(server.as_ref(), self, question, token);
+            return tokio::time::timeout_at(deadline, exchange)
+                .await
+                .map_err(|_elapsed| late(true))?;
         }
         let connection = self.take()?;
         let exchange = self.exchange(&connection, question, token);
@@ -168,8 +184,9 @@ impl Transport {
     ) -> Result<Answer, Error> {
         let endpoint = question.endpoint;
         let broke = |source: reqwest::Error| {
-            let source = source.without_url();
-            if source.is_connect() {
+            let unreachable = source.is_connect();
+            let source = Box::new(source.without_url());
+            if unreachable {
                 Error::Unreachable { endpoint, source }
             } else {
                 Error::Cut { endpoint, source }

@@ -119,6 +119,10 @@ pub(crate) struct Statistics {
     #[serde(deserialize_with = "or_default")]
     pub(crate) jobs_running: Number,
     #[serde(deserialize_with = "or_default")]
+    pub(crate) job_states_ts: Number,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) jobs_submitted: Number,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) server_thread_count: Number,
     #[serde(deserialize_with = "or_default")]
     pub(crate) agent_queue_size: Number,

@@ -4,26 +4,29 @@
 //! for jobs that changed. Nothing here is per pod. An empty or missing answer is never taken for
 //! "gone": a tracked job that is not listed is asked for by its id.
 
+mod news;
 mod stamped;
 mod whole;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::job::{BaseState, Job, JobId, JobState, Standing};
 use gangway_core::placeholder::{Ended, Stamp};
 use gangway_core::reason;
 use gangway_slurm::Client;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::bell::{Bell, Listener};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 use stamped::Stamped;
+use whole::Emptiness;
 
 /// Poll interval while something of ours waits.
 const FAST: Duration = Duration::from_millis(100);
@@ -49,7 +52,7 @@ const BREATHERS: u32 = 60;
 /// What was last seen of one tracked job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Seen {
-    /// Not looked at yet.
+    /// Not looked at yet, or not since its nodes were taken away.
     Nothing,
     /// This.
     Job(Arc<Job>),
@@ -75,13 +78,13 @@ pub(crate) struct Board {
     inner: Mutex<Inner>,
     nudge: Notify,
     refresh: Notify,
-    health: watch::Sender<Health>,
+    health: Bell<Health>,
     /// Counts full lists as they begin.
     begun: AtomicU64,
     /// The last full list that was taken in, by its number, so that one can be waited for.
-    lists: watch::Sender<u64>,
+    lists: Bell<u64>,
     /// Counts how often slurmctld has begun anew and everything has been read again since.
-    restarts: watch::Sender<u64>,
+    restarts: Bell<u64>,
     /// When slurmctld began, as it said a moment ago.
     said: tokio::sync::Mutex<Option<(Instant, i64)>>,
     /// What times are counted from.
@@ -93,14 +96,19 @@ pub(crate) struct Board {
 struct Inner {
     states: HashMap<JobId, JobState>,
     stamped: Stamped,
-    tracked: HashMap<JobId, watch::Sender<Seen>>,
+    tracked: BTreeMap<JobId, watch::Sender<Seen>>,
     /// Tracked jobs whose end must be known in advance: it moves without a change of their state.
     heeded: HashSet<JobId>,
     /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
     /// for something else than nodes.
     partitions: HashMap<JobId, (String, bool)>,
-    /// When a job was last read by itself: a list that was asked for before then is older news.
+    /// When the question was put by which a job was last read by itself: a list that was asked for before
+    /// is older news.
     noted: HashMap<JobId, Instant>,
+    /// When the question was put that was answered with these states.
+    states_asked: Option<Instant>,
+    /// When slurmctld was last found to have begun anew.
+    anew: Option<Instant>,
     /// Counts jobs that stopped holding nodes: room may have appeared.
     endings: u64,
     /// When the slurmctld began that everything was last read from, as it says itself; 0 before that.
@@ -111,6 +119,8 @@ struct Inner {
     undelivered: u64,
     /// What we ended lately.
     ended: Ended,
+    /// Whether a list that names no job at all is believed.
+    emptiness: Emptiness,
 }
 
 impl Inner {
@@ -134,10 +144,10 @@ impl Board {
             inner: Mutex::default(),
             nudge: Notify::new(),
             refresh: Notify::new(),
-            health: watch::Sender::new(Health::Unknown),
+            health: Bell::new(Health::Unknown),
             begun: AtomicU64::new(0),
-            lists: watch::Sender::new(0),
-            restarts: watch::Sender::new(0),
+            lists: Bell::new(0),
+            restarts: Bell::new(0),
             said: tokio::sync::Mutex::default(),
             origin: Instant::now(),
             changes: broadcast::Sender::new(4096),
@@ -150,13 +160,13 @@ impl Board {
     }
 
     /// Whether Slurm answers, as it changes.
-    pub(crate) fn health(&self) -> watch::Receiver<Health> {
-        self.health.subscribe()
+    pub(crate) fn health(&self) -> Listener<Health> {
+        self.health.listen()
     }
 
     /// Changes when slurmctld has begun anew and everything has been read again since.
-    pub(crate) fn restarts(&self) -> watch::Receiver<u64> {
-        self.restarts.subscribe()
+    pub(crate) fn restarts(&self) -> Listener<u64> {
+        self.restarts.listen()
     }
 
     /// When the slurmctld began that everything was last read from, by its own clock; 0 before it was
@@ -275,15 +285,6 @@ impl Board {
         inner.stamped.failed().map(|(s, j)| (s.clone(), Job::clone(j))).collect()
     }
 
-    /// Takes in a job read elsewhere.
-    pub(crate) fn note(&self, job: Job) {
-        let job = Arc::new(job);
-        let mut inner = self.inner();
-        inner.states.insert(job.id, job.state.clone());
-        inner.noted.insert(job.id, Instant::now());
-        self.take(&mut inner, &job);
-    }
-
     /// Takes in that a job's key stands where only we can write it.
     pub(crate) fn sealed(&self, job: JobId, key: &str) {
         let mut inner = self.inner();
@@ -317,14 +318,21 @@ impl Board {
         inner.tracked.remove(&job);
     }
 
+    /// A job may have come to be that nobody knows the id of: lists every job and waits for it. One that
+    /// names none has to be proven, for the job would be made again.
+    pub(crate) async fn list_in_doubt(&self) {
+        let asked = self.begun.load(Ordering::SeqCst);
+        self.inner().emptiness = Emptiness::Unproven { asked };
+        self.list_again().await;
+    }
+
     /// Lists every job now and waits for it: after any doubt.
     pub(crate) async fn list_again(&self) {
-        let mut lists = self.lists.subscribe();
+        let mut lists = self.lists.listen();
         // A list that is under way may have been answered before the doubt arose.
         let next = self.begun.load(Ordering::SeqCst) + 1;
         self.refresh.notify_one();
-        // The sender lives in self.
-        let _ = lists.wait_for(|n| *n >= next).await;
+        lists.until(|n| *n >= next).await;
     }
 
     /// Lists every job now and waits for it, or for Slurm not to answer: once it does again, the list
@@ -332,9 +340,9 @@ impl Board {
     pub(crate) async fn catch_up(&self) {
         let mut health = self.health();
         tokio::select! {
+            biased;
             () = self.list_again() => {}
-            // The sender lives in self.
-            _ = health.wait_for(|health| matches!(health, Health::Down(_))) => {}
+            () = health.until(|health| matches!(health, Health::Down(_))) => {}
         }
     }
 
@@ -352,7 +360,7 @@ impl Board {
             let due = asked_again || next_full.is_none_or(|at| Instant::now() >= at);
             let result = async {
                 let asked = self.now();
-                let ask_boot = *self.health.borrow() != Health::Up || Instant::now() >= next_boot;
+                let ask_boot = self.health.now() != Health::Up || Instant::now() >= next_boot;
                 if ask_boot {
                     doubt = self.has_begun_anew().await?.or(doubt);
                     next_boot = Instant::now() + SLOW;
@@ -365,7 +373,7 @@ impl Board {
                 let (waiting, took) = self.states().await?;
                 if let Some(boot) = doubt.take() {
                     self.inner().boot = boot;
-                    self.restarts.send_modify(|count| *count += 1);
+                    self.restarts.ring(|count| *count += 1);
                 } else if ask_boot {
                     self.inner().ended.saved(asked);
                 }
@@ -397,6 +405,7 @@ impl Board {
             };
             let wait = async {
                 tokio::select! {
+                    biased;
                     () = self.nudge.notified() => {}
                     () = self.refresh.notified() => self.refresh.notify_one(),
                     () = stop.cancelled() => {}
@@ -422,6 +431,7 @@ impl Board {
         if inner.boot == boot {
             return Ok(None);
         }
+        inner.anew = Some(Instant::now());
         tracing::warn!(
             before = inner.boot,
             boot,
@@ -432,7 +442,7 @@ impl Board {
 
     fn set_health(&self, health: Health) {
         self.metrics.slurm_up.set(i64::from(health == Health::Up));
-        self.health.send_if_modified(|old| {
+        self.health.ring_if(|old| {
             if *old == health {
                 return false;
             }
@@ -449,17 +459,16 @@ impl Board {
     async fn list(&self) -> Result<(), gangway_slurm::Error> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let asked = Instant::now();
-        let jobs = self.whole_list().await?;
+        let jobs = self.whole_list(number).await?;
         failpoint::pass(Point::JobsListed);
         {
             let mut inner = self.inner();
             inner.partitions.clear();
             let present: HashSet<JobId> = jobs.iter().map(|j| j.id).collect();
             // An ended job that Slurm has purged is forgotten; a live one that is missing is asked for
-            // by its id (rule 6).
-            inner
-                .stamped
-                .retain(|job| present.contains(&job.id) || job.standing() != Standing::Over);
+            // by its id (rule 6). Nobody is forgotten for a list that names no job at all.
+            let (none, over) = (present.is_empty(), Standing::Over);
+            inner.stamped.retain(|job| none || present.contains(&job.id) || job.standing() != over);
             inner.noted.retain(|_, at| *at >= asked);
             for job in jobs {
                 if !inner.noted.contains_key(&job.id) {
@@ -467,7 +476,7 @@ impl Board {
                 }
             }
         }
-        self.lists.send_replace(number);
+        self.lists.ring(|last| *last = number);
         Ok(())
     }
 
@@ -504,6 +513,9 @@ impl Board {
                 };
                 if !known {
                     changed.push(*id);
+                    // Nobody is bound for what it was before, however long reading it anew may take.
+                    let ends = state.is_some_and(|s| s.standing() != Standing::Holding);
+                    sender.send_if_modified(|seen| ends && seen.unread());
                 }
             }
             // A live stamped job that nobody follows yet still has to be seen changing.
@@ -514,6 +526,7 @@ impl Board {
             });
             changed.extend(untracked.map(|job| job.id));
             inner.states = states;
+            inner.states_asked = Some(asked);
         }
         self.fetch(&changed).await?;
         Ok((waiting, took))
@@ -532,15 +545,17 @@ impl Board {
     }
 
     async fn fetch(&self, jobs: &[JobId]) -> Result<(), gangway_slurm::Error> {
+        // In one order: which of them are looked at must not hang on how a map lies in memory.
+        let jobs: BTreeSet<JobId> = jobs.iter().copied().collect();
+        let asked = Instant::now();
         let fetched = futures::future::join_all(jobs.iter().map(|id| self.slurm.job(*id))).await;
         for (id, job) in jobs.iter().zip(fetched) {
             match job? {
+                // Old news is asked for again with the next states.
                 Some(job) => {
-                    self.note(job);
+                    self.note(job, asked);
                 }
-                None => {
-                    self.inner().show(*id, Seen::NoSuchJob);
-                }
+                None => self.inner().show(*id, Seen::NoSuchJob),
             }
         }
         Ok(())
@@ -568,7 +583,10 @@ impl Board {
                 let seen = inner.tracked.get(id).map(|sender| sender.borrow());
                 matches!(seen.as_deref(), Some(Seen::Job(job)) if !job.reason.is_empty())
             };
-            waiting.iter().filter(|id| !told(id)).take(ONE_BY_ONE).copied().collect::<Vec<_>>()
+            let mut untold: Vec<_> = waiting.iter().filter(|id| !told(id)).copied().collect();
+            untold.sort_unstable();
+            untold.truncate(ONE_BY_ONE);
+            untold
         };
         self.fetch(&untold).await
     }

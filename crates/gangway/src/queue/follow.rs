@@ -9,7 +9,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lost::Lost;
 use words::{ended, queued};
@@ -25,13 +25,15 @@ use gangway_core::topology::Topology;
 use gangway_core::translate::{Group, Place, Roles};
 use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Key, Queue, RETRY, Release};
+use super::{Entry, Health, Key, Queue, RETRY, Release, bound_for};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
+use crate::planted::{self, Bug};
 
 /// While a gang has another placeholder, its question is closed after so long, to be put again.
 const CONTESTED: Duration = Duration::from_secs(2);
@@ -52,6 +54,7 @@ impl Queue {
     /// Follows a gang until it has been refused, has ended, or the bridge stops. Returns the last word
     /// on it.
     pub(super) async fn follow(&self, entry: &Entry) -> Option<Verdict> {
+        let mut looks = !planted::grows(Bug::SubmitsTwice);
         let mut lost: Option<Lost> = None;
         while !self.stop.is_cancelled() {
             if !self.slurm_answers(entry).await {
@@ -63,7 +66,14 @@ impl Queue {
                 self.pause(entry).await;
                 continue;
             }
-            let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            if !std::mem::replace(&mut looks, true) {
+                listed.clear();
+            }
+            if self.ends_again(&gang, &listed) {
+                self.pause(entry).await;
+                continue;
+            }
             let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
             for job in duplicates {
                 self.end_duplicate(&listed, job).await;
@@ -106,7 +116,7 @@ impl Queue {
     /// Whether Slurm answers; if not, says so and waits a little.
     async fn slurm_answers(&self, entry: &Entry) -> bool {
         let mut health = self.board.health();
-        let now = health.borrow_and_update().clone();
+        let now = health.hear();
         match now {
             Health::Up => return true,
             Health::Unknown => {}
@@ -115,6 +125,15 @@ impl Queue {
         // Either Slurm is heard of again or the loop looks anew; both are fine.
         let _ = timeout(RETRY, health.changed()).await;
         false
+    }
+
+    /// A placeholder of the gang that was ended lives again, for slurmctld has forgotten its end. It is being
+    /// ended once more ([`Queue::keep_ended`]), and nobody is bound for it meanwhile (rule 4).
+    fn ends_again(&self, gang: &Gang, listed: &[(Stamp, Job)]) -> bool {
+        let own = |id: JobId| listed.iter().any(|(_, job)| job.id == id);
+        let revived = self.board.revived();
+        let mut of_gang = revived.iter().map(|(job, _)| job.id).filter(|id| own(*id));
+        of_gang.any(|id| bound_for(gang).all(|bound| bound != id))
     }
 
     async fn end_duplicate(&self, listed: &[(Stamp, Job)], id: JobId) {
@@ -196,7 +215,8 @@ impl Queue {
                 tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
                 entry.say(unreachable(&why));
                 tokio::select! {
-                    () = self.board.list_again() => {}
+                    biased;
+                    () = self.board.list_in_doubt() => {}
                     () = self.stop.cancelled() => {}
                 }
                 Next::Again
@@ -256,10 +276,16 @@ impl Queue {
             {
                 alive = Some((self.board.boot(), job.submit_time));
             }
-            let away = matches!(*health.borrow_and_update(), Health::Down(_));
+            let away = matches!(health.hear(), Health::Down(_));
             let mut retry = None;
             match now {
-                Seen::Nothing => {}
+                // Nobody is bound for a start that Slurm says is over.
+                Seen::Nothing => {
+                    let told = matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
+                    if told {
+                        entry.say(unreachable("its state has changed, and is being read"));
+                    }
+                }
                 // State that slurmctld lost, or purged: only its listing and accounting can tell.
                 Seen::NoSuchJob => {
                     return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
@@ -283,7 +309,7 @@ impl Queue {
                     }
                     Standing::Waiting => {
                         entry.say(queued(&job, &self.note(&entry.gang(), &job)));
-                        let news = *gpu_news.borrow_and_update();
+                        let news = gpu_news.hear();
                         retry = self.keep_reach(entry, &job, news, &mut told).await;
                         match self.given_away(entry, &job, generation).await {
                             Ok(Some(next)) => return next,
@@ -310,7 +336,8 @@ impl Queue {
                     }
                     Standing::Holding if seated == Some(start(&job)) => {}
                     Standing::Holding => {
-                        if self.allocated(entry, &job, generation, granted.take()).await {
+                        let granted = granted.take();
+                        if self.allocated(entry, &job, generation, granted, &seen).await {
                             seated = Some(start(&job));
                         } else {
                             retry = Some(RETRY);
@@ -326,13 +353,15 @@ impl Queue {
                 }
             };
             tokio::select! {
+                // News of Slurm first: whatever else wakes us is judged by what Slurm says now.
+                biased;
                 changed = seen.changed() => if changed.is_err() {
                     // The board has forgotten it, for slurmctld has: nothing more will be heard of it.
                     return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 },
-                _ = health.changed() => {}
-                _ = restarts.changed() => if self.others(entry, id) { return Next::Again },
-                _ = gpu_news.changed() => {}
+                () = health.changed() => {}
+                () = restarts.changed() => if self.others(entry, id) { return Next::Again },
+                () = gpu_news.changed() => {}
                 () = entry.changed.notified() => {
                     if self.reconsiders(entry, id) {
                         return Next::Again;
@@ -364,6 +393,7 @@ impl Queue {
         job: &Job,
         generation: u32,
         granted: Option<Allocation>,
+        seen: &Receiver<Seen>,
     ) -> bool {
         self.seal(entry, job, generation);
         let (mut gang, number) = entry.asked().clone();
@@ -423,6 +453,11 @@ impl Queue {
                 ) => return self.misfit(job, &error.to_string()).await,
             }
         }
+        if planted::grows(Bug::MovesRanks) && gang.members.iter().any(|m| m.bound.is_some()) {
+            let ranks: Vec<u32> = seats.values().map(|seat| seat.rank).collect();
+            let moved = ranks.iter().cycle().skip(1);
+            seats.values_mut().zip(moved).for_each(|(seat, rank)| seat.rank = *rank);
+        }
         let ends = match self.ends(&gang, job).await {
             Ok(ends) => ends,
             Err(error) => {
@@ -434,6 +469,10 @@ impl Queue {
         let pods = fingerprint(gang.founders().map(|m| m.uid.as_str()));
         let renewed = Stamp::of(job).is_some_and(|stamp| stamp.pods != pods);
         let verdict = Verdict::Allocated { job: job.id, generation, seats, note, ends, renewed };
+        // Reading all this may have taken long, and Slurm may have said something else meanwhile.
+        if seen.has_changed().unwrap_or(true) {
+            return false;
+        }
         entry.say_of(number, verdict)
     }
 

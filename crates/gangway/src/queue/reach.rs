@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::ask::Ask;
 use gangway_core::gang::Gang;
@@ -18,6 +18,7 @@ use gangway_core::translate::{Group, gpu};
 use gangway_core::{eligible, translate};
 use gangway_slurm::{Client, Error, SlurmCode};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::{Entry, Queue};
 use crate::chain::explain;
@@ -237,10 +238,9 @@ impl Queue {
         }
         *told = Some(Told { table, gpu_news, shunned, at });
         // What it says next may be another reason to wait, or a start.
-        if at.is_some()
-            && let Ok(Some(seen)) = self.slurm.job(job.id).await
-        {
-            self.board.note(seen);
+        if at.is_some() {
+            // Where that fails, the board reads it in a moment.
+            let _ = self.board.read(job.id).await;
         }
         again
     }

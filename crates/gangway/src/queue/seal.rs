@@ -69,6 +69,7 @@ impl Queue {
             }
         };
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => Ok(()),
             () = bursts => Ok(()),
         }

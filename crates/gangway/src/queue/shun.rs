@@ -5,10 +5,11 @@
 //! knows it too, and nothing is known any more once Slurm has purged these (MinJobAge).
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::placeholder::failed_lately;
 use gangway_slurm::Error;
+use tokio::time::Instant;
 
 use super::Queue;
 

@@ -9,10 +9,12 @@ use gangway_core::placeholder::Stamp;
 use gangway_core::policy::{Category, Refusal};
 use gangway_core::reason;
 use gangway_slurm::{Error, SlurmCode};
+use tokio::time::Instant;
 
 use super::Queue;
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
+use crate::planted::{self, Bug};
 
 /// What came of a submit.
 pub(super) enum Submitted {
@@ -74,7 +76,11 @@ impl Queue {
         }
         let chosen = (0..ID_ATTEMPTS).map(|attempt| self.job_ids.choose(stamp, attempt));
         for id in id.into_iter().chain(chosen) {
-            match self.slurm.submit(request, Some(id)).await {
+            match self
+                .slurm
+                .submit(request, Some(id).filter(|_| !planted::grows(Bug::SubmitsTwice)))
+                .await
+            {
                 Ok(submitted) => {
                     failpoint::pass(Point::Queued);
                     self.count("queued", "accepted");
@@ -107,18 +113,23 @@ impl Queue {
 
     /// `None`: Slurm said not now.
     async fn allocate(&self, request: &PlaceholderRequest) -> Option<Submitted> {
+        // The answer may come when slurmctld has begun anew and given the id to somebody else.
+        let boot = self.board.boot();
         match self.slurm.allocate(request).await {
             Ok(job) => {
                 failpoint::pass(Point::Immediate);
                 self.count("immediate", "accepted");
                 // The owner can write `comment`; what we trust in the end is `admin_comment`.
                 if let [component] = request.components.as_slice() {
-                    self.seals.owe(job, component.key.clone(), self.board.boot());
+                    self.seals.owe(job, component.key.clone(), boot);
                 }
+                let asked = Instant::now();
                 let looked = self.look_at(job, request).await;
                 failpoint::pass(Point::Looked);
                 match looked {
-                    Ok(Some((seen, granted))) => Some(self.owned(seen, granted, request).await),
+                    Ok(Some((seen, granted))) => {
+                        Some(self.owned((seen, asked), granted, request).await)
+                    }
                     Ok(None) => None,
                     Err(error) => Some(Submitted::Doubt(explain(&error))),
                 }
@@ -163,15 +174,16 @@ impl Queue {
     /// of a refusal (tried live): a job of another owner than policy says is none of ours.
     async fn owned(
         &self,
-        job: Job,
+        (job, asked): (Job, Instant),
         granted: Option<Allocation>,
         request: &PlaceholderRequest,
     ) -> Submitted {
         let id = job.id;
         let numeric = request.user.chars().all(|c| c.is_ascii_digit());
         if numeric || job.user.is_empty() || job.user == request.user {
-            self.board.note(job);
-            return Submitted::As(id, granted);
+            // What was granted by then may be so no more.
+            let is_news = self.board.note(job, asked);
+            return Submitted::As(id, granted.filter(|_| is_news));
         }
         if let Err(error) = self.slurm.cancel_submission(&job).await {
             tracing::error!(job = %id, error = explain(&error), "could not cancel a job of the wrong owner");
@@ -187,15 +199,12 @@ impl Queue {
 
     /// Whether the job that holds our chosen id is our own earlier submit.
     async fn whose(&self, id: JobId, stamp: &Stamp) -> Result<bool, Submitted> {
-        let holder = self.slurm.job(id).await;
+        let holder = self.board.read(id).await;
         failpoint::pass(Point::Taken);
         match holder {
             Ok(Some(job)) => {
                 let own = Stamp::of(&job)
                     .is_some_and(|s| s.is_of(&stamp.cluster, &stamp.gang, stamp.generation));
-                if own {
-                    self.board.note(job);
-                }
                 Ok(own)
             }
             Ok(None) => Ok(false),

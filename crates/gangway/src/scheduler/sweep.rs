@@ -5,7 +5,7 @@
 //! full; a gang must be missing twice in a row, so that one in the act of appearing is left alone, and
 //! the API server must have no pod of ours that the watch has not told of.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,6 +26,7 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(crate) async fn run(cluster: Cluster) -> anyhow::Result<()> {
     // Told once the index is complete.
     tokio::select! {
+        biased;
         () = cluster.sweep.notified() => {}
         () = cluster.stop.cancelled() => return Ok(()),
     }
@@ -33,6 +34,7 @@ pub(crate) async fn run(cluster: Cluster) -> anyhow::Result<()> {
         if let Err(status) = follow(&cluster).await {
             tracing::warn!(%status, "watching placeholders; beginning anew");
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(EVERY) => {}
                 () = cluster.stop.cancelled() => {}
             }
@@ -46,14 +48,15 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
     let mut door = cluster.door.clone();
     let mut events =
         door.watch(v1::WatchRequest { cluster: cluster.id.clone() }).await?.into_inner();
-    let mut live: HashMap<u32, (String, u32)> = HashMap::new();
-    let mut missing: HashSet<String> = HashSet::new();
+    let mut live: BTreeMap<u32, (String, u32)> = BTreeMap::new();
+    let mut missing: BTreeSet<String> = BTreeSet::new();
     let mut synced = false;
     let mut every = interval(EVERY);
     // After a pause of the whole process, two looks in a row would be one.
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = cluster.stop.cancelled() => return Ok(()),
             event = events.next() => match event {
                 None => return Err(tonic::Status::unavailable("the watch has ended")),
@@ -71,7 +74,7 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
             },
             _ = every.tick(), if synced => {
                 let known = cluster.world.index().known_gangs();
-                let now: HashSet<String> =
+                let now: BTreeSet<String> =
                     live.values().map(|(uid, _)| uid).filter(|uid| !known.contains(*uid)).cloned().collect();
                 let twice: Vec<&String> = now.intersection(&missing).collect();
                 if !twice.is_empty() && index_is_current(cluster).await {

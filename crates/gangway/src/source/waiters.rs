@@ -2,7 +2,7 @@
 //!
 //! A table and nothing else: it is filled as groups are looked at.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use gangway_core::gang::Assembled;
 
@@ -53,7 +53,7 @@ impl Waiters {
     }
 
     /// Adds to the groups that have changed those that wait for one of them.
-    pub(super) fn wake(&self, changed: &mut HashSet<Group>) {
+    pub(super) fn wake(&self, changed: &mut BTreeSet<Group>) {
         if self.groups.is_empty() {
             return;
         }

@@ -103,6 +103,7 @@ pub(crate) async fn until(
     watch: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let ended = tokio::select! {
+        biased;
         () = stop.cancelled() => return Ok(()),
         ended = watch => ended,
     };

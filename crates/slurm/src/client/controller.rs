@@ -48,6 +48,10 @@ pub struct Diagnostics {
     pub jobs_pending: u64,
     /// Jobs running, counted likewise.
     pub jobs_running: u64,
+    /// When these two were counted, seconds since the epoch; 0 for not yet.
+    pub counted: i64,
+    /// Jobs that have come since slurmctld began or, later, since midnight: counted as they come.
+    pub jobs_submitted: u64,
     /// Requests slurmctld works on now.
     pub server_threads: u64,
     /// Messages to slurmd that wait: a poisoned EXTERNAL node shows here.
@@ -85,6 +89,8 @@ impl Client {
             now: statistics.req_time.seconds(),
             jobs_pending: statistics.jobs_pending.count().unwrap_or(0),
             jobs_running: statistics.jobs_running.count().unwrap_or(0),
+            counted: statistics.job_states_ts.seconds(),
+            jobs_submitted: statistics.jobs_submitted.count().unwrap_or(u64::MAX),
             server_threads: statistics.server_thread_count.count().unwrap_or(0),
             agent_queue: statistics.agent_queue_size.count().unwrap_or(0),
         })

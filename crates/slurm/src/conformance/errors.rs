@@ -2,9 +2,11 @@
 //!
 //! It must never make a job that could run.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangway_core::job::{GresRequest, JobId};
+
+use tokio::time::Instant;
 
 use super::{Outcome, Report, Stage, answered, hold, refused};
 use crate::{Cancelled, SlurmCode, TokenSource};

@@ -17,6 +17,7 @@ pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
     report.add("a chosen job id that is taken is 2011", chosen_id(stage).await);
     report.add("components get what each asks, and end with their leader", components(stage).await);
     report.add("an immediate placeholder runs on return", immediate(stage).await);
+    report.add("what has come is counted at once", counted(stage).await);
     report.add("an immediate placeholder on a busy node is refused", busy(stage).await);
     report.add("a waiting placeholder is let go elsewhere", let_go(stage).await);
     report.add("the job list tells unchanged from empty", unchanged(stage).await);
@@ -200,6 +201,30 @@ async fn immediate(stage: &Stage<'_>) -> Outcome {
     hold(grants(&stage.client.resources(id).await?, &request.components[0]), "other resources")?;
     stage.client.cancel(id).await?;
     over(stage, id).await.map(drop)
+}
+
+/// Asked at once or queued, with an id of its choice or without: there is no job that is not counted. A
+/// count of those that live is some seconds old.
+async fn counted(stage: &Stage<'_>) -> Outcome {
+    let client = &stage.client;
+    let says = async || client.diag().await;
+    let request = stage.request("counted");
+    let none = says().await?;
+    let chosen = stage.submit(&request, Some(JobId(40_000_000 + fresh()))).await?.job_id;
+    let one = says().await?;
+    hold(one.jobs_submitted > none.jobs_submitted, (none, one))?;
+    client.cancel(chosen).await?;
+    over(stage, chosen).await?;
+    let before = says().await?;
+    // Where it is refused, its record is counted, too.
+    let at_once = stage.allocate(&request).await;
+    let after = says().await?;
+    hold(after.jobs_submitted > before.jobs_submitted, (before, after))?;
+    if let Ok(id) = at_once {
+        client.cancel(id).await?;
+        over(stage, id).await?;
+    }
+    hold(after.counted > 0 && after.counted <= after.now, after)
 }
 
 /// All GPUs of one node are taken; whoever may go nowhere else waits, until it may.

@@ -54,6 +54,7 @@ impl Queue {
         };
         let something = async {
             tokio::select! {
+                biased;
                 () = one_of_them => {}
                 () = entry.changed.notified() => {}
                 () = self.stop.cancelled() => {}

@@ -6,7 +6,7 @@
 //! decided (rules 1 and 4): the placeholder is ended, and its pods leave with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use gangway_core::follow::Verdict;
@@ -16,6 +16,7 @@ use gangway_core::job::{Job, Standing};
 use gangway_core::place::{in_use, is_crowded};
 use gangway_core::placeholder::Stamp;
 use gangway_slurm::{Error, Node};
+use tokio::time::Instant;
 
 use super::{Entry, Next, Queue, RETRY};
 use crate::chain::explain;
@@ -65,6 +66,7 @@ impl Queue {
             bound.iter().find_map(|(_, b)| Some((b, taken(b, there.get(&b.node)?, bound)?)));
         let Some((Bound { node, job: begun, .. }, what)) = taken else { return Ok(None) };
         // By another job, or by ours, which has just started there again? Nothing is ended on a guess.
+        let asked = Instant::now();
         let jobs = self.slurm.jobs().await?;
         let still_waits = |seen: &Job| seen.id == job.id && seen.standing() == Standing::Waiting;
         let holds = |seen: &&Job| {
@@ -81,7 +83,7 @@ impl Queue {
             |s: &Stamp| own.as_ref().is_some_and(|o| o.cluster == s.cluster && o.gang == s.gang);
         if let Some(rival) = holders.iter().find(|j| Stamp::of(j).is_some_and(|s| same(&s))) {
             // Its gang's own earlier attempt, which slurmctld knows again.
-            self.board.note((*rival).clone());
+            self.board.note((*rival).clone(), asked);
             return Ok(Some(Next::Again));
         }
         let names: Vec<String> =

@@ -10,9 +10,10 @@ use gangway_core::placeholder::{Fate, Record, Silence, Stamp, after_lost, fate};
 use gangway_core::reason;
 use gangway_slurm::Error;
 
-use super::words::ended_message;
+use super::words::{ended, ended_message};
 use super::{Entry, Key, Next, Queue};
 use crate::chain::explain;
+use crate::planted::{self, Bug};
 
 /// A job that slurmctld does not know.
 #[derive(Clone, Copy)]
@@ -32,6 +33,10 @@ impl Queue {
         let bound = entry.gang().members.iter().any(|m| m.bound.is_some())
             || matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
         self.board.forget(lost.job);
+        if planted::grows(Bug::TakesGoneForOver) {
+            let job = Job { id: lost.job, ..Job::default() };
+            return Next::Done(Some(ended(&job, lost.generation)));
+        }
         if bound {
             return Next::Lost(lost);
         }
@@ -89,10 +94,9 @@ impl Queue {
     /// What has become of a job, by the word of slurmctld and accounting.
     async fn fate(&self, key: &Key, lost: &mut Lost) -> Result<Fate, Error> {
         // Whoever knows it after all is heard of by the board, and the gang is looked at again.
-        if let Some(job) = self.slurm.job(lost.job).await?
+        if let Some(job) = self.board.read(lost.job).await?
             && Stamp::of(&job).is_some_and(|s| s.is_of(&key.cluster, &key.gang, lost.generation))
         {
-            self.board.note(job);
             lost.denials = 0;
             return Ok(Fate::Unknown);
         }

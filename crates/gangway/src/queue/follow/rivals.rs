@@ -26,9 +26,7 @@ impl Queue {
         let listed = self.board.listed(&entry.key.cluster, &gang.uid);
         for job in bound.into_iter().filter(|job| listed.iter().all(|(_, j)| j.id != *job)) {
             // A job that Slurm does not know, or another's, changes nothing.
-            if let Some(seen) = self.slurm.job(job).await? {
-                self.board.note(seen);
-            }
+            self.board.read(job).await?;
         }
         Ok(())
     }
@@ -64,6 +62,7 @@ impl Queue {
             return true;
         }
         tokio::select! {
+            biased;
             () = self.board.list_again() => {}
             () = self.stop.cancelled() => {}
         }
@@ -75,6 +74,7 @@ impl Queue {
         let mut changes = self.board.changes();
         loop {
             let change = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return Ok(()),
                 change = changes.recv() => change,
             };

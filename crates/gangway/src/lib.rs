@@ -1,0 +1,87 @@
+//! The bridge: everything behind the binary, and the way in for whoever rehearses with it.
+//!
+//! `main.rs` is the product. A rehearsal runs the same rooms between two ends of its own.
+
+mod apiserver;
+mod atlas;
+mod bell;
+mod bind;
+mod chain;
+mod cluster;
+mod command;
+mod config;
+mod controllers;
+mod door;
+mod election;
+mod evict;
+mod extender;
+mod failpoint;
+mod follow;
+mod http;
+mod index;
+mod kubescheduler;
+mod lean;
+mod mandate;
+mod metrics;
+mod nursery;
+pub mod planted;
+mod prolog;
+mod queue;
+#[cfg(feature = "testing")]
+pub mod rehearsal;
+mod report;
+mod scheduler;
+mod source;
+mod wall;
+mod warn;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Gangway: gangs of pods cross into Slurm's queue.
+#[derive(Debug, Parser)]
+#[command(name = "gangway", version, about, long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch pods with `schedulerName: gangway`, ask Slurm for room, bind them where Slurm says.
+    Scheduler(Box<config::Flags>),
+    /// Answer a stock kube-scheduler as its HTTP extender: Slurm chooses the nodes, kube-scheduler
+    /// keeps its plugins. Needs the gRPC door of a running `gangway scheduler`.
+    Extender(Box<config::ExtenderFlags>),
+    /// Keep Slurm's nodes and Kubernetes' the same: register, change, drain and delete; tell of drains.
+    Controllers(Box<config::Flags>),
+    /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
+    /// GPUs have ended.
+    Prolog(Box<prolog::Flags>),
+    /// List the fail points: where a test can let this bridge die.
+    #[cfg(feature = "fail-points")]
+    FailPoints,
+}
+
+/// Reads flags and hands over to a subcommand, until it ends.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let Cli { command } = Cli::parse();
+    #[cfg(feature = "fail-points")]
+    failpoint::arm()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Scheduler(flags) => scheduler::run(&flags).await?,
+            Command::Controllers(flags) => controllers::run(&flags).await?,
+            Command::Extender(flags) => kubescheduler::run(&flags).await?,
+            Command::Prolog(flags) => return prolog::run(&flags).await,
+            #[cfg(feature = "fail-points")]
+            Command::FailPoints => {
+                use std::io::Write as _;
+                write!(std::io::stdout(), "{}", failpoint::table())?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
