@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything CI does, in one go, and how long each part took.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,10 +63,10 @@ pub(crate) fn run() -> Result<bool> {
     let seeds = ["test", "--profile", "simulator", "--package", "gangway-simulator", "--quiet"];
     let compile = [&seeds[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build the simulator", &compile, &[]));
-    outcomes.push(cargo(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())]));
     let up = await_all(rising)?;
     outcomes.push(("worlds up (beside the above)".to_owned(), up_since.elapsed(), up));
 
+    let simulator = Beside::start(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())])?;
     if up {
         outcomes.push(timed("world status", || each(&worlds, "status")));
         outcomes.push(cargo(&top, "tests", &tests, &World::variables(&worlds)?));
@@ -73,6 +74,7 @@ pub(crate) fn run() -> Result<bool> {
         say("tests: not run, there is no world for them");
         outcomes.push(("tests".to_owned(), Duration::ZERO, false));
     }
+    outcomes.push(simulator.end()?);
     outcomes.push(timed("worlds down", || each(&worlds, "down")));
     guards.into_iter().try_for_each(stand_down)?;
     // As people get it: without the fail points. What it takes to compile is not the demo's time.
@@ -84,15 +86,21 @@ pub(crate) fn run() -> Result<bool> {
 
 /// A world that the tests get: apart from the one that a person may have open.
 struct World {
-    dir: std::path::PathBuf,
-    xtask: std::path::PathBuf,
+    dir: PathBuf,
+    xtask: PathBuf,
+    /// Whether pods really run on some of its hosts. Some stories want it, some cannot have it.
+    kubelets: bool,
 }
 
 impl World {
     fn all(top: &Path) -> Result<Vec<Self>> {
         let xtask = std::env::current_exe()?;
         let dir = |number| top.join(format!("target/test-world-{number}"));
-        Ok((1..=WORLDS).map(|number| Self { dir: dir(number), xtask: xtask.clone() }).collect())
+        let world = |number| {
+            let (dir, xtask) = (dir(number), xtask.clone());
+            Self { dir, xtask, kubelets: number == WORLDS }
+        };
+        Ok((1..=WORLDS).map(world).collect())
     }
 
     /// What tells the tests where the worlds are. Tests that want only one know the first.
@@ -109,7 +117,11 @@ impl World {
     /// Starts to bring it up.
     fn rise(&self) -> Result<Child> {
         let mut up = self.command("up");
-        up.args(["--kinds", "--kube-scheduler"]).spawn().context("cannot start world up")
+        up.args(["--kinds", "--kube-scheduler"]);
+        if self.kubelets {
+            up.args(["--kubelets", "2"]);
+        }
+        up.spawn().context("cannot start world up")
     }
 
     fn command(&self, verb: &str) -> Command {
@@ -140,6 +152,44 @@ fn demo(xtask: &Path) -> Outcome {
     (name, took, well && took <= WARM_DEMO)
 }
 
+/// A step that takes the CPU when nobody else wants it, beside the stories, which wait most of the time. What it says is
+/// shown when it has failed.
+struct Beside {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+    began: Instant,
+}
+
+impl Beside {
+    fn start(
+        top: &Path,
+        name: &'static str,
+        words: &[&str],
+        env: &[(&str, OsString)],
+    ) -> Result<Self> {
+        say(&format!("{name} (beside what follows)"));
+        let log = top.join("target").join(format!("{name}.log"));
+        let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = leashed("nice");
+        command.args(["-n", "19"]).arg(cargo).args(words).current_dir(top);
+        command.envs(env.iter().map(|(name, value)| (name, value)));
+        let child = command.stdout(out.try_clone()?).stderr(out).spawn();
+        let child = child.with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name, child, log, began: Instant::now() })
+    }
+
+    fn end(mut self) -> Result<Outcome> {
+        let well = self.child.wait()?.success();
+        if !well {
+            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+            say(&format!("{}: FAILED", self.name));
+        }
+        Ok((format!("{} (beside the tests)", self.name), self.began.elapsed(), well))
+    }
+}
+
 /// Whether all of them end well.
 fn await_all(children: Vec<Child>) -> Result<bool> {
     let mut well = true;
@@ -161,12 +211,24 @@ fn succeeds(command: &mut Command) -> bool {
 
 /// What worlds must leave as it is on the machine they run on.
 #[derive(PartialEq)]
-struct Host([Option<String>; 3]);
+struct Host(Vec<Option<String>>, Vec<PathBuf>);
 
 impl Host {
     fn now() -> Self {
         let files = ["/proc/sys/kernel/hostname", "/etc/hosts", "/etc/resolv.conf"];
-        Self(files.map(|file| std::fs::read_to_string(file).ok()))
+        // A kubelet would like to set these.
+        let sysctls = ["net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic"];
+        let sysctls = sysctls.map(|name| format!("/proc/sys/{name}"));
+        let all = files.map(str::to_owned).into_iter().chain(sysctls);
+        let groups = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let inside = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let groups = groups.flat_map(|group| inside(group.path())).map(|entry| entry.path());
+        let ours = |path: &PathBuf| {
+            path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("gangway-"))
+        };
+        let mut ours: Vec<PathBuf> = groups.filter(ours).collect();
+        ours.sort();
+        Self(all.map(|file| std::fs::read_to_string(file).ok()).collect(), ours)
     }
 }
 
