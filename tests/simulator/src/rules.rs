@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gangway_core::names;
 use gangway_core::placeholder::Stamp;
-use gangway_slurm::fake::{Change, Fake, Job};
+use gangway_slurm::fake::{Change, Fake, Gres, Job};
 use serde_json::Value;
 
 use crate::cast::{Cast, Workload, pods_of};
@@ -30,8 +30,8 @@ type Start = (String, i64, Vec<String>);
 struct Seen {
     /// The submissions of it that have held nodes: id and SLUID.
     started: BTreeSet<(u32, String)>,
-    /// The nodes of each of its starts.
-    starts: BTreeSet<Vec<String>>,
+    /// The devices that each of its starts gave.
+    starts: BTreeSet<Devices>,
     /// Slurm has said that it is over.
     ended: bool,
     /// Rank to index in the workload.
@@ -127,8 +127,22 @@ fn held_nodes(job: &Job) -> Vec<String> {
     job.nodes().map(str::to_owned).collect()
 }
 
+/// Devices by node, name and index.
+type Devices = BTreeSet<(String, String, u32)>;
+
+/// What a job holds or held.
+fn granted(job: &Job) -> Devices {
+    let gres = job.granted.iter().flat_map(|on| on.gres.iter().map(move |gres| (&on.node, gres)));
+    let each = |(node, gres): (&String, &Gres)| {
+        let (node, name) = (node.clone(), gres.name.clone());
+        let indexes = gres.indexes.clone();
+        indexes.into_iter().map(move |index| (node.clone(), name.clone(), index))
+    };
+    gres.flat_map(each).collect()
+}
+
 /// What a pod holds: its node, and its devices by name and index.
-fn devices(pod: &Value) -> BTreeSet<(String, String, u32)> {
+fn devices(pod: &Value) -> Devices {
     let mut held = BTreeSet::new();
     let Some(node) = node(pod) else { return held };
     let Some(annotations) = pod["metadata"]["annotations"].as_object() else { return held };
@@ -151,8 +165,13 @@ impl Rules {
 
     /// Jobs have changed in Slurm.
     pub(crate) fn jobs(&mut self, scene: &Scene<'_>, changes: &[Change]) {
-        for Change { job, .. } in changes {
+        for Change { at_ms, job } in changes {
             let Some(attempt) = stands_for(job) else { continue };
+            // It holds them now, or has until now: also what lives for less than a tick.
+            let holds = job.is_running() || job.ended_ms == *at_ms;
+            for node in job.nodes().filter(|_| holds) {
+                self.held_ms.insert((attempt.0.clone(), node.to_owned()), scene.now);
+            }
             let seen = self.attempts.entry(attempt.clone()).or_default();
             // A refusal at once leaves a record too, and is no end of anything.
             if job.is_over() && (job.state != "FAILED" || !job.granted.is_empty()) {
@@ -161,7 +180,7 @@ impl Rules {
             if !job.is_running() {
                 continue;
             }
-            seen.starts.insert(held_nodes(job));
+            seen.starts.insert(granted(job));
             if !seen.started.insert((job.id, job.sluid.clone())) {
                 continue;
             }
@@ -274,15 +293,14 @@ impl Rules {
 
     fn evicted(&mut self, scene: &Scene<'_>, pod: &Value) {
         let gang = scene.gang(pod);
-        let on = node(pod).unwrap_or_default();
         let over = |attempt: &Attempt| self.attempts.get(attempt).is_some_and(|seen| seen.ended);
         let of_gang = |attempt: &Attempt| attempt.0 == gang;
         let evidence = match attempt(pod) {
             // Bound: its own placeholder is over, or has started elsewhere, or another is there.
             Some(attempt) => {
+                let held = devices(pod);
                 let elsewhere = |seen: &Seen| {
-                    seen.started.len() > 1
-                        || seen.starts.iter().any(|nodes| !nodes.iter().any(|node| node == on))
+                    seen.started.len() > 1 || seen.starts.iter().any(|given| !held.is_subset(given))
                 };
                 let newer = self.attempts.keys().any(|a| of_gang(a) && a.1 > attempt.1);
                 over(&attempt) || newer || self.attempts.get(&attempt).is_some_and(elsewhere)
