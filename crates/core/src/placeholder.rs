@@ -15,7 +15,7 @@ mod forgotten;
 mod lost;
 
 pub use forgotten::{Ended, SAVED_AFTER_MS};
-pub use lost::{Fate, Record, Silence, fate};
+pub use lost::{Fate, Record, Silence, fate, successor_over};
 
 /// First word of every stamp; raised when its form changes.
 const FORM: &str = "gangway/1";

@@ -6,7 +6,7 @@
 //! where they get the same nodes, and until theirs are given to somebody else.
 
 use super::Stamp;
-use crate::job::{BaseState, JobState, Standing};
+use crate::job::{BaseState, Job, JobId, JobState, Standing};
 
 /// How long slurmctld must have been up, by its own clock, before accounting's silence means anything
 /// (s): it tells a start within 5 s, and keeps what it could not tell for later.
@@ -85,9 +85,53 @@ pub fn fate(cluster: &str, gang: &str, generation: u32, silence: &Silence<'_>) -
     }
 }
 
+/// The end of what took the place of a forgotten job: another placeholder of the same attempt, asked for since
+/// slurmctld has begun anew (`boot`, by its own clock), and over. It is the end of the attempt, and of the pods that
+/// are bound for the forgotten one; else they would be asked for again and again, and end as often.
+///
+/// One that was given back is the end of nobody.
+pub fn successor_over(
+    listed: &[(Stamp, Job)],
+    lost: JobId,
+    generation: u32,
+    boot: i64,
+) -> Option<&Job> {
+    let instead = |(stamp, job): &&(Stamp, Job)| {
+        stamp.generation == generation
+            && !stamp.is_given_back()
+            && job.id != lost
+            && job.submit_time >= boot
+    };
+    let latest = listed.iter().filter(instead).max_by_key(|(_, job)| job.submit_time)?;
+    Some(&latest.1).filter(|job| job.standing() == Standing::Over)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_took_the_place_of_a_forgotten_job_ends_its_pods_too() {
+        let one = |id: u32, generation: u32, pods: u64, state: BaseState, submit_time: i64| {
+            let mut job = Job { id: JobId(id), submit_time, ..Job::default() };
+            job.state.base = state;
+            let (cluster, gang) = ("c".to_owned(), "g".to_owned());
+            (Stamp { cluster, gang, generation, pods, part: None }, job)
+        };
+        let over = |listed: &[(Stamp, Job)]| {
+            successor_over(listed, JobId(167), 1, BOOT).map(|job| job.id.0)
+        };
+        use BaseState::{Cancelled, Running};
+        assert_eq!(over(&[one(9, 1, 5, Cancelled, BOOT + 1)]), Some(9));
+        assert_eq!(over(&[]), None);
+        assert_eq!(over(&[one(9, 1, 5, Running, BOOT + 1)]), None, "it goes on");
+        assert_eq!(over(&[one(9, 2, 5, Cancelled, BOOT + 1)]), None, "of another attempt");
+        assert_eq!(over(&[one(9, 1, 0, Cancelled, BOOT + 1)]), None, "given back");
+        assert_eq!(over(&[one(9, 1, 5, Cancelled, BOOT - 1)]), None, "from before the crash");
+        assert_eq!(over(&[one(167, 1, 5, Cancelled, BOOT + 1)]), None, "the job itself");
+        let both = [one(9, 1, 5, Cancelled, BOOT + 1), one(10, 1, 5, Running, BOOT + 2)];
+        assert_eq!(over(&both), None, "the latest counts");
+    }
 
     const BOOT: i64 = 1_000_000;
 

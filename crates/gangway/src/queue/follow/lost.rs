@@ -6,7 +6,7 @@
 use gangway_core::follow::Verdict;
 use gangway_core::gang::Gang;
 use gangway_core::job::{Job, JobId};
-use gangway_core::placeholder::{Fate, Record, Silence, Stamp, after_lost, fate};
+use gangway_core::placeholder::{Fate, Record, Silence, Stamp, after_lost, fate, successor_over};
 use gangway_core::reason;
 use gangway_slurm::Error;
 
@@ -61,6 +61,12 @@ impl Queue {
                 return Next::Done(Some(Verdict::Ended { job, generation, state, message }));
             }
             Ok(Fate::Forgotten) if entry.releasing().is_none() => {
+                let (job, generation) = (lost.job, lost.generation);
+                if let Some(instead) = successor_over(listed, job, generation, self.board.boot()) {
+                    let state = instead.state.base.clone();
+                    let message = ended_message(instead.id, &state, "", "");
+                    return Next::Done(Some(Verdict::Ended { job, generation, state, message }));
+                }
                 let stamp = after_lost(cluster, gang, listed, lost.generation);
                 tracing::warn!(
                     job = %lost.job, gang = uid, generation = stamp.generation,
