@@ -33,7 +33,7 @@ async fn reached(pool: &Pool, what: &str, count: usize, since: Instant) -> u128 
 /// Writes of the controllers to the API server so far.
 fn writes(story: &Story) -> usize {
     audited(story.world, "gangway-controllers", |asked| {
-        asked.writes() && asked.what == "nodes/status"
+        asked.writes() && asked.what == "nodes/status" && asked.name.starts_with("fleet-")
     })
     .len()
 }

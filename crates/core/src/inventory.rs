@@ -317,41 +317,46 @@ fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, p
         (None, Some(node)) if node.external() => plan.strangers.push(node.name.clone()),
         // A host with a slurmd that Kubernetes does not know: bare metal for sbatch alone.
         (None, Some(_)) => {}
-        (Some(host), Some(node)) if ours && pool.is_none() => {
-            plan.steps.extend(fence::leave(
-                rules,
-                node,
-                "no pool of the bridge has this node any more",
-            ));
-            plan.news.extend(mirror::news(rules, host, None, Some(node)));
-        }
-        (Some(host), node) => {
-            if let Some(pool) = pool {
-                let fence = fence::of(rules, host, now);
-                plan.again = [plan.again, fence.again].into_iter().flatten().min();
-                match node {
-                    Some(node) => plan.steps.extend(kept(rules, pool, host, node, ours, &fence)),
-                    None if pool.hybrid => {}
-                    // A node on its way up: there will be more to tell in a moment.
-                    None if host.unready_since.is_some() && host.told.is_none() => return,
-                    None if fence.is_shut() => {
-                        plan.news.extend(mirror::kept_out(host, fence.reason()));
-                        return;
-                    }
-                    None => {
-                        plan.steps.push(Step::Register(wanted::wanted(rules, pool, host)));
-                        // What came of it is told, not that it is about to be done.
-                        if host.refusal.is_none() {
-                            return;
-                        }
-                    }
-                }
+        (Some(host), node) => match pool {
+            Some(pool) => pooled(rules, pool, host, node.map(|node| (node, ours)), now, plan),
+            None => {
+                let left = node.filter(|_| ours);
+                plan.steps.extend(left.and_then(|node| fence::leave(rules, node, mirror::NO_POOL)));
+                plan.news.extend(left.and_then(|_| mirror::poolless(host)));
             }
-            if pool.is_some() || node.is_some() {
-                plan.news.extend(mirror::news(rules, host, pool, node));
+        },
+    }
+}
+
+/// What to do about a node of a pool; with Slurm's, and whether that is ours.
+fn pooled(
+    rules: &Rules,
+    pool: &Pool,
+    host: &Host,
+    node: Option<(&SlurmNode, bool)>,
+    now: i64,
+    plan: &mut Plan,
+) {
+    let fence = fence::of(rules, host, now);
+    plan.again = [plan.again, fence.again].into_iter().flatten().min();
+    match node {
+        Some((node, ours)) => plan.steps.extend(kept(rules, pool, host, node, ours, &fence)),
+        None if pool.hybrid => {}
+        // A node on its way up: there will be more to tell in a moment.
+        None if host.unready_since.is_some() && host.told.is_none() => return,
+        None if fence.is_shut() => {
+            plan.news.extend(mirror::kept_out(host, fence.reason()));
+            return;
+        }
+        None => {
+            plan.steps.push(Step::Register(wanted::wanted(rules, pool, host)));
+            // What came of it is told, not that it is about to be done.
+            if host.refusal.is_none() {
+                return;
             }
         }
     }
+    plan.news.extend(mirror::news(rules, host, pool, node.map(|(node, _)| node)));
 }
 
 /// What to do about a node that both sides have.

@@ -71,13 +71,21 @@ impl Told {
 pub(super) fn news(
     rules: &Rules,
     host: &Host,
-    pool: Option<&Pool>,
+    pool: &Pool,
     node: Option<&SlurmNode>,
 ) -> Option<News> {
     let condition = condition(rules, host.refusal.as_deref(), pool, node);
     let tenants = node.map_or(String::new(), |node| node.tenants.clone());
     let theirs = node.is_some_and(|node| !node.reason.starts_with(&rules.signature()));
     tell(host, Told { condition, tenants }, theirs)
+}
+
+/// Why a node of ours leaves whose labels match no pool any more.
+pub(super) const NO_POOL: &str = "no pool of the bridge has this node any more";
+
+/// It is told so while Slurm still has it; nodes that no pool ever had are not talked about.
+pub(super) fn poolless(host: &Host) -> Option<News> {
+    tell(host, Told::of(Condition::new(Standing::Unknown, "NoPool", NO_POOL.to_owned())), false)
 }
 
 /// Two nodes of Kubernetes have the same name in Slurm.
@@ -111,35 +119,25 @@ fn tell(host: &Host, told: Told, theirs: bool) -> Option<News> {
 fn condition(
     rules: &Rules,
     refusal: Option<&str>,
-    pool: Option<&Pool>,
+    pool: &Pool,
     node: Option<&SlurmNode>,
 ) -> Condition {
     use Standing::{False, True, Unknown};
     let Some(node) = node else {
-        if let Some(refusal) = refusal {
-            return Condition::new(
-                Unknown,
-                "Refused",
-                format!("Slurm does not take this node: {refusal}"),
-            );
-        }
-        return match pool {
-            Some(pool) if pool.hybrid => Condition::new(
-                Unknown,
+        let (reason, message) = match refusal {
+            Some(refusal) => ("Refused", format!("Slurm does not take this node: {refusal}")),
+            None if pool.hybrid => (
                 "NotRegistered",
                 format!(
                     "pool {} wants a slurmd on this node, and Slurm has no node of its name",
                     pool.name
                 ),
             ),
-            _ => Condition::new(
-                Unknown,
-                "NotRegistered",
-                "Slurm does not have this node yet".to_owned(),
-            ),
+            None => ("NotRegistered", "Slurm does not have this node yet".to_owned()),
         };
+        return Condition::new(Unknown, reason, message);
     };
-    if node.external() && pool.is_some() && !node.features.contains(&rules.mark()) {
+    if node.external() && !node.features.contains(&rules.mark()) {
         let message = format!(
             "Slurm has an EXTERNAL node {} that is not the bridge's; delete it in Slurm, or give it the feature {} to hand it over",
             node.name,
@@ -150,9 +148,12 @@ fn condition(
     if let Some((reason, what)) = shut(node) {
         return Condition::new(False, reason, format!("{what}{}", because(node)));
     }
-    let missing = pool.into_iter().flat_map(|pool| &pool.partitions);
-    let missing: Vec<&str> =
-        missing.filter(|name| !node.partitions.contains(*name)).map(String::as_str).collect();
+    let missing: Vec<&str> = pool
+        .partitions
+        .iter()
+        .filter(|name| !node.partitions.contains(*name))
+        .map(String::as_str)
+        .collect();
     if !missing.is_empty() {
         let message = format!(
             "not in partition {}, as its pool wants: in Slurm it has the features {}",

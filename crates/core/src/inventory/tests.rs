@@ -291,7 +291,13 @@ fn a_node_that_leaves_its_pool_leaves_slurm() {
     let mut host = host("n1");
     let node = node_of(&host);
     host.labels.remove("pool");
-    assert_eq!(steps(&host, &node), [Step::Delete { node: "n1".into() }]);
+    let plan = decide(&rules(), std::slice::from_ref(&host), std::slice::from_ref(&node), 0);
+    assert_eq!(plan.steps, [Step::Delete { node: "n1".into() }]);
+    assert_eq!(plan.news[0].told.condition.reason, "NoPool");
+    // One that was never ours is not talked about, whether Slurm has it or not.
+    let theirs = SlurmNode { features: BTreeSet::new(), ..node };
+    assert_eq!(decide(&rules(), std::slice::from_ref(&host), &[theirs], 0), Plan::default());
+    assert_eq!(decide(&rules(), &[host], &[], 0), Plan::default());
 }
 
 #[test]
