@@ -200,6 +200,20 @@ impl Kubernetes {
         assert!(failed.is_empty(), "pods {prefix} cannot be deleted: {failed:?}");
     }
 
+    /// Takes these pods out of the API server at once, as Kubernetes does a minute later with those of a node that is
+    /// gone.
+    pub async fn collect_pods(&self, prefix: &str) {
+        let api = self.api::<KubePod>();
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let pods = self.pods().await;
+        for pod in pods.iter().filter(|pod| pod.name.starts_with(prefix)) {
+            match api.delete(&pod.name, &now).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                other => drop(other.expect("pods can be deleted")),
+            }
+        }
+    }
+
     /// Deletes everything a story may have made; what is not there is fine.
     pub async fn delete_all(&self) {
         let kinds = [

@@ -151,6 +151,8 @@ async fn nodes_come_and_go_under_gangs() {
     nothing_on_missing(&story, &there).await;
     story.note(&format!("{gangs} gangs, {joins} joins, {leaves} departures, seed {seed}"));
     story.kube.delete_all().await;
+    // Pods of nodes that are gone have nobody who ends them.
+    story.kube.collect_pods("").await;
     let all: Vec<String> = there.into_iter().collect();
     pool.nodes.restore(&all).await;
     equal(&story, &pool, &BTreeSet::new()).await;
