@@ -104,39 +104,36 @@ impl GpuTypes {
 
     /// The type that GPUs of a node with these labels get in Slurm; `None` where nobody knows what they are.
     pub fn kind(&self, labels: &BTreeMap<String, String>) -> Option<String> {
-        let product = self.product(labels).to_ascii_uppercase();
+        self.called(self.product(labels)).map(|(kind, _)| kind)
+    }
+
+    /// What GPUs of this product are called, and whether they can be called nothing else: by the configuration, or
+    /// because every GPU of the node is cut into slices of that profile.
+    fn called(&self, product: &str) -> Option<(String, bool)> {
+        let product = product.to_ascii_uppercase();
         let has = |part: &str| product.contains(&part.to_ascii_uppercase());
-        let own = self.types.iter().map(|(part, kind)| (part.as_str(), kind.as_str()));
         let longest = |(part, _): &(&str, &str)| part.len();
+        let own = self.types.iter().map(|(part, kind)| (part.as_str(), kind.as_str()));
         if let Some((_, kind)) = own.filter(|(part, _)| has(part)).max_by_key(longest) {
-            return Some(kind.to_owned());
+            return Some((kind.to_owned(), true));
         }
         if let Some((_, profile)) = product.split_once("-MIG-") {
-            return Some(profile.to_ascii_lowercase());
+            return Some((profile.to_ascii_lowercase(), true));
         }
         let known = KNOWN.into_iter().filter(|(part, _)| has(part)).max_by_key(longest);
-        known.map(|(_, kind)| kind.to_owned())
+        known.map(|(_, kind)| (kind.to_owned(), false))
     }
 
     /// The type of GPUs that are called so, among those that Slurm shows.
     fn of<'a>(&self, product: &str, shown: &[&'a str]) -> Option<&'a str> {
         let shown_as =
             |word: &str| shown.iter().find(|own| own.eq_ignore_ascii_case(word)).copied();
-        let product = product.to_ascii_uppercase();
-        let has = |part: &str| product.contains(&part.to_ascii_uppercase());
-        let longest = |(part, _): &(&str, &str)| part.len();
-        let own = self.types.iter().map(|(part, kind)| (part.as_str(), kind.as_str()));
-        if let Some((_, kind)) = own.filter(|(part, _)| has(part)).max_by_key(longest) {
-            return shown_as(kind);
-        }
-        // Every GPU of the node is cut into slices of this profile.
-        if let Some((_, profile)) = product.split_once("-MIG-") {
-            return shown_as(profile);
-        }
-        let known = KNOWN.into_iter().filter(|(part, _)| has(part)).max_by_key(longest);
         // Where Slurm finds GPUs by itself, their type is the whole name.
-        let whole = || shown.iter().find(|own| plain(own) == plain(&product)).copied();
-        known.and_then(|(_, kind)| shown_as(kind)).or_else(whole)
+        let whole = || shown.iter().find(|own| plain(own) == plain(product)).copied();
+        match self.called(product) {
+            Some((kind, true)) => shown_as(&kind),
+            guess => guess.and_then(|(kind, _)| shown_as(&kind)).or_else(whole),
+        }
     }
 }
 
