@@ -90,6 +90,10 @@ static ETCD: Module = Module {
     files: &[],
 };
 
+/// What makes the programs of Kubernetes say their version.
+const KUBERNETES_LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
+
 /// Only stories of the other door need it, so it is a part of its own: a first `demo` does not pay for it.
 static KUBE_SCHEDULER: Module = Module {
     name: "kube-scheduler",
@@ -97,8 +101,7 @@ static KUBE_SCHEDULER: Module = Module {
     version: "v1.36.3",
     programs: &["cmd/kube-scheduler"],
     staging: Some("v0.36.3"),
-    ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
-        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+    ldflags: KUBERNETES_LDFLAGS,
     files: &[],
 };
 
@@ -109,8 +112,7 @@ static KUBELET: Module = Module {
     version: "v1.36.3",
     programs: &["cmd/kubelet"],
     staging: Some("v0.36.3"),
-    ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
-        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
+    ldflags: KUBERNETES_LDFLAGS,
     files: &[],
 };
 
