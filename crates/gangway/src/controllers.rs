@@ -171,7 +171,7 @@ impl Keeper {
         for node in &mut nodes {
             node.tenants = self.tenants.get(&node.name).cloned().unwrap_or_default();
         }
-        let hosts = self.hosts.all(self.carrier.refusals());
+        let hosts = self.hosts.all(|node| self.carrier.refusal(node));
         let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
         let wait =
             plan.again.map(|at| Duration::from_millis((at - self.now()).max(0).unsigned_abs()));

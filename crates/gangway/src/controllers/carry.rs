@@ -34,9 +34,8 @@ pub(super) struct Carrier {
     nodes: Api<Node>,
     events: Api<Event>,
     /// What Slurm said when these nodes were last to be registered, and when.
-    refused: HashMap<String, Instant>,
-    refusals: HashMap<String, String>,
-    /// What was last told of them.
+    refused: HashMap<String, (Instant, String)>,
+    /// EXTERNAL nodes that nobody backs, as they were last told of.
     strangers: Vec<String>,
 }
 
@@ -51,13 +50,12 @@ pub(super) struct Carried {
 impl Carrier {
     pub(super) fn new(slurm: SlurmClient, client: Client) -> Self {
         let (nodes, events) = (Api::all(client.clone()), Api::namespaced(client, "default"));
-        let (refused, refusals) = (HashMap::new(), HashMap::new());
-        Self { slurm, nodes, events, refused, refusals, strangers: Vec::new() }
+        Self { slurm, nodes, events, refused: HashMap::new(), strangers: Vec::new() }
     }
 
-    /// What Slurm has said against nodes, by its name of them.
-    pub(super) fn refusals(&self) -> &HashMap<String, String> {
-        &self.refusals
+    /// What Slurm has said against a node, by its name of it.
+    pub(super) fn refusal(&self, node: &str) -> Option<String> {
+        self.refused.get(node).map(|(_, said)| said.clone())
     }
 
     /// Does what the plan says.
@@ -73,8 +71,8 @@ impl Carrier {
             );
         }
         let mut steps = Sorted::of(plan.steps);
-        self.refused.retain(|_, at| at.elapsed() < AGAIN);
-        steps.new.retain(|wanted| !self.refused.contains_key(&wanted.name));
+        let lately = |(at, _): &(Instant, String)| at.elapsed() < AGAIN;
+        steps.new.retain(|wanted| !self.refused.get(&wanted.name).is_some_and(lately));
         let asked = !steps.is_empty();
         for (update, nodes) in std::mem::take(&mut steps.fences) {
             self.update(&nodes, &update.into()).await;
@@ -138,14 +136,13 @@ impl Carrier {
                     tracing::warn!(nodes = ?one.nodes, conf = one.conf, error = said, "Slurm did not register nodes");
                     let refused = matches!(error, Error::Rejected { .. });
                     for node in one.nodes.into_iter().filter(|_| refused) {
-                        self.refused.insert(node.clone(), Instant::now());
-                        self.refusals.insert(node, said.clone());
+                        self.refused.insert(node, (Instant::now(), said.clone()));
                     }
                 }
             }
         }
         for node in &registered {
-            self.refusals.remove(node);
+            self.refused.remove(node);
         }
         if !registered.is_empty() {
             tracing::info!(nodes = listed(&registered), "registered in Slurm");

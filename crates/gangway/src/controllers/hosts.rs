@@ -127,7 +127,7 @@ impl Hosts {
     }
 
     /// Every node with what takes a part of it, and what Slurm said against it.
-    pub(crate) fn all(&self, refusals: &HashMap<String, String>) -> Vec<Host> {
+    pub(crate) fn all(&self, refusal: impl Fn(&str) -> Option<String>) -> Vec<Host> {
         let mut hosts = self.nodes.clone();
         for guest in self.guests.values() {
             if let Some(host) = hosts.get_mut(&guest.node) {
@@ -147,7 +147,7 @@ impl Hosts {
                 named.sort();
                 named.dedup();
             }
-            host.refusal = refusals.get(host.slurm_name()).cloned();
+            host.refusal = refusal(host.slurm_name());
         }
         hosts
     }
