@@ -95,6 +95,15 @@ impl Question<'_> {
     pub fn watches(&self) -> bool {
         self.path.contains("watch=")
     }
+
+    /// What is to be written. Objects that are created have the same path, so their names are told too:
+    /// several that are written at once are not taken for tries of one.
+    fn target(&self) -> String {
+        let path = self.path.split('?').next().unwrap_or_default();
+        let body = serde_json::from_slice::<serde_json::Value>(self.body).unwrap_or_default();
+        let name = body["metadata"]["name"].as_str().unwrap_or_default();
+        format!("{} {path} {name}", self.method)
+    }
 }
 
 type Script = Arc<dyn Fn(&Question<'_>) -> Option<Fault> + Send + Sync>;
@@ -189,9 +198,8 @@ impl Faults {
             if asked.reads() {
                 return None;
             }
-            let path = asked.path.split('?').next().unwrap_or_default();
             let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = tried.entry(format!("{} {path}", asked.method)).or_default();
+            let count = tried.entry(asked.target()).or_default();
             *count += 1;
             (*count % 2 == 1).then_some(Fault::Conflict)
         });
