@@ -2,9 +2,10 @@
 //!
 //! [`History`] is data and its checks are pure: each gives a sentence for everything that was wrong, and
 //! each has a test in which something is. `record` gathers a history from a world, `audit` reads what
-//! the API server has written down of it.
+//! the API server has written down of it, `grants` what slurmctld has.
 
 mod audit;
+mod grants;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use audit::{Audit, audit};
+pub use grants::{Grant, grants};
 pub use record::Recorder;
 
 /// A point in time: the API server's own order of writes, and milliseconds since the epoch.
@@ -71,8 +73,24 @@ pub struct Run {
     pub started: i64,
     /// When Slurm ended it, in seconds.
     pub ended: Option<i64>,
-    /// First and last time it was seen running, in milliseconds.
-    pub seen: (i64, i64),
+    /// From when to when it was seen running, in milliseconds; several times where a crash of slurmctld
+    /// has brought it back.
+    pub seen: Vec<(i64, i64)>,
+}
+
+impl Run {
+    /// The longest time that both were seen running at once, in milliseconds.
+    fn together(&self, other: &Self) -> i64 {
+        let both = |a: &(i64, i64)| {
+            let overlaps = other.seen.iter().map(move |b| a.1.min(b.1) - a.0.max(b.0));
+            overlaps.max().unwrap_or(0)
+        };
+        self.seen.iter().map(both).max().unwrap_or(0)
+    }
+
+    fn last_seen(&self) -> i64 {
+        self.seen.last().map_or(self.started * 1000, |(_, last)| *last)
+    }
 }
 
 /// Everything that was seen.
@@ -84,6 +102,8 @@ pub struct History {
     pub runs: Vec<Run>,
     /// How many pods each gang has.
     pub sizes: BTreeMap<String, usize>,
+    /// What slurmctld says it has given out; only where it is killed, and may forget what nobody has seen.
+    pub grants: Vec<Grant>,
 }
 
 /// A pod whose job ended may have been on its way to be bound: that is no fault before so long.
@@ -112,7 +132,7 @@ impl History {
         pairs(&own)
             .filter(|(a, b)| a.gang == b.gang && (a.job, &a.sluid) != (b.job, &b.sluid))
             .filter_map(|(a, b)| {
-                let together = a.seen.1.min(b.seen.1) - a.seen.0.max(b.seen.0);
+                let together = a.together(b);
                 (together > forgiven_ms).then(|| {
                     format!(
                         "gang {}: jobs {} and {} ran at once for {together} ms",
@@ -133,7 +153,8 @@ impl History {
             let runs: Vec<&Run> =
                 self.runs.iter().filter(own).filter(|r| r.nodes.contains(&stay.node)).collect();
             let Stay { pod, node, job, .. } = stay;
-            if runs.is_empty() {
+            let granted = |g: &Grant| g.job == *job && g.nodes.contains(node);
+            if runs.is_empty() && !self.grants.iter().any(granted) {
                 wrong.push(format!("{pod} was bound to {node}, which job {job} never had"));
             }
             let over = |run: &&Run| {
@@ -194,8 +215,10 @@ impl History {
                     let theirs = run.devices.get(&(stay.node.clone(), kind.clone()));
                     theirs.is_some_and(|theirs| theirs.iter().any(|i| indexes.contains(i)))
                 });
-                let (from, to) =
-                    ((run.started + 1) * 1000, run.ended.map_or(run.seen.1, |e| e * 1000));
+                let (from, to) = (
+                    (run.started + 1) * 1000,
+                    run.ended.map_or_else(|| run.last_seen(), |e| e * 1000),
+                );
                 let gone = stay.gone.map_or(i64::MAX, |gone| gone.ms);
                 let together = to.min(gone) - from.max(stay.bound.ms);
                 if same && together > 0 {

@@ -159,6 +159,11 @@ impl World {
         found.iter().find(|path| path.exists()).unwrap_or(&found[0]).clone()
     }
 
+    /// What slurmctld says of itself.
+    pub fn slurmctld_log(&self) -> PathBuf {
+        self.dir().join("logs/slurm-host/slurm/slurmctld.log")
+    }
+
     /// Where one of the commands in the world's `bin` is.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.dir().join("bin").join(name)

@@ -13,7 +13,7 @@ use gangway_core::follow::ALL_BOUND_WITHIN_MS;
 use gangway_core::hostlist::Hostlist;
 use gangway_core::job::Standing;
 use gangway_core::names;
-use gangway_tests::history::{Recorder, audit};
+use gangway_tests::history::{Recorder, audit, grants};
 use gangway_tests::{Chance, Faults, Mood, Proxy, SOON, Story, World, wait};
 use serde_json::json;
 
@@ -52,6 +52,8 @@ async fn random_faults_break_no_rule() {
     story.note(&format!("seed {seed}, {seconds} s"));
     let log = world.audit_log();
     let begin = std::fs::metadata(&log).expect("an audit log").len();
+    let given = world.slurmctld_log();
+    let given_from = std::fs::metadata(&given).expect("slurmctld's log").len();
     let recorder =
         Recorder::begin(story.kube.client.clone(), story.slurm.client_again(), &story.cluster)
             .await;
@@ -86,7 +88,8 @@ async fn random_faults_break_no_rule() {
     story.gone("").await;
     story.nothing_lives(SOON).await;
 
-    let history = recorder.history().await;
+    let mut history = recorder.history().await;
+    history.grants = grants(&given, given_from);
     let now = history.stays.iter().filter_map(|stay| Some(stay.gone?.ms)).max().unwrap_or(0);
     let mut broken = history.broken_rules(ALL_BOUND_WITHIN_MS + OUTAGE_MS, now);
     let audit = audit(&log, begin, &story.cluster);

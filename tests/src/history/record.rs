@@ -20,6 +20,8 @@ use super::{History, Moment, Run, Stay};
 
 /// Between two looks at Slurm.
 const EVERY: Duration = Duration::from_millis(200);
+/// A job that runs is read anew after so long, in milliseconds: its id may be another job's by now.
+const BELIEVED_MS: i64 = 350;
 /// Nodes that jobs and pods share.
 const HYBRID: &str = "h";
 
@@ -43,8 +45,27 @@ struct Seen {
     /// Every run by job, sluid and start.
     runs: BTreeMap<Start, Run>,
     sizes: BTreeMap<String, usize>,
-    /// State and present run of each job, as last looked at.
-    jobs: HashMap<JobId, (JobState, Option<Start>)>,
+    /// Each job as last read.
+    jobs: HashMap<JobId, Look>,
+}
+
+/// What was read of a job.
+struct Look {
+    state: JobState,
+    run: Option<Start>,
+    /// When, in milliseconds.
+    at: i64,
+}
+
+impl Look {
+    fn running(&self) -> bool {
+        self.state.base == BaseState::Running
+    }
+
+    /// Whether nothing else is to be expected of a job that is in this state now.
+    fn holds(&self, state: &JobState, now: i64) -> bool {
+        self.state == *state && !(self.running() && now - self.at > BELIEVED_MS)
+    }
 }
 
 /// Gathers a history until it is dropped.
@@ -65,7 +86,9 @@ impl Recorder {
         let watching = watch(pods, version, seen.clone(), prefix);
         // Jobs of those who were here before are not looked at.
         let before = slurm.job_states().await.expect("job states can be read");
-        lock(&seen).jobs.extend(before.into_iter().map(|(id, state)| (id, (state, None))));
+        lock(&seen).jobs.extend(
+            before.into_iter().map(|(id, state)| (id, Look { state, run: None, at: i64::MAX })),
+        );
         let looking = look(slurm.clone(), seen.clone());
         Self { seen, slurm, tasks: vec![tokio::spawn(watching), tokio::spawn(looking)] }
     }
@@ -88,6 +111,7 @@ impl Recorder {
             stays: seen.stays.values().cloned().collect(),
             runs: seen.runs.values().cloned().collect(),
             sizes: seen.sizes.clone(),
+            grants: Vec::new(),
         }
     }
 }
@@ -188,33 +212,28 @@ async fn look(slurm: Client, seen: Arc<Mutex<Seen>>) {
     }
 }
 
-/// One look at all states, and at the jobs whose state has changed.
+/// One look at all states, at the jobs whose state has changed, and now and then at those that run.
 async fn sample(slurm: &Client, seen: &Mutex<Seen>) -> Result<(), gangway_slurm::Error> {
     let states: HashMap<JobId, JobState> = slurm.job_states().await?.into_iter().collect();
     let now = now_ms();
-    let changed: Vec<JobId> = {
+    let due: Vec<JobId> = {
         let mut seen = lock(seen);
         // What slurmctld has forgotten may come again as another job.
         seen.jobs.retain(|id, _| states.contains_key(id));
-        let Seen { jobs, runs, .. } = &mut *seen;
-        let as_before =
-            |id: &JobId, state: &JobState| jobs.get(id).is_some_and(|(old, _)| old == state);
-        for (state, run) in jobs.values() {
-            let run = run.as_ref().filter(|_| state.base == BaseState::Running);
-            if let Some(run) = run.and_then(|run| runs.get_mut(run)) {
-                run.seen.1 = now;
-            }
-        }
-        states.iter().filter(|(id, state)| !as_before(id, state)).map(|(id, _)| *id).collect()
+        let known = |id: &JobId, state| seen.jobs.get(id).is_some_and(|l| l.holds(state, now));
+        states.iter().filter(|(id, state)| !known(id, state)).map(|(id, _)| *id).collect()
     };
-    for id in changed {
+    for id in due {
         let Some(job) = slurm.job(id).await? else { continue };
-        let foreign = Stamp::of(&job).is_none()
+        let at = now_ms();
+        let known = start(&job).is_some_and(|start| lock(seen).runs.contains_key(&start));
+        let foreign = !known
+            && Stamp::of(&job).is_none()
             && job.state.base == BaseState::Running
             && job.nodes.starts_with(HYBRID);
         let allocation = if foreign { slurm.resources(id).await.ok() } else { None };
         let mut seen = lock(seen);
-        let run = seen.run(&job, now);
+        let run = seen.run(&job, at);
         if let Some(run) = run.as_ref().and_then(|run| seen.runs.get_mut(run)) {
             for node in allocation.into_iter().flat_map(|allocation| allocation.nodes) {
                 for gres in node.gres {
@@ -222,22 +241,23 @@ async fn sample(slurm: &Client, seen: &Mutex<Seen>) -> Result<(), gangway_slurm:
                 }
             }
         }
-        seen.jobs.insert(id, (job.state, run));
+        seen.jobs.insert(id, Look { state: job.state, run, at });
     }
     Ok(())
 }
 
+/// The run that a job is in or was in, if it has nodes or had some.
+fn start(job: &Job) -> Option<Start> {
+    let waits = job.state.base == BaseState::Pending;
+    let started = !waits && !job.nodes.is_empty() && job.start_time != 0;
+    started.then(|| (job.id.0, job.sluid.clone(), job.start_time))
+}
+
 impl Seen {
-    /// Takes in a job. Its run, if it has nodes or had some.
+    /// Takes in a job as it is now.
     fn run(&mut self, job: &Job, now: i64) -> Option<Start> {
-        let waits = job.state.base == BaseState::Pending;
-        if waits || job.nodes.is_empty() || job.start_time == 0 {
-            return None;
-        }
-        let key = (job.id.0, job.sluid.clone(), job.start_time);
+        let key = start(job)?;
         let stamp = Stamp::of(job);
-        let running = job.state.base == BaseState::Running;
-        let began = if running { now } else { job.start_time * 1000 };
         let run = self.runs.entry(key.clone()).or_insert_with(|| Run {
             job: job.id.0,
             sluid: job.sluid.clone(),
@@ -245,13 +265,18 @@ impl Seen {
             generation: stamp.map_or(0, |stamp| stamp.generation),
             nodes: Hostlist::parse(&job.nodes).map(|list| list.names()).unwrap_or_default(),
             started: job.start_time,
-            seen: (began, began),
             ..Run::default()
         });
-        if running {
-            run.seen.1 = now;
-        } else {
+        if job.state.base != BaseState::Running {
             run.ended = Some(job.end_time);
+            return Some(key);
+        }
+        let before = self.jobs.get(&job.id);
+        let goes_on = before.is_some_and(|look| look.running() && look.run.as_ref() == Some(&key));
+        match run.seen.last_mut() {
+            Some((_, last)) if goes_on => *last = now,
+            // It has begun, or a crash of slurmctld has brought it back.
+            _ => run.seen.push((now, now)),
         }
         Some(key)
     }

@@ -31,7 +31,7 @@ fn run(job: u32) -> Run {
         generation: 1,
         nodes: vec!["n1".to_owned()],
         started: 9,
-        seen: (9_000, 90_000),
+        seen: vec![(9_000, 90_000)],
         ..Run::default()
     }
 }
@@ -41,6 +41,7 @@ fn good() -> History {
         stays: vec![stay("a", 0), stay("b", 1)],
         runs: vec![run(7)],
         sizes: BTreeMap::from([("g".to_owned(), 2)]),
+        grants: Vec::new(),
     }
 }
 
@@ -60,7 +61,7 @@ fn a_good_history_breaks_no_rule() {
 #[test]
 fn a_generation_that_starts_twice_is_found() {
     let mut history = good();
-    history.runs.push(Run { seen: (95_000, 99_000), ..run(8) });
+    history.runs.push(Run { seen: vec![(95_000, 99_000)], ..run(8) });
     only(&history.started_twice(), "generation 1");
     assert_eq!(history.ran_at_once(0), [""; 0], "one after the other");
     history.runs[1].generation = 2;
@@ -70,12 +71,19 @@ fn a_generation_that_starts_twice_is_found() {
 #[test]
 fn two_that_run_at_once_are_found() {
     let mut history = good();
-    history.runs.push(Run { generation: 2, seen: (50_000, 95_000), ..run(8) });
+    history.runs.push(Run { generation: 2, seen: vec![(50_000, 95_000)], ..run(8) });
     only(&history.ran_at_once(1_000), "40000 ms");
     assert_eq!(history.ran_at_once(40_000), [""; 0]);
     // A job that slurmctld has rolled back and started again is the same one.
-    history.runs[1] = Run { started: 50, seen: (50_000, 95_000), ..run(7) };
+    history.runs[1] = Run { started: 50, seen: vec![(50_000, 95_000)], ..run(7) };
     assert_eq!(history.ran_at_once(0), [""; 0]);
+    // One that ran before another, and again after it, did not run beside it.
+    history.runs = vec![run(7), run(8)];
+    history.runs[0].seen = vec![(9_000, 20_000), (60_000, 90_000)];
+    history.runs[1].seen = vec![(21_000, 59_000)];
+    assert_eq!(history.ran_at_once(0), [""; 0]);
+    history.runs[1].seen = vec![(21_000, 63_000)];
+    only(&history.ran_at_once(1_000), "3000 ms");
 }
 
 #[test]
@@ -89,6 +97,11 @@ fn a_pod_outside_its_allocation_is_found() {
     let mut history = good();
     history.runs[0].generation = 2;
     assert_eq!(history.astray().len(), 2, "bound for another attempt");
+    // slurmctld forgot it before anybody saw it, but had said so.
+    history.grants = vec![Grant { job: 7, nodes: vec!["n2".to_owned()] }];
+    assert_eq!(history.astray().len(), 2, "another node");
+    history.grants[0].nodes.push("n1".to_owned());
+    assert_eq!(history.astray(), [""; 0]);
 }
 
 #[test]

@@ -124,7 +124,12 @@ impl<'a> Nemesis<'a> {
             }
         }
         let run = live.iter().all(|(_, job)| job.state.base == BaseState::Running);
-        if run && live.len() == self.gangs.len() {
+        // By name: one too many and one too few are not as many as there should be.
+        let mut have: Vec<&str> = live.iter().map(|(stamp, _)| stamp.gang.as_str()).collect();
+        let mut want: Vec<&str> = self.gangs.iter().map(|gang| gang.uid.as_str()).collect();
+        have.sort_unstable();
+        want.sort_unstable();
+        if run && have == want {
             return Ok(());
         }
         let live: Vec<_> =
