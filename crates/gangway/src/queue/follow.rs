@@ -44,6 +44,8 @@ const INVALID_NODE: u32 = SlurmCode::INVALID_NODE_NAME.0.unsigned_abs();
 enum Next {
     /// Look again at what Slurm lists.
     Again,
+    /// The same, once everything has been listed anew: what was known may be of another job.
+    Doubt,
     /// slurmctld does not know a job that pods are, or may be, bound for.
     Lost(Lost),
     /// It is over, and this is the last word on it, if there is one.
@@ -106,6 +108,7 @@ impl Queue {
             };
             match outcome {
                 Next::Again => {}
+                Next::Doubt => self.list_in_doubt().await,
                 Next::Lost(now) => lost = Some(now),
                 Next::Done(last) => return last,
             }
@@ -214,13 +217,17 @@ impl Queue {
                 entry.doubted.store(true, Ordering::Relaxed);
                 tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
                 entry.say(unreachable(&why));
-                tokio::select! {
-                    biased;
-                    () = self.board.list_in_doubt() => {}
-                    () = self.stop.cancelled() => {}
-                }
-                Next::Again
+                Next::Doubt
             }
+        }
+    }
+
+    /// Waits for a list of all jobs that is asked for from now on (rule 2: find before submit).
+    async fn list_in_doubt(&self) {
+        tokio::select! {
+            biased;
+            () = self.board.list_in_doubt() => {}
+            () = self.stop.cancelled() => {}
         }
     }
 

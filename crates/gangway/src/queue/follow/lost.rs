@@ -40,8 +40,10 @@ impl Queue {
         if bound {
             return Next::Lost(lost);
         }
-        tracing::warn!(job = %lost.job, "Slurm has lost a placeholder that had not started; submitting again");
-        Next::Again
+        // What says so may be older than the placeholder: an id that slurmctld has forgotten in a crash is
+        // given anew at once, to this very gang too.
+        tracing::warn!(job = %lost.job, gang = entry.key.gang, "Slurm has lost a placeholder that had not started; submitting again");
+        Next::Doubt
     }
 
     /// Pods may be bound for a job that slurmctld does not know: is it over, or forgotten?
