@@ -105,7 +105,9 @@ impl Fate {
         };
         let mut happenings = Vec::new();
         if trouble("crash", 300) {
-            let away_ms = dice.roll("crash away", 0, 500..8_000);
+            // Half of them are back before anybody has noticed, and give ids anew.
+            let soon = dice.chance("crash away", 1, 500);
+            let away_ms = dice.roll("crash away", 0, if soon { 20..400 } else { 500..8_000 });
             happenings.push((when("crash at", 0), Happening::Crash { away_ms }));
         }
         if trouble("scancel", 300) {

@@ -222,15 +222,6 @@ impl Queue {
         }
     }
 
-    /// Waits for a list of all jobs that is asked for from now on (rule 2: find before submit).
-    async fn list_in_doubt(&self) {
-        tokio::select! {
-            biased;
-            () = self.board.list_in_doubt() => {}
-            () = self.stop.cancelled() => {}
-        }
-    }
-
     /// Slurm could not be asked: says so, and the gang is looked at again in a while.
     async fn later(&self, entry: &Entry, why: &str) -> Next {
         entry.say(unreachable(why));

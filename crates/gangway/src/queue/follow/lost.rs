@@ -46,6 +46,15 @@ impl Queue {
         Next::Doubt
     }
 
+    /// Waits for a list of all jobs that is asked for from now on (rule 2: find before submit).
+    pub(super) async fn list_in_doubt(&self) {
+        tokio::select! {
+            biased;
+            () = self.board.list_in_doubt() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
     /// Pods may be bound for a job that slurmctld does not know: is it over, or forgotten?
     pub(super) async fn ask_accounting(
         &self,
