@@ -55,18 +55,21 @@ pub(crate) fn run() -> Result<bool> {
     outcomes.push(timed("instructions", || {
         crate::bench::gate::run(false).unwrap_or_else(|error| complain(&error))
     }));
-    // The simulator has a step of its own: its gangway is built with other features than the product.
-    let tests = [&["test", "--workspace", "--exclude", "gangway-simulator", "--quiet"][..], &armed]
-        .concat();
+    // The simulator has a step of its own: its gangway is built with other features than the product. So has
+    // the model: without optimisation it searches for a minute.
+    let apart = ["--exclude", "gangway-simulator", "--exclude", "gangway-model"];
+    let tests = [&["test", "--workspace", "--quiet"][..], &apart, &armed].concat();
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
-    let seeds = ["test", "--profile", "simulator", "--package", "gangway-simulator", "--quiet"];
+    let model = ["-p", "gangway-model", "-p", "gangway-simulator"];
+    let seeds = [&["test", "--profile", "simulator", "--quiet"][..], &model].concat();
     let compile = [&seeds[..], &["--no-run"]].concat();
-    outcomes.push(cargo(&top, "build the simulator", &compile, &[]));
+    outcomes.push(cargo(&top, "build model and simulator", &compile, &[]));
     let up = await_all(rising)?;
     outcomes.push(("worlds up (beside the above)".to_owned(), up_since.elapsed(), up));
 
-    let simulator = Beside::start(&top, "simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())])?;
+    let simulator =
+        Beside::start(&top, "model and simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())])?;
     if up {
         outcomes.push(timed("world status", || each(&worlds, "status")));
         outcomes.push(cargo(&top, "tests", &tests, &World::variables(&worlds)?));
@@ -169,7 +172,7 @@ impl Beside {
         env: &[(&str, OsString)],
     ) -> Result<Self> {
         say(&format!("{name} (beside what follows)"));
-        let log = top.join("target").join(format!("{name}.log"));
+        let log = top.join("target").join(format!("{}.log", name.replace(' ', "-")));
         let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = leashed("nice");
@@ -264,11 +267,11 @@ fn complain(error: &anyhow::Error) -> bool {
 }
 
 fn summary(outcomes: &[Outcome], total: Duration) -> bool {
-    println!("\n{:<30}{:>8}", "step", "time");
+    println!("\n{:<40}{:>8}", "step", "time");
     for (name, time, well) in outcomes {
         let end = if *well { "" } else { "  FAILED" };
-        println!("{name:<30}{:>8}{end}", minutes(*time));
+        println!("{name:<40}{:>8}{end}", minutes(*time));
     }
-    println!("{:<30}{:>8}", "all", minutes(total));
+    println!("{:<40}{:>8}", "all", minutes(total));
     outcomes.iter().all(|(_, _, well)| *well)
 }
