@@ -104,10 +104,14 @@ pub struct History {
     pub sizes: BTreeMap<String, usize>,
     /// What slurmctld says it has given out; only where it is killed, and may forget what nobody has seen.
     pub grants: Vec<Grant>,
+    /// slurmctld was killed, and may have brought back what had ended.
+    pub rolled_back: bool,
 }
 
 /// A pod whose job ended may have been on its way to be bound: that is no fault before so long.
 const IN_FLIGHT_MS: i64 = 5_000;
+/// So long two placeholders may run where slurmctld has brought one of them back, in the middle of storms.
+const REVIVED_MS: i64 = 10_000;
 
 impl History {
     /// Rule 2: a generation of a gang starts once. Not for a Slurm that has lost its memory.
@@ -126,13 +130,16 @@ impl History {
     }
 
     /// Rule 2, whatever Slurm forgets: no two placeholders of one gang run at the same time. A moment is
-    /// forgiven: it is by looking every so often that runs are seen.
+    /// forgiven: it is by looking every so often that runs are seen. More is where slurmctld may have
+    /// brought one back whose end it had told, beside the one of the next generation.
     pub fn ran_at_once(&self, forgiven_ms: i64) -> Vec<String> {
         let own: Vec<&Run> = self.runs.iter().filter(|run| !run.gang.is_empty()).collect();
         pairs(&own)
             .filter(|(a, b)| a.gang == b.gang && (a.job, &a.sluid) != (b.job, &b.sluid))
             .filter_map(|(a, b)| {
                 let together = a.together(b);
+                let back = self.rolled_back && a.generation != b.generation;
+                let forgiven_ms = if back { forgiven_ms.max(REVIVED_MS) } else { forgiven_ms };
                 (together > forgiven_ms).then(|| {
                     format!(
                         "gang {}: jobs {} and {} ran at once for {together} ms",

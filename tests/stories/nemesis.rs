@@ -90,6 +90,7 @@ async fn random_faults_break_no_rule() {
 
     let mut history = recorder.history().await;
     history.grants = grants(&given, given_from);
+    history.rolled_back = tally.contains_key("slurmctld killed");
     let now = history.stays.iter().filter_map(|stay| Some(stay.gone?.ms)).max().unwrap_or(0);
     let mut broken = history.broken_rules(ALL_BOUND_WITHIN_MS + OUTAGE_MS, now);
     let audit = audit(&log, begin, &story.cluster);

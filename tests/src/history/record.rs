@@ -112,6 +112,7 @@ impl Recorder {
             runs: seen.runs.values().cloned().collect(),
             sizes: seen.sizes.clone(),
             grants: Vec::new(),
+            rolled_back: false,
         }
     }
 }

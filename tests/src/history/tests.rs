@@ -42,6 +42,7 @@ fn good() -> History {
         runs: vec![run(7)],
         sizes: BTreeMap::from([("g".to_owned(), 2)]),
         grants: Vec::new(),
+        rolled_back: false,
     }
 }
 
@@ -84,6 +85,11 @@ fn two_that_run_at_once_are_found() {
     assert_eq!(history.ran_at_once(0), [""; 0]);
     history.runs[1].seen = vec![(21_000, 63_000)];
     only(&history.ran_at_once(1_000), "3000 ms");
+    // An end that slurmctld has told and forgotten, and the next attempt.
+    history.rolled_back = true;
+    only(&history.ran_at_once(1_000), "3000 ms");
+    history.runs[1].generation = 2;
+    assert_eq!(history.ran_at_once(1_000), [""; 0]);
 }
 
 #[test]
