@@ -5,9 +5,12 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A running world.
 #[derive(Debug)]
@@ -30,7 +33,10 @@ thread_local! {
 }
 
 /// A world that nobody else plays in until this is dropped.
-struct Stage(&'static World);
+struct Stage {
+    world: &'static World,
+    since: Instant,
+}
 
 impl Stage {
     /// Waits for a free world that will do.
@@ -38,7 +44,7 @@ impl Stage {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(place) = free.iter().rposition(|world| will_do(world)) {
-                return Self(free.remove(place));
+                return Self { world: free.remove(place), since: Instant::now() };
             }
             free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
@@ -47,9 +53,23 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.world);
         // Whoever is woken first may want another one.
         FREED.notify_all();
+        self.tell();
+    }
+}
+
+impl Stage {
+    /// Writes down how long a story had a world, where `GANGWAY_TIMES` says.
+    fn tell(&self) {
+        let Some(path) = std::env::var_os("GANGWAY_TIMES") else { return };
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        let line = format!("{:.1}\t{name}\n", self.since.elapsed().as_secs_f32());
+        let file = File::options().append(true).create(true).open(path);
+        // Nobody fails for want of a figure.
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
     }
 }
 
@@ -61,7 +81,7 @@ impl World {
         if WORLDS.is_empty() {
             return None;
         }
-        STAGE.with(|stage| Some(stage.get_or_init(|| Stage::take(|_| true)).0))
+        STAGE.with(|stage| Some(stage.get_or_init(|| Stage::take(|_| true)).world))
     }
 
     /// The same, for a test that not every world will do for. Without one that will the test is skipped.
@@ -69,7 +89,7 @@ impl World {
         if !WORLDS.iter().any(&will_do) {
             return None;
         }
-        let found = STAGE.with(|stage| stage.get_or_init(|| Stage::take(&will_do)).0);
+        let found = STAGE.with(|stage| stage.get_or_init(|| Stage::take(&will_do)).world);
         will_do(found).then_some(found)
     }
 

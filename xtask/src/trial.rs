@@ -72,7 +72,13 @@ pub(crate) fn run() -> Result<bool> {
         Beside::start(&top, "model and simulator", &seeds, &[("GANGWAY_SEEDS", SEEDS.into())])?;
     if up {
         outcomes.push(timed("world status", || each(&worlds, "status")));
-        outcomes.push(cargo(&top, "tests", &tests, &World::variables(&worlds)?));
+        let times = top.join("target/stories.tsv");
+        // There is none after a fresh clone.
+        let _ = std::fs::remove_file(&times);
+        let mut variables = World::variables(&worlds)?;
+        variables.push(("GANGWAY_TIMES", times.clone().into()));
+        outcomes.push(cargo(&top, "tests", &tests, &variables));
+        longest(&times);
     } else {
         say("tests: not run, there is no world for them");
         outcomes.push(("tests".to_owned(), Duration::ZERO, false));
@@ -113,7 +119,8 @@ impl World {
         Ok(vec![
             ("GANGWAY_WORLD_ENV", first.into()),
             ("GANGWAY_MORE_WORLDS", std::env::join_paths(files)?),
-            ("RUST_TEST_THREADS", WORLDS.to_string().into()),
+            // One may wait for the world with kubelets while others are free.
+            ("RUST_TEST_THREADS", (WORLDS + 1).to_string().into()),
         ])
     }
 
@@ -210,6 +217,18 @@ fn each(worlds: &[World], verb: &str) -> bool {
 
 fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Tells which stories took longest, as they wrote it down themselves.
+fn longest(times: &Path) {
+    let text = std::fs::read_to_string(times).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split_once('\t'));
+    let mut all: Vec<(f32, &str)> =
+        lines.filter_map(|(took, name)| Some((took.parse().ok()?, name))).collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let sum: f32 = all.iter().map(|(took, _)| took).sum();
+    println!("{} stories had a world for {sum:.0} s in all; the longest:", all.len());
+    all.iter().take(12).for_each(|(took, name)| println!("{took:>8.1} s  {name}"));
 }
 
 /// What worlds must leave as it is on the machine they run on.
