@@ -10,6 +10,9 @@ pub(crate) const EPOCH_MS: i64 = 1_800_000_000_000;
 /// No fault comes later than this.
 pub(crate) const STORMY_MS: u64 = 60_000;
 
+/// A crash of slurmctld that is over so soon may have been noticed by nobody.
+const UNNOTICED_MS: u64 = 400;
+
 /// Something that happens to Slurm, or in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Happening {
@@ -105,9 +108,10 @@ impl Fate {
         };
         let mut happenings = Vec::new();
         if trouble("crash", 300) {
-            // Half of them are back before anybody has noticed, and give ids anew.
+            // Half of them are over before anybody has noticed.
             let soon = dice.chance("crash away", 1, 500);
-            let away_ms = dice.roll("crash away", 0, if soon { 20..400 } else { 500..8_000 });
+            let away_ms =
+                dice.roll("crash away", 0, if soon { 20..UNNOTICED_MS } else { 500..8_000 });
             happenings.push((when("crash at", 0), Happening::Crash { away_ms }));
         }
         if trouble("scancel", 300) {
@@ -162,6 +166,14 @@ impl Fate {
         }
     }
 
+    /// When slurmctld is killed and is back before anybody has noticed.
+    fn unnoticed_crash(&self) -> Option<(u64, u64)> {
+        self.happenings.iter().find_map(|(at, what)| match what {
+            Happening::Crash { away_ms } if *away_ms < UNNOTICED_MS => Some((*at, *at + *away_ms)),
+            _ => None,
+        })
+    }
+
     /// The Slurm it begins with.
     pub(crate) fn slurm(&self) -> Setup {
         let partition = |name: &str, tier| Partition { name: name.to_owned(), tier };
@@ -194,7 +206,12 @@ pub(crate) fn cast(dice: Dice, fate: &Fate) -> Cast {
         let mut workload = Workload::new(kind, format!("w{n}"), size, gpus);
         workload.runs_ms =
             [dice.roll("runs", n, 1_000..30_000), dice.roll("again", n, 1_000..6_000)];
-        workload.arrives_ms = dice.roll("arrives", n, 0..20_000);
+        workload.arrives_ms = match (n, fate.unnoticed_crash()) {
+            // One is forgotten, and the next ones are given its id.
+            (0, Some((crash, _))) => crash.saturating_sub(dice.roll("before", n, 300..2_500)),
+            (_, Some((_, back))) => back + dice.roll("after", n, 0..900),
+            _ => dice.roll("arrives", n, 0..20_000),
+        };
         if dice.chance("bored", n, 150) {
             workload.leaves_ms = Some(workload.arrives_ms + dice.roll("leaves", n, 100..30_000));
         }
