@@ -368,7 +368,7 @@ impl Queue {
         let seen = self.board.read(job.id).await?;
         failpoint::pass(Point::CancelSeen);
         if seen.is_none() {
-            self.board.forget(job.id);
+            self.board.forget(job.id, |stamp| Stamp::of(job).is_some_and(|own| own == *stamp));
         }
         let first =
             gangway_core::hostlist::Hostlist::parse(&job.nodes).ok().and_then(|h| h.iter().next());

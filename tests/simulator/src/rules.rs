@@ -218,6 +218,8 @@ impl Rules {
             !finished(pod)
                 && annotation(pod, names::JOB_ID) == Some(&id)
                 && attempt(pod).as_ref() == Some(&(gang.clone(), generation))
+                // One that has started again has given its pods' nodes back already, where it has others.
+                && job.nodes().any(|name| Some(name) == node(pod))
         });
         if let Some(pod) = held.filter(|_| job.is_running()) {
             let what = format!("job {id} was given back while pod {} is there", path(pod));

@@ -4,6 +4,7 @@
 //! for jobs that changed. Nothing here is per pod. An empty or missing answer is never taken for
 //! "gone": a tracked job that is not listed is asked for by its id.
 
+mod boot;
 mod news;
 mod stamped;
 mod whole;
@@ -25,6 +26,7 @@ use crate::bell::{Bell, Listener};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
+pub(super) use boot::A_MOMENT;
 use stamped::Stamped;
 use whole::Emptiness;
 
@@ -34,8 +36,6 @@ const FAST: Duration = Duration::from_millis(100);
 const SLOWLY: u32 = 4;
 /// Poll interval otherwise.
 const SLOW: Duration = Duration::from_secs(1);
-/// How long it is believed that slurmctld has not begun anew: it takes longer to.
-const A_MOMENT: Duration = Duration::from_millis(500);
 /// How often reasons of waiting placeholders are read.
 const REASONS: Duration = Duration::from_secs(1);
 /// How often the ends of running placeholders are read whose gangs want to be warned: while any job
@@ -175,22 +175,6 @@ impl Board {
         self.inner().boot
     }
 
-    /// Whether slurmctld is still the one that had begun then: what it was seen to know then is not
-    /// forgotten, and an id is whose it was. One question serves many.
-    pub(crate) async fn is_still(&self, boot: i64) -> Result<bool, gangway_slurm::Error> {
-        let mut said = self.said.lock().await;
-        let now = match *said {
-            Some((at, now)) if at.elapsed() < A_MOMENT => now,
-            _ => {
-                let asked = Instant::now();
-                let now = self.slurm.diag().await?.boot_time;
-                *said = Some((asked, now));
-                now
-            }
-        };
-        Ok(now == boot)
-    }
-
     /// How many messages of slurmctld nobody took, when it was last asked: something is poisoned.
     pub(crate) fn undelivered(&self) -> u64 {
         self.inner().undelivered
@@ -311,11 +295,14 @@ impl Board {
         inner.show(job.id, Seen::Job(job.clone()));
     }
 
-    /// Drops a job that slurmctld does not know.
-    pub(crate) fn forget(&self, job: JobId) {
+    /// Drops a job that slurmctld does not know; where its id is another's by now, that one stays.
+    pub(crate) fn forget(&self, job: JobId, own: impl FnOnce(&Stamp) -> bool) {
         let mut inner = self.inner();
-        inner.stamped.remove(job);
-        inner.tracked.remove(&job);
+        let stamp = inner.stamped.get(job).and_then(|job| Stamp::of(job));
+        if stamp.is_none_or(|stamp| own(&stamp)) {
+            inner.stamped.remove(job);
+            inner.tracked.remove(&job);
+        }
     }
 
     /// A job may have come to be that nobody knows the id of: lists every job and waits for it. One that
@@ -415,29 +402,6 @@ impl Board {
             let _ = timeout(pause, wait).await;
         }
         Ok(())
-    }
-
-    /// When slurmctld began, where that is news: then everything of the last seconds may be forgotten
-    /// (rule 2). It also says so when only its counters were reset, at midnight; reading everything again
-    /// for nothing does no harm.
-    async fn has_begun_anew(&self) -> Result<Option<i64>, gangway_slurm::Error> {
-        let diag = self.slurm.diag().await?;
-        let boot = diag.boot_time;
-        let mut inner = self.inner();
-        inner.undelivered = diag.agent_queue;
-        if inner.boot == 0 {
-            inner.boot = boot;
-        }
-        if inner.boot == boot {
-            return Ok(None);
-        }
-        inner.anew = Some(Instant::now());
-        tracing::warn!(
-            before = inner.boot,
-            boot,
-            "slurmctld has begun anew; reading everything again"
-        );
-        Ok(Some(boot))
     }
 
     fn set_health(&self, health: Health) {

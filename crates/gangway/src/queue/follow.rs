@@ -91,7 +91,8 @@ impl Queue {
                 Step::Submit { .. } if entry.releasing().is_some() => Next::Done(None),
                 Step::Submit { stamp } => self.submit_one(entry, &gang, &stamp, None).await,
                 Step::Follow { job, generation } => {
-                    lost = None;
+                    // Of one that was asked for in its place it may have to be known again.
+                    lost = lost.filter(|lost| lost.job != job);
                     self.follow_job(entry, job, generation, None).await
                 }
                 Step::Over { job, generation, state } => {
@@ -418,15 +419,17 @@ impl Queue {
             }
         };
         let Ok(_turn) = timeout(RETRY, turn).await else { return false };
-        // Where slurmctld has begun anew the id may be somebody else's: it is read again first.
-        if granted.is_none() && !self.board.is_still(self.board.boot()).await.is_ok_and(|same| same)
-        {
-            return false;
-        }
+        let boot = self.board.boot();
+        let is_news = granted.is_some();
         let answers = match granted {
             Some(granted) if job.parts.is_empty() => vec![Ok(granted)],
             _ => join_all(held.iter().map(|(_, part)| self.slurm.resources(*part))).await,
         };
+        // Where slurmctld has begun anew the id may be somebody else's: the job is read again first.
+        let same = self.board.was_said_by(boot, Instant::now());
+        if !is_news && !same.await.is_ok_and(|same| same) {
+            return false;
+        }
         failpoint::pass(Point::AllocationRead);
         let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
         for ((group, part), allocation) in held.iter().zip(answers) {

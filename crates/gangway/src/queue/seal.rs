@@ -15,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Queue;
+use super::board::A_MOMENT;
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 
@@ -128,7 +129,13 @@ impl Queue {
                 let (own, seen) = (own.as_ref(), Stamp::of(seen));
                 own.zip(seen).is_some_and(|(o, s)| s.is_of(&o.cluster, &o.gang, o.generation))
             };
-            if !self.slurm.job(job).await?.is_some_and(|seen| same(&seen)) {
+            let asked = Instant::now();
+            let seen = self.slurm.job(job).await?;
+            // By now the id may be whose it was not when it was asked.
+            if asked.elapsed() >= A_MOMENT {
+                return Err(Error::TimedOut { endpoint: "job", after: A_MOMENT, sent: true });
+            }
+            if !seen.is_some_and(|seen| same(&seen)) {
                 tracing::warn!(%job, "slurmctld has forgotten a job whose key was to be written");
                 return Ok(false);
             }

@@ -32,7 +32,8 @@ impl Queue {
     pub(super) fn vanished(&self, entry: &Entry, lost: Lost) -> Next {
         let bound = entry.gang().members.iter().any(|m| m.bound.is_some())
             || matches!(&*entry.verdict.borrow(), Some(Verdict::Allocated { .. }));
-        self.board.forget(lost.job);
+        let Key { cluster, gang } = &entry.key;
+        self.board.forget(lost.job, |stamp| stamp.is_of(cluster, gang, lost.generation));
         if planted::grows(Bug::TakesGoneForOver) {
             let job = Job { id: lost.job, ..Job::default() };
             return Next::Done(Some(ended(&job, lost.generation)));
@@ -65,31 +66,38 @@ impl Queue {
     ) -> Next {
         let Key { cluster, gang: uid } = &entry.key;
         let mut lost = lost;
+        let (job, generation) = (lost.job, lost.generation);
+        let end =
+            |state, message| Next::Done(Some(Verdict::Ended { job, generation, state, message }));
         match self.fate(&entry.key, &mut lost).await {
-            Ok(Fate::Ended(state)) => {
-                let (job, generation) = (lost.job, lost.generation);
+            Ok(Some(Fate::Ended(state))) => {
                 let message = ended_message(job, &state, "", "");
-                return Next::Done(Some(Verdict::Ended { job, generation, state, message }));
+                return end(state, message);
             }
-            Ok(Fate::Forgotten) if entry.releasing().is_none() => {
-                let (job, generation) = (lost.job, lost.generation);
-                if let Some(instead) = successor_over(listed, job, generation, self.board.boot()) {
-                    let state = instead.state.base.clone();
-                    let message = ended_message(instead.id, &state, "", "");
-                    return Next::Done(Some(Verdict::Ended { job, generation, state, message }));
-                }
-                let stamp = after_lost(cluster, gang, listed, lost.generation);
+            // What took its place was asked for when it was known to be forgotten, by us or by a bridge
+            // before us.
+            Ok(Some(_))
+                if entry.releasing().is_none()
+                    && let Some(instead) =
+                        successor_over(listed, job, generation, self.board.boot()) =>
+            {
+                let state = instead.state.base.clone();
+                let message = ended_message(instead.id, &state, "", "");
+                return end(state, message);
+            }
+            Ok(Some(Fate::Forgotten)) if entry.releasing().is_none() => {
+                let stamp = after_lost(cluster, gang, listed, generation);
                 tracing::warn!(
-                    job = %lost.job, gang = uid, generation = stamp.generation,
+                    %job, gang = uid, generation = stamp.generation,
                     "Slurm has forgotten a placeholder that had started; asking anew"
                 );
                 // Under the id that its pods carry: where Slurm gives them the same nodes, they stay.
-                let id = (stamp.generation == lost.generation).then_some(lost.job);
+                let id = (stamp.generation == generation).then_some(job);
                 return self.submit_one(entry, gang, &stamp, id).await;
             }
-            Ok(Fate::Forgotten | Fate::Unknown) => {}
+            Ok(Some(Fate::Forgotten | Fate::Unknown) | None) => {}
             Err(error) => {
-                tracing::debug!(job = %lost.job, error = explain(&error), "accounting does not answer");
+                tracing::debug!(%job, error = explain(&error), "accounting does not answer");
             }
         }
         if entry.releasing().is_some() {
@@ -108,14 +116,15 @@ impl Queue {
         Next::Lost(lost)
     }
 
-    /// What has become of a job, by the word of slurmctld and accounting.
-    async fn fate(&self, key: &Key, lost: &mut Lost) -> Result<Fate, Error> {
+    /// What has become of a job, by the word of slurmctld and accounting. `None`: slurmctld knows it after
+    /// all.
+    async fn fate(&self, key: &Key, lost: &mut Lost) -> Result<Option<Fate>, Error> {
         // Whoever knows it after all is heard of by the board, and the gang is looked at again.
         if let Some(job) = self.board.read(lost.job).await?
             && Stamp::of(&job).is_some_and(|s| s.is_of(&key.cluster, &key.gang, lost.generation))
         {
             lost.denials = 0;
-            return Ok(Fate::Unknown);
+            return Ok(None);
         }
         let diag = self.slurm.diag().await?;
         let before = |(boot, _): &(i64, i64)| *boot != 0 && *boot != diag.boot_time;
@@ -140,6 +149,6 @@ impl Queue {
         let denials = lost.denials;
         let silence =
             Silence { records: &records, accounting, denials, boot_time, now, seen_before_boot };
-        Ok(fate(&key.cluster, &key.gang, lost.generation, &silence))
+        Ok(Some(fate(&key.cluster, &key.gang, lost.generation, &silence)))
     }
 }
