@@ -10,6 +10,7 @@ mod conf;
 mod differ;
 mod fence;
 mod mirror;
+mod taint;
 mod tenants;
 mod wanted;
 
@@ -23,6 +24,7 @@ use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, registrations};
 pub use mirror::{Condition, Standing, Told};
+pub use taint::{Effect, Tainting, Taints};
 pub use tenants::tenants;
 pub use wanted::{Devices, Wanted};
 
@@ -53,6 +55,8 @@ pub struct Rules {
     pub gpu_types: GpuTypes,
     /// How its devices are wired.
     pub layouts: Vec<Layout>,
+    /// Which taints nodes of a pool get.
+    pub taints: Taints,
 }
 
 /// A kind of nodes.
@@ -274,6 +278,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// For Kubernetes.
     pub news: Vec<News>,
+    /// Nodes of Kubernetes whose taints are to change.
+    pub taints: Vec<Tainting>,
     /// EXTERNAL nodes of Slurm that nobody backs and that are not ours: told of, and left alone.
     pub strangers: Vec<String>,
     /// When to look again although nothing has changed, in milliseconds of the caller's clock.
@@ -291,14 +297,13 @@ pub fn decide(rules: &Rules, hosts: &[Host], nodes: &[SlurmNode], now: i64) -> P
         let node = by_name.get(host.slurm_name()).copied();
         // Two hosts of one Slurm name: the first by name counts, the other is told so.
         let pair = pairs.entry(host.slurm_name()).or_insert((None, node));
-        match pair.0 {
-            Some(first) if first.name < host.name => plan.news.extend(mirror::twice(host, first)),
-            Some(first) => {
-                plan.news.extend(mirror::twice(first, host));
-                pair.0 = Some(host);
-            }
-            None => pair.0 = Some(host),
-        }
+        let (counts, second) = match pair.0 {
+            Some(first) if first.name < host.name => (first, Some(host)),
+            first => (host, first),
+        };
+        pair.0 = Some(counts);
+        plan.news.extend(second.and_then(|second| mirror::twice(second, counts)));
+        plan.taints.extend(second.and_then(|second| taint::none(rules, second)));
     }
     for (host, node) in pairs.into_values() {
         one(rules, host, node, now, &mut plan);
@@ -309,6 +314,8 @@ pub fn decide(rules: &Rules, hosts: &[Host], nodes: &[SlurmNode], now: i64) -> P
 fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, plan: &mut Plan) {
     let ours = node.is_some_and(|node| node.external() && node.features.contains(&rules.mark()));
     let pool = host.and_then(|host| rules.pool(host));
+    let known = node.map(|node| (node, ours));
+    plan.taints.extend(host.and_then(|host| taint::of(rules, host, pool, known)));
     match (host, node) {
         (None, None) => {}
         (None, Some(node)) if ours => {
@@ -318,7 +325,7 @@ fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, p
         // A host with a slurmd that Kubernetes does not know: bare metal for sbatch alone.
         (None, Some(_)) => {}
         (Some(host), node) => match pool {
-            Some(pool) => pooled(rules, pool, host, node.map(|node| (node, ours)), now, plan),
+            Some(pool) => pooled(rules, pool, host, known, now, plan),
             None => {
                 let left = node.filter(|_| ours);
                 plan.steps.extend(left.and_then(|node| fence::leave(rules, node, mirror::NO_POOL)));

@@ -28,6 +28,7 @@ use crate::scheduler::{Way, elect, give_up, slurm_client};
 
 mod carry;
 mod hosts;
+mod taint;
 mod watch;
 
 use carry::Carrier;
@@ -111,7 +112,7 @@ impl Keeper {
         readiness: Arc<Readiness>,
         heard: mpsc::Receiver<Fact>,
     ) -> Self {
-        let carrier = Carrier::new(slurm.clone(), client);
+        let carrier = Carrier::new(slurm.clone(), client, nodes.rules.cluster.clone());
         let (hosts, began) = (Hosts::default(), Instant::now());
         let (in_use, tenants) = (Vec::new(), BTreeMap::new());
         Self { nodes, slurm, carrier, hosts, heard, readiness, began, in_use, tenants }
@@ -178,6 +179,9 @@ impl Keeper {
         let carried = self.carrier.carry(plan).await;
         for news in carried.told {
             self.hosts.told(&news.host, news.told, self.now());
+        }
+        for (host, taints) in carried.tainted {
+            self.hosts.tainted(&host, taints);
         }
         if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
     }

@@ -15,7 +15,7 @@ pub(super) struct Fence {
 }
 
 /// Between the reason of a down and the administrator's reason that it has replaced.
-const BEFORE: &str = "; drained before: ";
+pub(super) const BEFORE: &str = "; drained before: ";
 
 /// What a node of Kubernetes means for Slurm's.
 pub(super) fn of(rules: &Rules, host: &Host, now: i64) -> Fence {

@@ -2,7 +2,7 @@
 //!
 //! Everything in it stays the same while nothing changes: no times, no counts of what is in use.
 
-use super::{Host, News, Pool, Rules, SlurmNode};
+use super::{Host, News, Pool, Rules, SlurmNode, fence};
 
 /// Whether Slurm gives a node out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +186,13 @@ fn shut(node: &SlurmNode) -> Option<(&'static str, &'static str)> {
     }
     let off = ["POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "REBOOT_REQUESTED", "FUTURE"];
     first(&off).then_some(("PoweredDown", "powered down or rebooting in Slurm"))
+}
+
+/// Whether Slurm does not give it out, for a reason of its own and not for one that Kubernetes has given.
+pub(super) fn withheld(rules: &Rules, node: &SlurmNode) -> bool {
+    let ours = node.reason.starts_with(&rules.signature()) && !node.reason.contains(fence::BEFORE);
+    let by = |states: &[&str]| states.iter().any(|state| node.is(state));
+    by(&["FAIL", "MAINTENANCE"]) || (by(&["DOWN", "DRAIN", "NOT_RESPONDING"]) && !ours)
 }
 
 fn because(node: &SlurmNode) -> String {

@@ -23,6 +23,7 @@ pub(super) fn rules() -> Rules {
         resources: ResourceTable::default(),
         gpu_types: GpuTypes::default(),
         layouts: Layout::known(),
+        taints: Taints::default(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use gangway_core::eligible::taint::Taint;
 use gangway_core::inventory::{Host, Told};
 
 /// Within so many milliseconds the watch tells of what we wrote; what it tells after that is somebody else's.
@@ -123,6 +124,13 @@ impl Hosts {
         if let Some(host) = self.nodes.get_mut(name) {
             host.told = Some(told.clone());
             self.wrote.insert(name.to_owned(), (told, now));
+        }
+    }
+
+    /// What taints a node has, as the API server has just said.
+    pub(crate) fn tainted(&mut self, name: &str, taints: Vec<Taint>) {
+        if let Some(host) = self.nodes.get_mut(name) {
+            host.taints = taints;
         }
     }
 
