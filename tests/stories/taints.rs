@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gangway_tests::{POOL, Pool, SOON, Story, audited, manifest, stays, wait};
+use gangway_tests::{Nodes, POOL, Pool, SOON, Story, audited, manifest, stays, wait};
 use serde_json::json;
 
 const HYBRID: (&str, &str) = ("gangway.dev/partition", "hybrid");
@@ -67,43 +67,60 @@ async fn a_node_that_slurm_drains_is_tainted_until_it_is_given_out_again() {
     let Some(story) = Story::begin("taint").await else { return };
     let mut pool = Pool::of(&story, "taints: { drained: NoSchedule, managed: NoSchedule }");
     pool.controllers.start().await;
-    pool.add("taint-1").await;
+    // The audit log is of the whole world, and of every run in it.
+    let node = format!("taint-{}", std::process::id());
+    pool.add(&node).await;
     let (managed, unavailable) = (managed(&story), unavailable(&story));
-    tainted(&story, "taint-1", &[&managed]).await;
-    pool.in_slurm("taint-1", "is idle", |node| node.is("IDLE")).await;
+    tainted(&story, &node, &[&managed]).await;
+    pool.in_slurm(&node, "is idle", |node| node.is("IDLE")).await;
     // Somebody else's stays, whatever we do.
     let taints = json!([
         {"key": "a.example/yes", "value": "b", "effect": "NoSchedule"},
         {"key": "gangway.dev/managed", "value": story.cluster, "effect": "NoSchedule"},
         {"key": "gangway.dev/slurm-unavailable", "value": "other", "effect": "PreferNoSchedule"},
     ]);
-    story.kube.patch_node("taint-1", &json!({"spec": {"taints": taints}})).await;
+    story.kube.patch_node(&node, &json!({"spec": {"taints": taints}})).await;
     let theirs = ["a.example/yes=b:NoSchedule"];
     let other = "gangway.dev/slurm-unavailable=other:PreferNoSchedule";
     let all = [theirs[0], &managed, other, &unavailable];
-    pool.administrate("taint-1", "DRAIN", Some("bad NIC")).await;
-    tainted(&story, "taint-1", &all).await;
+    pool.administrate(&node, "DRAIN", Some("bad NIC")).await;
+    tainted(&story, &node, &all).await;
     // Given out again while nobody looks.
     pool.controllers.kill();
-    pool.administrate("taint-1", "RESUME", None).await;
+    pool.administrate(&node, "RESUME", None).await;
     pool.controllers.start().await;
-    tainted(&story, "taint-1", &[theirs[0], &managed, other]).await;
+    tainted(&story, &node, &[theirs[0], &managed, other]).await;
     // What we shut ourselves, everybody knows already.
-    pool.nodes.cordon(&["taint-1".to_owned()]).await;
-    pool.in_slurm("taint-1", "is drained", |node| node.is("DRAIN")).await;
+    pool.nodes.cordon(std::slice::from_ref(&node)).await;
+    pool.in_slurm(&node, "is drained", |node| node.is("DRAIN")).await;
     // The pod is shut out by the cordon alone, though it tolerates none of our taints.
     pod_that_tolerates_theirs(&story).await;
     story.told("kept", "1 is cordoned").await;
-    story.kube.patch_node("taint-1", &json!({"spec": {"unschedulable": false}})).await;
+    story.kube.patch_node(&node, &json!({"spec": {"unschedulable": false}})).await;
     story.bound("kept", 1).await;
     story.kube.delete_pod("kept").await;
     story.gone("kept").await;
-    tainted(&story, "taint-1", &[theirs[0], &managed, other]).await;
-    let writes = audited(story.world, "taint-1", |asked| {
+    tainted(&story, &node, &[theirs[0], &managed, other]).await;
+    let writes = audited(story.world, &node, |asked| {
         let ours = asked.agent.starts_with("gangway/") && asked.what == "nodes";
-        ours && asked.writes() && asked.name == "taint-1" && asked.code == 200
+        ours && asked.writes() && asked.name == node && asked.code == 200
     });
     assert_eq!(writes.len(), 3, "one write for each change: {writes:?}");
+    // By the controllers that run now: one taint taken away.
+    for (series, value) in [
+        ("gangway_inventory_writes_total{outcome=\"done\",write=\"taint\"}", 1.0),
+        ("gangway_inventory_steps_total{outcome=\"done\",step=\"drain\"}", 1.0),
+        ("gangway_inventory_nodes{standing=\"InPool\"}", 1.0),
+        ("gangway_inventory_nodes{standing=\"Drained\"}", 0.0),
+    ] {
+        wait(series, SOON, async || match pool.controllers.metric(series).await {
+            now if (now - value).abs() < 0.5 => Ok(()),
+            now => Err(now.to_string()),
+        })
+        .await;
+    }
+    let rounds = pool.controllers.metric("gangway_inventory_plan_seconds_count").await;
+    assert!(rounds > 2.0, "{rounds} comparisons");
     end(story, pool).await;
 }
 
@@ -125,6 +142,8 @@ async fn a_pod_that_tolerates_nothing_runs_where_others_are_kept_off() {
     let mut pool = Pool::of(&story, "taints: { managed: NoSchedule }");
     pool.controllers.start().await;
     let hosts = ["h1", "h2"].map(str::to_owned);
+    let left = Nodes::of(&story);
+    left.leave_untainted(&hosts);
     pool.nodes.label(&hosts, POOL, "hosts").await;
     for host in &hosts {
         tainted(&story, host, &[&managed(&story)]).await;

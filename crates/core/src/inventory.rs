@@ -23,13 +23,13 @@ use crate::translate::ResourceTable;
 use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, registrations};
-pub use mirror::{Condition, Standing, Told};
+pub use mirror::{Condition, REASONS, Standing, Told};
 pub use taint::{Effect, Tainting, Taints};
 pub use tenants::tenants;
 pub use wanted::{Devices, Wanted};
 
 /// What an operator says about the pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Names this bridge's world; part of the mark on each of its nodes.
     pub cluster: String,

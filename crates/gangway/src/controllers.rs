@@ -27,11 +27,13 @@ use crate::nursery::nursery;
 use crate::scheduler::{Way, elect, give_up, slurm_client};
 
 mod carry;
+mod figures;
 mod hosts;
 mod taint;
 mod watch;
 
 use carry::Carrier;
+use figures::Figures;
 use hosts::{Fact, Hosts};
 
 /// Facts that come in a burst are looked at together.
@@ -74,7 +76,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let (facts, heard) = mpsc::channel(FACTS);
     watch::start(&nursery, &client, &facts, &stop, &settings.scheduler_name, &nodes, &readiness)
         .await?;
-    let keeper = Keeper::new(nodes, slurm, client, readiness, heard);
+    let figures = Figures::new(&metrics.registry)?;
+    let keeper = Keeper::new(nodes, slurm, client, figures, readiness, heard);
     let stopped = stop.clone();
     nursery.start("inventory", async move {
         tokio::select! {
@@ -94,6 +97,7 @@ struct Keeper {
     nodes: Nodes,
     slurm: SlurmClient,
     carrier: Carrier,
+    figures: Figures,
     hosts: Hosts,
     heard: mpsc::Receiver<Fact>,
     readiness: Arc<Readiness>,
@@ -109,13 +113,15 @@ impl Keeper {
         nodes: Nodes,
         slurm: SlurmClient,
         client: kube::Client,
+        figures: Figures,
         readiness: Arc<Readiness>,
         heard: mpsc::Receiver<Fact>,
     ) -> Self {
-        let carrier = Carrier::new(slurm.clone(), client, nodes.rules.cluster.clone());
+        let cluster = nodes.rules.cluster.clone();
+        let carrier = Carrier::new(slurm.clone(), client, cluster, figures.clone());
         let (hosts, began) = (Hosts::default(), Instant::now());
         let (in_use, tenants) = (Vec::new(), BTreeMap::new());
-        Self { nodes, slurm, carrier, hosts, heard, readiness, began, in_use, tenants }
+        Self { nodes, slurm, carrier, figures, hosts, heard, readiness, began, in_use, tenants }
     }
 
     async fn keep(mut self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -158,11 +164,13 @@ impl Keeper {
     /// Compares once, and does what follows. Returns when to do so again.
     async fn round(&mut self) -> Duration {
         let look = Duration::from_secs(self.nodes.look_seconds.into());
+        let took = self.figures.round_seconds.start_timer();
         let nodes = match self.slurm.nodes().await {
             Ok(nodes) => nodes,
             Err(error) => {
                 self.readiness.slurm.store(false, Ordering::Relaxed);
                 tracing::warn!(error = explain(&error), "could not read Slurm's nodes");
+                took.stop_and_discard();
                 return SOON;
             }
         };
@@ -173,7 +181,9 @@ impl Keeper {
             node.tenants = self.tenants.get(&node.name).cloned().unwrap_or_default();
         }
         let hosts = self.hosts.all(|node| self.carrier.refusal(node));
+        let thinking = self.figures.plan_seconds.start_timer();
         let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
+        thinking.observe_duration();
         let wait =
             plan.again.map(|at| Duration::from_millis((at - self.now()).max(0).unsigned_abs()));
         let carried = self.carrier.carry(plan).await;
@@ -183,6 +193,8 @@ impl Keeper {
         for (host, taints) in carried.tainted {
             self.hosts.tainted(&host, taints);
         }
+        self.figures.count(&self.nodes.rules, self.hosts.all(|_| None).as_slice());
+        took.observe_duration();
         if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
     }
 

@@ -35,6 +35,23 @@ impl Standing {
     }
 }
 
+/// Every reason that a condition may have.
+pub const REASONS: [&str; 13] = [
+    "InPool",
+    "Drained",
+    "Down",
+    "Failing",
+    "NotResponding",
+    "Maintenance",
+    "PoweredDown",
+    "NotInPartition",
+    "NotRegistered",
+    "Refused",
+    "NotOurs",
+    "NoPool",
+    "NameTaken",
+];
+
 /// The condition `gangway.dev/SlurmReady`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
@@ -57,6 +74,7 @@ pub struct Told {
 
 impl Condition {
     fn new(standing: Standing, reason: &str, message: String) -> Self {
+        debug_assert!(REASONS.contains(&reason), "{reason} is not in the list");
         Self { standing, reason: reason.to_owned(), message }
     }
 }

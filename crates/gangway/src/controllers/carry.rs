@@ -20,7 +20,8 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
-use super::taint;
+use super::figures::Figures;
+use super::taint::{self, Hand};
 use crate::chain::explain;
 use crate::wall;
 
@@ -37,6 +38,7 @@ pub(super) struct Carrier {
     events: Api<Event>,
     /// This bridge's, which its taints carry.
     cluster: String,
+    figures: Figures,
     /// What Slurm said when these nodes were last to be registered, and when.
     refused: HashMap<String, (Instant, String)>,
     /// EXTERNAL nodes that nobody backs, as they were last told of.
@@ -54,10 +56,15 @@ pub(super) struct Carried {
 }
 
 impl Carrier {
-    pub(super) fn new(slurm: SlurmClient, client: Client, cluster: String) -> Self {
+    pub(super) fn new(
+        slurm: SlurmClient,
+        client: Client,
+        cluster: String,
+        figures: Figures,
+    ) -> Self {
         let (nodes, events) = (Api::all(client.clone()), Api::namespaced(client, "default"));
         let (refused, strangers) = (HashMap::new(), Vec::new());
-        Self { slurm, nodes, events, cluster, refused, strangers }
+        Self { slurm, nodes, events, cluster, figures, refused, strangers }
     }
 
     /// What Slurm has said against a node, by its name of it.
@@ -82,13 +89,14 @@ impl Carrier {
         steps.new.retain(|wanted| !self.refused.get(&wanted.name).is_some_and(lately));
         let asked = !steps.is_empty();
         for (update, nodes) in std::mem::take(&mut steps.fences) {
-            self.update(&nodes, &update.into()).await;
+            let step = update.state;
+            self.update(step, &nodes, &update.into()).await;
         }
         self.delete(steps.gone).await;
         self.register(&steps.new).await;
         let moved = steps.changes.keys().any(|change| change.features.is_some());
         for (change, nodes) in steps.changes {
-            self.update(&nodes, &changed(change)).await;
+            self.update("CHANGE", &nodes, &changed(change)).await;
         }
         if moved {
             self.restate().await;
@@ -97,14 +105,20 @@ impl Carrier {
         let (told, fresh): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
         let fresh: HashMap<String, Node> =
             fresh.into_iter().map(|node| (node.name_any(), node)).collect();
-        let tainted = taint::write(&self.nodes, &self.cluster, plan.taints, &fresh).await;
+        let tainted = taint::write(self.hand(), plan.taints, &fresh).await;
         Carried { asked, told, tainted }
     }
 
-    async fn update(&self, nodes: &[String], update: &NodeUpdate) {
+    fn hand(&self) -> Hand<'_> {
+        Hand { nodes: &self.nodes, cluster: &self.cluster, figures: &self.figures }
+    }
+
+    async fn update(&self, step: &str, nodes: &[String], update: &NodeUpdate) {
         let Ok(list) = Hostlist::from_names(nodes) else { return };
         tracing::info!(nodes = %list, ?update, "changing nodes in Slurm");
-        if let Err(error) = self.slurm.update_nodes(&list.to_string(), update).await {
+        let answer = self.slurm.update_nodes(&list.to_string(), update).await;
+        self.figures.step(&step.to_lowercase(), nodes.len(), &answer);
+        if let Err(error) = answer {
             tracing::warn!(nodes = %list, error = explain(&error), "Slurm did not change nodes");
         }
     }
@@ -114,7 +128,9 @@ impl Carrier {
             tracing::info!(nodes = listed(&nodes), "deleting nodes in Slurm");
         }
         let delete = |node: String| async move {
-            match self.slurm.delete_node(&node).await {
+            let answer = self.slurm.delete_node(&node).await;
+            self.figures.step("delete", 1, &answer);
+            match answer {
                 Ok(()) => tracing::debug!(node, "deleted in Slurm"),
                 // Somebody's job came in between, or somebody else has deleted it.
                 Err(Error::Rejected {
@@ -140,6 +156,7 @@ impl Carrier {
             stream::iter(registrations(nodes)).map(ask).buffer_unordered(AT_ONCE).collect().await;
         let mut registered = Vec::new();
         for (one, answer) in answers {
+            self.figures.step("register", one.nodes.len(), &answer);
             match answer {
                 Ok(()) => registered.extend(one.nodes),
                 Err(Error::Rejected { code: SlurmCode::NODE_EXISTS, .. }) => {}
@@ -187,11 +204,14 @@ impl Carrier {
         let write = |news: News| async move {
             let host = &news.host;
             let status = Patch::Strategic(written(&news));
-            match self.nodes.patch_status(host, &PatchParams::default(), &status).await {
+            let answer = self.nodes.patch_status(host, &PatchParams::default(), &status).await;
+            self.figures.write("condition", &answer);
+            match answer {
                 Ok(node) => {
                     if news.event {
                         let written =
                             self.events.create(&PostParams::default(), &event(&news)).await;
+                        self.figures.write("event", &written);
                         if let Err(error) = written {
                             tracing::debug!(error = explain(&error), "could not write an event");
                         }

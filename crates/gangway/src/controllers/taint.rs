@@ -14,18 +14,26 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::carry::WRITES;
+use super::figures::Figures;
 use crate::chain::explain;
 
-/// Brings these nodes' taints about; `fresh` are nodes that have been read a moment ago. Returns each node's taints as they
-/// are now, where that is known.
+/// With what taints are written.
+#[derive(Clone, Copy)]
+pub(super) struct Hand<'a> {
+    pub(super) nodes: &'a Api<Node>,
+    pub(super) cluster: &'a str,
+    pub(super) figures: &'a Figures,
+}
+
+/// Brings these nodes' taints about; `fresh` are nodes that have been read a moment ago. Returns each node's taints as
+/// they are now, where that is known.
 pub(super) async fn write(
-    nodes: &Api<Node>,
-    cluster: &str,
+    hand: Hand<'_>,
     plan: Vec<Tainting>,
     fresh: &HashMap<String, Node>,
 ) -> Vec<(String, Vec<Taint>)> {
     let one = |Tainting { host, taints }: Tainting| async move {
-        match brought(nodes, cluster, &host, &taints, fresh.get(&host)).await {
+        match hand.bring(&host, &taints, fresh.get(&host)).await {
             Ok(now) => Some((host, now)),
             Err(kube::Error::Api(status)) if status.is_not_found() => None,
             Err(kube::Error::Api(status)) if status.is_conflict() => {
@@ -38,35 +46,35 @@ pub(super) async fn write(
             }
         }
     };
-    stream::iter(plan)
-        .map(one)
-        .buffer_unordered(WRITES)
-        .filter_map(|now| async { now })
-        .collect()
-        .await
+    let written = stream::iter(plan).map(one).buffer_unordered(WRITES);
+    written.filter_map(|now| async { now }).collect().await
 }
 
-async fn brought(
-    nodes: &Api<Node>,
-    cluster: &str,
-    host: &str,
-    ours: &[Taint],
-    fresh: Option<&Node>,
-) -> Result<Vec<Taint>, kube::Error> {
-    let read = match fresh {
-        Some(node) => node.clone(),
-        None => nodes.get(host).await?,
-    };
-    let have = read.spec.and_then(|spec| spec.taints).unwrap_or_default();
-    let want = merged(cluster, &have, ours);
-    if want != have {
-        let version = read.metadata.resource_version;
-        let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": want}});
-        nodes.patch(host, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        let said: Vec<String> = ours.iter().map(ToString::to_string).collect();
-        tracing::info!(node = host, taints = said.join(" "), "wrote our taints");
+impl Hand<'_> {
+    async fn bring(
+        self,
+        host: &str,
+        ours: &[Taint],
+        fresh: Option<&Node>,
+    ) -> Result<Vec<Taint>, kube::Error> {
+        let read = match fresh {
+            Some(node) => node.clone(),
+            None => self.nodes.get(host).await?,
+        };
+        let have = read.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let want = merged(self.cluster, &have, ours);
+        if want != have {
+            let version = read.metadata.resource_version;
+            let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": want}});
+            let answer =
+                self.nodes.patch(host, &PatchParams::default(), &Patch::Merge(patch)).await;
+            self.figures.write("taint", &answer);
+            answer?;
+            let said: Vec<String> = ours.iter().map(ToString::to_string).collect();
+            tracing::info!(node = host, taints = said.join(" "), "wrote our taints");
+        }
+        Ok(want.into_iter().map(seen).collect())
     }
-    Ok(want.into_iter().map(seen).collect())
 }
 
 /// The list with ours as they are to be; those of others stay, and where they are.
