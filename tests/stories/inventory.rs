@@ -6,6 +6,9 @@ use gangway_core::job::BaseState;
 use gangway_tests::{POOL, Pool, SOON, Story, manifest, stays, wait};
 use serde_json::{Value, json};
 
+use crate::poison::{DEAD, is_silent, readdress};
+use crate::slurmctld::{answers, daemon};
+
 const READY: &str = "gangway.dev/SlurmReady";
 /// Within this a node that is gone has left Slurm.
 const NO_ZOMBIES: Duration = Duration::from_secs(10);
@@ -226,6 +229,43 @@ async fn a_node_that_is_not_ready_is_drained_then_down_then_back() {
     says(&story, "unready-1", "False", "not ready in Kubernetes").await;
     story.kube.patch_node_status("unready-1", &ready("True")).await;
     pool.in_slurm("unready-1", "is back", |node| node.is("IDLE") && !node.is("DRAIN")).await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_poisoned_node_that_is_empty_is_made_anew() {
+    let Some((story, mut pool)) = begin("ill", "").await else { return };
+    for name in ["ill-1", "ill-2"] {
+        pool.add(name).await;
+    }
+    story.kube.create(&gang("one", 2)).await;
+    let pods = story.bound("one-", 2).await;
+    let job = story.seated(&pods).await;
+    // Both are poisoned and then empty, one of them drained by an administrator, while nobody looks; and slurmctld
+    // begins anew, so that it has nothing to repeat that would be answered.
+    pool.controllers.kill();
+    for node in ["ill-1", "ill-2"] {
+        readdress(&story, node, DEAD).await;
+    }
+    story.slurm.client.stir(&job).await.expect("a signal is taken");
+    for node in ["ill-1", "ill-2"] {
+        is_silent(&story, node, true).await;
+    }
+    pool.administrate("ill-2", "DRAIN", Some("bad NIC")).await;
+    story.kube.delete(&gang("one", 2)).await;
+    story.gone("one-").await;
+    story.nothing_lives(SOON).await;
+    daemon(&story, &["restart", "slurmctld"]);
+    answers(&story).await;
+    is_silent(&story, "ill-1", true).await;
+    pool.controllers.start().await;
+    pool.in_slurm("ill-1", "is well", |node| node.is("IDLE") && !node.is("NOT_RESPONDING")).await;
+    says(&story, "ill-1", "True", "in: mixed").await;
+    // The administrator's drain outlives it, and what it holds back waits.
+    let kept = pool.find("ill-2").await.expect("it is there");
+    assert!(kept.is("DRAIN") && kept.is("NOT_RESPONDING") && kept.reason == "bad NIC", "{kept:?}");
+    pool.administrate("ill-2", "UNDRAIN", None).await;
+    pool.in_slurm("ill-2", "is well", |node| node.is("IDLE") && !node.is("NOT_RESPONDING")).await;
     end(story, pool).await;
 }
 

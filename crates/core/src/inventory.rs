@@ -385,12 +385,14 @@ fn kept(
         };
     }
     let wanted = wanted::wanted(rules, pool, host);
+    // Made anew, it would have lost an administrator's drain, behind which nothing starts anyway.
+    let may_go = !node.busy() && !fence::is_theirs(rules, node);
     let fresh = differ::must_be_registered_anew(&wanted, node);
     let mut steps = match fresh {
         Some(differ::Anew { why, urgent: true }) if node.busy() => {
             fence.also(&format!("is to be registered anew: {why}")).steps(rules, node)
         }
-        Some(_) if !node.busy() => {
+        Some(_) if may_go => {
             let mut steps = vec![Step::Delete { node: node.name.clone() }];
             if !fence.is_shut() {
                 steps.push(Step::Register(wanted));

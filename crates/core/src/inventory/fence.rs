@@ -15,7 +15,7 @@ pub(super) struct Fence {
 }
 
 /// Between the reason of a down and the administrator's reason that it has replaced.
-pub(super) const BEFORE: &str = "; drained before: ";
+const BEFORE: &str = "; drained before: ";
 
 /// What a node of Kubernetes means for Slurm's.
 pub(super) fn of(rules: &Rules, host: &Host, now: i64) -> Fence {
@@ -43,6 +43,12 @@ pub(super) fn leave(rules: &Rules, node: &SlurmNode, why: &str) -> Option<Step> 
     }
     let down = Fence { why: Some(why.to_owned()), down: true, again: None };
     down.steps(rules, node)
+}
+
+/// Whether somebody else has drained it, or holds it for down, also where a down of ours stands over that.
+pub(super) fn is_theirs(rules: &Rules, node: &SlurmNode) -> bool {
+    let ours = node.reason.starts_with(&rules.signature()) && !node.reason.contains(BEFORE);
+    (node.is("DRAIN") || node.is("DOWN")) && !ours
 }
 
 impl Fence {

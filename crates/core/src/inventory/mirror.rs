@@ -208,9 +208,8 @@ fn shut(node: &SlurmNode) -> Option<(&'static str, &'static str)> {
 
 /// Whether Slurm does not give it out, for a reason of its own and not for one that Kubernetes has given.
 pub(super) fn withheld(rules: &Rules, node: &SlurmNode) -> bool {
-    let ours = node.reason.starts_with(&rules.signature()) && !node.reason.contains(fence::BEFORE);
-    let by = |states: &[&str]| states.iter().any(|state| node.is(state));
-    by(&["FAIL", "MAINTENANCE"]) || (by(&["DOWN", "DRAIN", "NOT_RESPONDING"]) && !ours)
+    ["FAIL", "MAINTENANCE", "NOT_RESPONDING"].iter().any(|state| node.is(state))
+        || fence::is_theirs(rules, node)
 }
 
 fn because(node: &SlurmNode) -> String {
