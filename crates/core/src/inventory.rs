@@ -10,6 +10,7 @@ mod conf;
 mod differ;
 mod fence;
 mod mirror;
+mod outside;
 mod taint;
 mod tenants;
 mod wanted;
@@ -24,6 +25,7 @@ use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, registrations};
 pub use mirror::{Condition, REASONS, Standing, Told};
+pub use outside::{Guest, Hold, Holding, Settling, held, holds, settle};
 pub use taint::{Effect, Tainting, Taints};
 pub use tenants::tenants;
 pub use wanted::{Devices, Wanted};
@@ -57,6 +59,8 @@ pub struct Rules {
     pub layouts: Vec<Layout>,
     /// Which taints nodes of a pool get.
     pub taints: Taints,
+    /// How what pods take beside Slurm is held on hosts with a slurmd.
+    pub holding: Holding,
 }
 
 /// A kind of nodes.
@@ -123,6 +127,8 @@ pub struct Host {
     pub outside_cpu_milli: u64,
     /// What of memory they take, in bytes.
     pub outside_memory: u64,
+    /// What each of these pods takes, by uid.
+    pub guests: BTreeMap<String, Guest>,
     /// What Slurm said when it was last to be registered, and would not be.
     pub refusal: Option<String>,
     /// What we last wrote on it about Slurm.

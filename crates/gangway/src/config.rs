@@ -436,7 +436,7 @@ policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: g
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
-nodes: { port: 70000, lookSeconds: 0, taint: x, taints: { managed: NoExecute, drained: perhaps, all: off }, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
+nodes: { port: 70000, lookSeconds: 0, taint: x, outside: { hold: maybe }, taints: { managed: NoExecute, drained: perhaps, all: off }, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
 warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
 ";
         let problems = read(yaml).expect_err("many problems");
@@ -469,6 +469,7 @@ warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
             "nodes.address:",
             "nodes.lookSeconds:",
             "nodes.taint:",
+            "nodes.outside.hold:",
             "nodes.taints.managed: must not be NoExecute: it would end the pods",
             "nodes.taints.drained:",
             "nodes.taints.all:",
@@ -528,6 +529,7 @@ nodes:
   pools: [ { name: p5, labels: { pool: p5 }, features: [gangway], partitions: [gpu], weight: 7 } ]
   topology: { tree: [example.com/rack] }
   taints: { drained: PreferNoSchedule, managed: off }
+  outside: { partition: all }
 topology:
   source: labels
   labels: [example.com/rack, example.com/slot]
@@ -560,6 +562,7 @@ topology:
         assert_eq!((rules.pools[0].weight, nodes.look_seconds), (7, 30));
         assert_eq!(rules.resources.0["example.com/npu"], "npu");
         let drained = Some(gangway_core::inventory::Effect::PreferNoSchedule);
+        assert!(rules.holding.on && rules.holding.partition.as_deref() == Some("all"));
         assert_eq!(rules.taints, Taints { drained, managed: None });
         assert_eq!(
             (rules.down_after_ms, rules.tree_labels),

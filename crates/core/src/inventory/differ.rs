@@ -58,7 +58,7 @@ pub(super) fn change(rules: &Rules, wanted: &Wanted, node: &SlurmNode) -> Change
 }
 
 /// `gpu:h100:8(S:0-1),efa:32` → how many of each name and type. What has no number counts once.
-fn counts(gres: &str) -> BTreeMap<String, u64> {
+pub(super) fn counts(gres: &str) -> BTreeMap<String, u64> {
     let mut out = BTreeMap::new();
     let mut depth = 0_u32;
     let parts = gres.split(|c: char| {

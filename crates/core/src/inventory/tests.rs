@@ -24,6 +24,7 @@ pub(super) fn rules() -> Rules {
         gpu_types: GpuTypes::default(),
         layouts: Layout::known(),
         taints: Taints::default(),
+        holding: Holding::default(),
     }
 }
 

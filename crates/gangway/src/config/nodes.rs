@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gangway_core::inventory::{Effect, Pool, Rules, Taints};
+use gangway_core::inventory::{Effect, Holding, Pool, Rules, Taints};
 
 use super::section::{Problems, Section};
 
@@ -60,6 +60,13 @@ pub(super) fn read(
     let (tree_labels, block_label) = (topology.texts("tree"), topology.text("block"));
     topology.finish();
     let taints = taints(section.section("taints"), problems);
+    let mut outside = section.section("outside");
+    let holding = Holding {
+        on: outside.flag("hold").unwrap_or(true),
+        partition: outside.text("partition"),
+        account: outside.text("account"),
+    };
+    outside.finish();
     let pools: Vec<Pool> =
         section.sections("pools").into_iter().map(|entry| pool(entry, problems)).collect();
     section.finish();
@@ -93,6 +100,7 @@ pub(super) fn read(
         gpu_types: Default::default(),
         layouts: Vec::new(),
         taints,
+        holding,
     };
     Some(Nodes { rules, drivers, look_seconds })
 }

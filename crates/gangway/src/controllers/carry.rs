@@ -30,7 +30,7 @@ const AT_ONCE: usize = 4;
 /// Writes to the API server under way at once.
 pub(super) const WRITES: usize = 32;
 /// What Slurm has refused is asked again after so long.
-const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 pub(super) struct Carrier {
     slurm: SlurmClient,
