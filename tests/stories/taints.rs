@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gangway_tests::{Nodes, POOL, Pool, SOON, Story, audited, manifest, stays, wait};
+use gangway_tests::{
+    KubeScheduler, Nodes, POOL, Pool, SOON, Story, Terms, audited, manifest, stays, wait,
+};
 use serde_json::json;
 
 const HYBRID: (&str, &str) = ("gangway.dev/partition", "hybrid");
@@ -183,6 +185,31 @@ async fn a_pod_that_tolerates_nothing_runs_where_others_are_kept_off() {
     tainted(&story, "h2", &[]).await;
     drop(stock);
     end(story, pool).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_a_stock_kube_scheduler_binds_needs_a_toleration_and_is_told_so() {
+    let Some(story) = Story::begin("taint-stock").await else { return };
+    let mut pool = Pool::of(&story, "taints: { managed: NoSchedule }");
+    pool.controllers.start().await;
+    let node = format!("taint-stock-{}", std::process::id());
+    pool.add(&node).await;
+    tainted(&story, &node, &[&managed(&story)]).await;
+    pool.in_slurm(&node, "is idle", |node| node.is("IDLE")).await;
+    let stock = KubeScheduler::begin(&story, &Terms::default()).await;
+    let template = manifest::template(8, &[("gangway.dev/partition", "mixed")]);
+    let mut template = KubeScheduler::template(&template);
+    template["spec"]["nodeSelector"] = json!({POOL: "mixed"});
+    story.kube.create(&manifest::pod("strict", &template)).await;
+    story.told("strict", "1 node(s) had untolerated taint").await;
+    template["spec"]["tolerations"] = json!([{"key": "gangway.dev/managed", "operator": "Exists"}]);
+    story.kube.create(&manifest::pod("tolerant", &template)).await;
+    story.bound("tolerant", 1).await;
+    story.kube.delete_pods("").await;
+    story.gone("").await;
+    let status = pool.end().await;
+    assert!(status.is_some_and(|status| status.success()), "the controllers ended with {status:?}");
+    stock.end(story).await;
 }
 
 async fn runs(story: &Story, pod: &str) {
