@@ -298,6 +298,20 @@ impl Kubernetes {
         Some((own.status, own.reason.unwrap_or_default(), own.message.unwrap_or_default()))
     }
 
+    /// A node's taints as `kubectl describe` writes them, ascending.
+    pub async fn node_taints(&self, name: &str) -> Vec<String> {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let node = all.get_opt(name).await.expect("nodes can be read");
+        let taints = node.and_then(|node| node.spec?.taints).unwrap_or_default();
+        let said = taints.into_iter().map(|taint| {
+            let value = taint.value.map_or_else(String::new, |value| format!("={value}"));
+            format!("{}{value}:{}", taint.key, taint.effect)
+        });
+        let mut said: Vec<String> = said.collect();
+        said.sort();
+        said
+    }
+
     pub(crate) async fn delete_node(&self, name: &str) {
         let all: Api<Node> = Api::all(self.client.clone());
         let deleted = all.delete(name, &DeleteParams::default()).await;

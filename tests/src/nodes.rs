@@ -88,6 +88,13 @@ impl Nodes {
         }
     }
 
+    /// Sees to it that no taint is left on nodes that had none, whoever writes it.
+    pub fn leave_untainted(&self, names: &[String]) {
+        let back = json!({"spec": {"taints": null}});
+        let changes = names.iter().map(|name| (name.clone(), back.clone()));
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(changes);
+    }
+
     /// `kubectl cordon`.
     pub async fn cordon(&self, names: &[String]) {
         for name in names {

@@ -6,6 +6,9 @@ use gangway_core::job::BaseState;
 use gangway_tests::{POOL, Pool, SOON, Story, manifest, stays, wait};
 use serde_json::{Value, json};
 
+use crate::poison::{DEAD, is_silent, readdress};
+use crate::slurmctld::{answers, daemon};
+
 const READY: &str = "gangway.dev/SlurmReady";
 /// Within this a node that is gone has left Slurm.
 const NO_ZOMBIES: Duration = Duration::from_secs(10);
@@ -230,6 +233,43 @@ async fn a_node_that_is_not_ready_is_drained_then_down_then_back() {
 }
 
 #[tokio::test]
+async fn a_poisoned_node_that_is_empty_is_made_anew() {
+    let Some((story, mut pool)) = begin("ill", "").await else { return };
+    for name in ["ill-1", "ill-2"] {
+        pool.add(name).await;
+    }
+    story.kube.create(&gang("one", 2)).await;
+    let pods = story.bound("one-", 2).await;
+    let job = story.seated(&pods).await;
+    // Both are poisoned and then empty, one of them drained by an administrator, while nobody looks; and slurmctld
+    // begins anew, so that it has nothing to repeat that would be answered.
+    pool.controllers.kill();
+    for node in ["ill-1", "ill-2"] {
+        readdress(&story, node, DEAD).await;
+    }
+    story.slurm.client.stir(&job).await.expect("a signal is taken");
+    for node in ["ill-1", "ill-2"] {
+        is_silent(&story, node, true).await;
+    }
+    pool.administrate("ill-2", "DRAIN", Some("bad NIC")).await;
+    story.kube.delete(&gang("one", 2)).await;
+    story.gone("one-").await;
+    story.nothing_lives(SOON).await;
+    daemon(&story, &["restart", "slurmctld"]);
+    answers(&story).await;
+    is_silent(&story, "ill-1", true).await;
+    pool.controllers.start().await;
+    pool.in_slurm("ill-1", "is well", |node| node.is("IDLE") && !node.is("NOT_RESPONDING")).await;
+    says(&story, "ill-1", "True", "in: mixed").await;
+    // The administrator's drain outlives it, and what it holds back waits.
+    let kept = pool.find("ill-2").await.expect("it is there");
+    assert!(kept.is("DRAIN") && kept.is("NOT_RESPONDING") && kept.reason == "bad NIC", "{kept:?}");
+    pool.administrate("ill-2", "UNDRAIN", None).await;
+    pool.in_slurm("ill-2", "is well", |node| node.is("IDLE") && !node.is("NOT_RESPONDING")).await;
+    end(story, pool).await;
+}
+
+#[tokio::test]
 async fn slurms_own_nodes_of_the_same_name_are_left_alone() {
     let Some((story, pool)) = begin("foreign", "").await else { return };
     let conf =
@@ -281,5 +321,90 @@ async fn a_host_with_slurmd_says_whose_jobs_are_on_it() {
         }
     })
     .await;
+    end(story, pool).await;
+}
+
+/// A pod that somebody else has put there, with so many GPUs; it really runs where there is a kubelet.
+fn stranger(story: &Story, name: &str, node: &str, gpus: u32) -> Value {
+    let mut pod = manifest::pod(name, &manifest::template(gpus, &[]));
+    pod["spec"]["schedulerName"] = json!("somebody-else");
+    pod["spec"]["nodeName"] = json!(node);
+    let container = &mut pod["spec"]["containers"][0];
+    if story.world.kubelets().contains(&node) {
+        container["image"] = json!(story.world.pod_image());
+        container["imagePullPolicy"] = json!("Never");
+        container["command"] = json!(["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]);
+    }
+    pod
+}
+
+#[tokio::test]
+async fn what_pods_take_of_a_host_beside_slurm_is_not_given_out_there() {
+    let Some((story, mut pool)) = begin("beside", "").await else { return };
+    pool.nodes.label(&["h1".to_owned()], POOL, "hosts").await;
+    story.kube.create(&stranger(&story, "stranger", "h1", 2)).await;
+    story.kube.create(&stranger(&story, "small", "h1", 0)).await;
+    let own = format!("gangway-outside/{}/h1/", story.cluster);
+    let holding = async |count: usize| {
+        wait(&format!("{count} jobs hold what pods take"), SOON, async || {
+            let jobs = story.slurm.client.jobs().await.expect("jobs can be listed");
+            let live = jobs.into_iter().filter(|job| {
+                job.admin_comment.starts_with(&own) && job.state.base == BaseState::Running
+            });
+            let live: Vec<_> = live.collect();
+            // Nothing is left of a story that breaks off.
+            live.iter().for_each(|job| story.slurm.adopt(job.id));
+            if live.len() == count { Ok(live) } else { Err(format!("{live:?}")) }
+        })
+        .await
+    };
+    let held = holding(2).await;
+    let tres: Vec<_> = held.iter().map(|job| job.tres_per_node.as_str()).collect();
+    assert!(tres.contains(&"gres/efa:8,gres/gpu:2") && tres.contains(&""), "{tres:?}");
+    let sbatch = |gpus: u32| {
+        let gpus = format!("--gres=gpu:{gpus}");
+        let words = ["-p", "hybrid", "-n1", "-c1", "--mem=100", "-w", "h1", &gpus];
+        let sleep = ["--wrap", "sleep 300"];
+        story.slurm.sbatch("bob", &[&words[..], &sleep].concat())
+    };
+    // Six are there for everybody, and eight are not.
+    let six = sbatch(6);
+    story.slurm.reaches(six, BaseState::Running).await;
+    story.slurm.scancel("bob", six);
+    story.slurm.reaches(six, BaseState::Cancelled).await;
+    // Ended by hand: held anew.
+    story.slurm.scancel("root", held[0].id.0);
+    let held = holding(2).await;
+    // Who drains the host does not wait for us, and what pods take is held again first of all.
+    pool.administrate("h1", "DRAIN", Some("new fan")).await;
+    pool.in_slurm("h1", "is empty", |node| node.is("IDLE") && node.is("DRAIN")).await;
+    pool.administrate("h1", "RESUME", None).await;
+    assert!(holding(2).await.iter().all(|job| held.iter().all(|old| old.id != job.id)));
+    let held = holding(2).await;
+    let eight = sbatch(8);
+    stays("a job for all GPUs of the host waits", Duration::from_secs(3), async || {
+        let job = story.slurm.job(eight).await;
+        if job.state.base == BaseState::Pending { Ok(()) } else { Err(format!("{:?}", job.state)) }
+    })
+    .await;
+    // A restart takes nothing twice; and the pod goes while nobody looks.
+    pool.controllers.kill();
+    pool.controllers.start().await;
+    says(&story, "h1", "True", "in: hybrid").await;
+    let after = holding(2).await;
+    assert_eq!(
+        after.iter().map(|j| j.id).collect::<Vec<_>>(),
+        held.iter().map(|j| j.id).collect::<Vec<_>>()
+    );
+    pool.controllers.kill();
+    story.kube.delete_pod("stranger").await;
+    story.gone("stranger").await;
+    pool.controllers.start().await;
+    story.slurm.reaches(eight, BaseState::Running).await;
+    assert_eq!(holding(1).await[0].tres_per_node, "", "the other pod is still there");
+    story.kube.delete_pod("small").await;
+    story.gone("small").await;
+    holding(0).await;
+    story.slurm.scancel("bob", eight);
     end(story, pool).await;
 }

@@ -44,6 +44,7 @@ mod scancel;
 mod sharing;
 mod slurm_away;
 mod slurmctld;
+mod taints;
 mod turnover;
 mod two_leaders;
 mod volumes;

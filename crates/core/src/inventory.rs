@@ -10,6 +10,8 @@ mod conf;
 mod differ;
 mod fence;
 mod mirror;
+mod outside;
+mod taint;
 mod tenants;
 mod wanted;
 
@@ -22,12 +24,14 @@ use crate::translate::ResourceTable;
 use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, registrations};
-pub use mirror::{Condition, Standing, Told};
+pub use mirror::{Condition, REASONS, Standing, Told};
+pub use outside::{Guest, Hold, Holding, Settling, held, holds, settle};
+pub use taint::{Effect, Tainting, Taints};
 pub use tenants::tenants;
 pub use wanted::{Devices, Wanted};
 
 /// What an operator says about the pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Names this bridge's world; part of the mark on each of its nodes.
     pub cluster: String,
@@ -53,6 +57,10 @@ pub struct Rules {
     pub gpu_types: GpuTypes,
     /// How its devices are wired.
     pub layouts: Vec<Layout>,
+    /// Which taints nodes of a pool get.
+    pub taints: Taints,
+    /// How what pods take beside Slurm is held on hosts with a slurmd.
+    pub holding: Holding,
 }
 
 /// A kind of nodes.
@@ -119,6 +127,8 @@ pub struct Host {
     pub outside_cpu_milli: u64,
     /// What of memory they take, in bytes.
     pub outside_memory: u64,
+    /// What each of these pods takes, by uid.
+    pub guests: BTreeMap<String, Guest>,
     /// What Slurm said when it was last to be registered, and would not be.
     pub refusal: Option<String>,
     /// What we last wrote on it about Slurm.
@@ -274,6 +284,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// For Kubernetes.
     pub news: Vec<News>,
+    /// Nodes of Kubernetes whose taints are to change.
+    pub taints: Vec<Tainting>,
     /// EXTERNAL nodes of Slurm that nobody backs and that are not ours: told of, and left alone.
     pub strangers: Vec<String>,
     /// When to look again although nothing has changed, in milliseconds of the caller's clock.
@@ -291,14 +303,13 @@ pub fn decide(rules: &Rules, hosts: &[Host], nodes: &[SlurmNode], now: i64) -> P
         let node = by_name.get(host.slurm_name()).copied();
         // Two hosts of one Slurm name: the first by name counts, the other is told so.
         let pair = pairs.entry(host.slurm_name()).or_insert((None, node));
-        match pair.0 {
-            Some(first) if first.name < host.name => plan.news.extend(mirror::twice(host, first)),
-            Some(first) => {
-                plan.news.extend(mirror::twice(first, host));
-                pair.0 = Some(host);
-            }
-            None => pair.0 = Some(host),
-        }
+        let (counts, second) = match pair.0 {
+            Some(first) if first.name < host.name => (first, Some(host)),
+            first => (host, first),
+        };
+        pair.0 = Some(counts);
+        plan.news.extend(second.and_then(|second| mirror::twice(second, counts)));
+        plan.taints.extend(second.and_then(|second| taint::none(rules, second)));
     }
     for (host, node) in pairs.into_values() {
         one(rules, host, node, now, &mut plan);
@@ -309,6 +320,8 @@ pub fn decide(rules: &Rules, hosts: &[Host], nodes: &[SlurmNode], now: i64) -> P
 fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, plan: &mut Plan) {
     let ours = node.is_some_and(|node| node.external() && node.features.contains(&rules.mark()));
     let pool = host.and_then(|host| rules.pool(host));
+    let known = node.map(|node| (node, ours));
+    plan.taints.extend(host.and_then(|host| taint::of(rules, host, pool, known)));
     match (host, node) {
         (None, None) => {}
         (None, Some(node)) if ours => {
@@ -318,7 +331,7 @@ fn one(rules: &Rules, host: Option<&Host>, node: Option<&SlurmNode>, now: i64, p
         // A host with a slurmd that Kubernetes does not know: bare metal for sbatch alone.
         (None, Some(_)) => {}
         (Some(host), node) => match pool {
-            Some(pool) => pooled(rules, pool, host, node.map(|node| (node, ours)), now, plan),
+            Some(pool) => pooled(rules, pool, host, known, now, plan),
             None => {
                 let left = node.filter(|_| ours);
                 plan.steps.extend(left.and_then(|node| fence::leave(rules, node, mirror::NO_POOL)));
@@ -378,12 +391,14 @@ fn kept(
         };
     }
     let wanted = wanted::wanted(rules, pool, host);
+    // Made anew, it would have lost an administrator's drain, behind which nothing starts anyway.
+    let may_go = !node.busy() && !fence::is_theirs(rules, node);
     let fresh = differ::must_be_registered_anew(&wanted, node);
     let mut steps = match fresh {
         Some(differ::Anew { why, urgent: true }) if node.busy() => {
             fence.also(&format!("is to be registered anew: {why}")).steps(rules, node)
         }
-        Some(_) if !node.busy() => {
+        Some(_) if may_go => {
             let mut steps = vec![Step::Delete { node: node.name.clone() }];
             if !fence.is_shut() {
                 steps.push(Step::Register(wanted));

@@ -36,6 +36,10 @@ pub const CONDITION: &str = "gangway.dev/Slurm";
 pub const TENANTS: &str = "gangway.dev/slurm-jobs";
 /// Condition written by us on a node: whether Slurm gives it out, and if not, why.
 pub const SLURM_READY: &str = "gangway.dev/SlurmReady";
+/// Taint written by us, where the configuration says so, on every node that this bridge gives out.
+pub const TAINT_MANAGED: &str = "gangway.dev/managed";
+/// Taint written by us, where the configuration says so, on a node that Slurm does not give out.
+pub const TAINT_UNAVAILABLE: &str = "gangway.dev/slurm-unavailable";
 /// Label written by us on the Binding: the Slurm job id, so that `kubectl get pods -l` finds a job's pods.
 pub const JOB_LABEL: &str = "gangway.dev/job";
 /// Node label: Slurm's name of the node where it is not the Kubernetes name.

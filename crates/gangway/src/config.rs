@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use gangway_core::ask::TABLE;
+use gangway_core::inventory::Taints;
 use gangway_core::names;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::poison::Sink;
@@ -208,6 +209,9 @@ impl Settings {
             election::read(election, &flags.process, &identity, "gangway-scheduler", &problems);
         let sink = slurm.sink.as_ref().map(|sink| sink.address.as_str());
         let mut nodes = nodes::read(root.section("nodes"), sink, &problems);
+        if nodes.as_ref().is_some_and(|nodes| nodes.rules.taints != Taints::default()) {
+            nodes::check_taint_value(&cluster, &problems);
+        }
         let warning_command = command::read(root.section("warningCommand"), &problems);
         root.finish();
         problems.into_result()?;
@@ -432,7 +436,7 @@ policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: g
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
-nodes: { port: 70000, lookSeconds: 0, taint: x, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
+nodes: { port: 70000, lookSeconds: 0, taint: x, outside: { hold: maybe }, taints: { managed: NoExecute, drained: perhaps, all: off }, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
 warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
 ";
         let problems = read(yaml).expect_err("many problems");
@@ -465,6 +469,10 @@ warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
             "nodes.address:",
             "nodes.lookSeconds:",
             "nodes.taint:",
+            "nodes.outside.hold:",
+            "nodes.taints.managed: must not be NoExecute: it would end the pods",
+            "nodes.taints.drained:",
+            "nodes.taints.all:",
             "nodes.pools[0].slurmd:",
             "nodes.pools[1].name:",
             "nodes.pools[1].labels:",
@@ -520,6 +528,8 @@ gpuTypes: { labels: [example.com/gpu], types: { ACME-9000: acme } }
 nodes:
   pools: [ { name: p5, labels: { pool: p5 }, features: [gangway], partitions: [gpu], weight: 7 } ]
   topology: { tree: [example.com/rack] }
+  taints: { drained: PreferNoSchedule, managed: off }
+  outside: { partition: all }
 topology:
   source: labels
   labels: [example.com/rack, example.com/slot]
@@ -551,6 +561,9 @@ topology:
         assert_eq!((rules.cluster.as_str(), rules.address.as_str()), ("prod", "10.0.0.9"));
         assert_eq!((rules.pools[0].weight, nodes.look_seconds), (7, 30));
         assert_eq!(rules.resources.0["example.com/npu"], "npu");
+        let drained = Some(gangway_core::inventory::Effect::PreferNoSchedule);
+        assert!(rules.holding.on && rules.holding.partition.as_deref() == Some("all"));
+        assert_eq!(rules.taints, Taints { drained, managed: None });
         assert_eq!(
             (rules.down_after_ms, rules.tree_labels),
             (300_000, vec!["example.com/rack".into()])

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gangway_core::inventory;
+use gangway_core::inventory::{self, Hold};
 use gangway_core::job::GresAllocation;
 use gangway_slurm::Client as SlurmClient;
 use tokio::net::TcpListener;
@@ -27,11 +27,16 @@ use crate::nursery::nursery;
 use crate::scheduler::{Way, elect, give_up, slurm_client};
 
 mod carry;
+mod figures;
 mod hosts;
+mod outside;
+mod taint;
 mod watch;
 
 use carry::Carrier;
+use figures::Figures;
 use hosts::{Fact, Hosts};
+use outside::Holder;
 
 /// Facts that come in a burst are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -73,7 +78,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let (facts, heard) = mpsc::channel(FACTS);
     watch::start(&nursery, &client, &facts, &stop, &settings.scheduler_name, &nodes, &readiness)
         .await?;
-    let keeper = Keeper::new(nodes, slurm, client, readiness, heard);
+    let figures = Figures::new(&metrics.registry)?;
+    let keeper = Keeper::new(nodes, slurm, client, figures, readiness, heard);
     let stopped = stop.clone();
     nursery.start("inventory", async move {
         tokio::select! {
@@ -88,17 +94,22 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     lived
 }
 
+/// Of each node that jobs are on: its name, how many CPUs they have, which devices.
+type InUse = Vec<(String, u32, Vec<GresAllocation>)>;
+
 /// Keeps the inventories the same.
 struct Keeper {
     nodes: Nodes,
     slurm: SlurmClient,
     carrier: Carrier,
+    figures: Figures,
     hosts: Hosts,
     heard: mpsc::Receiver<Fact>,
     readiness: Arc<Readiness>,
     began: Instant,
     /// What of the nodes was in use when jobs were last read.
-    in_use: Vec<(String, u32, Vec<GresAllocation>)>,
+    in_use: InUse,
+    holder: Holder,
     /// Other people's jobs by node, in words.
     tenants: BTreeMap<String, String>,
 }
@@ -108,13 +119,27 @@ impl Keeper {
         nodes: Nodes,
         slurm: SlurmClient,
         client: kube::Client,
+        figures: Figures,
         readiness: Arc<Readiness>,
         heard: mpsc::Receiver<Fact>,
     ) -> Self {
-        let carrier = Carrier::new(slurm.clone(), client);
+        let cluster = nodes.rules.cluster.clone();
+        let carrier = Carrier::new(slurm.clone(), client, cluster, figures.clone());
         let (hosts, began) = (Hosts::default(), Instant::now());
-        let (in_use, tenants) = (Vec::new(), BTreeMap::new());
-        Self { nodes, slurm, carrier, hosts, heard, readiness, began, in_use, tenants }
+        let (in_use, tenants, holder) = (Vec::new(), BTreeMap::new(), Holder::default());
+        Self {
+            nodes,
+            slurm,
+            carrier,
+            figures,
+            hosts,
+            heard,
+            readiness,
+            began,
+            in_use,
+            holder,
+            tenants,
+        }
     }
 
     async fn keep(mut self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -157,56 +182,69 @@ impl Keeper {
     /// Compares once, and does what follows. Returns when to do so again.
     async fn round(&mut self) -> Duration {
         let look = Duration::from_secs(self.nodes.look_seconds.into());
+        let took = self.figures.round_seconds.start_timer();
         let nodes = match self.slurm.nodes().await {
             Ok(nodes) => nodes,
             Err(error) => {
                 self.readiness.slurm.store(false, Ordering::Relaxed);
                 tracing::warn!(error = explain(&error), "could not read Slurm's nodes");
+                took.stop_and_discard();
                 return SOON;
             }
         };
         self.readiness.slurm.store(true, Ordering::Relaxed);
-        self.look_at_tenants(&nodes).await;
+        let in_use = in_use(&nodes);
         let mut nodes: Vec<_> = nodes.into_iter().map(seen).collect();
+        let hosts = self.hosts.all(|node| self.carrier.refusal(node));
+        let holds = inventory::holds(&self.nodes.rules, &hosts, &nodes);
+        self.look_at_jobs(in_use, &holds).await;
         for node in &mut nodes {
             node.tenants = self.tenants.get(&node.name).cloned().unwrap_or_default();
         }
-        let hosts = self.hosts.all(|node| self.carrier.refusal(node));
+        let thinking = self.figures.plan_seconds.start_timer();
         let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
+        thinking.observe_duration();
         let wait =
             plan.again.map(|at| Duration::from_millis((at - self.now()).max(0).unsigned_abs()));
-        let carried = self.carrier.carry(plan).await;
+        let mut carried = self.carrier.carry(plan).await;
+        carried.asked |= self.holder.carry(&self.slurm, &self.figures, &holds).await;
         for news in carried.told {
             self.hosts.told(&news.host, news.told, self.now());
         }
+        for (host, taints) in carried.tainted {
+            self.hosts.tainted(&host, taints);
+        }
+        self.figures.count(&self.nodes.rules, self.hosts.all(|_| None).as_slice());
+        took.observe_duration();
         if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
     }
 
-    /// Jobs are many and their list is long: it is read when something on the nodes has changed.
-    async fn look_at_tenants(&mut self, nodes: &[gangway_slurm::Node]) {
-        let in_use = nodes.iter().filter(|node| node.allocated_cpus > 0);
-        let in_use: Vec<_> =
-            in_use.map(|n| (n.name.clone(), n.allocated_cpus, n.gres_used.clone())).collect();
-        if in_use == self.in_use {
+    /// Jobs are many and their list is long: it is read when something on the nodes has changed, or other things are to
+    /// be held than are.
+    async fn look_at_jobs(&mut self, in_use: InUse, holds: &[Hold]) {
+        if in_use == self.in_use && !self.holder.must_read(holds) {
             return;
         }
-        if in_use.is_empty() {
-            self.tenants.clear();
-        } else {
-            match self.slurm.jobs().await {
-                Ok(jobs) => self.tenants = inventory::tenants(&jobs),
-                Err(error) => {
-                    tracing::warn!(error = explain(&error), "could not read Slurm's jobs");
-                    return;
-                }
+        match self.slurm.jobs().await {
+            Ok(jobs) => {
+                self.tenants = inventory::tenants(&jobs);
+                self.holder.read(inventory::held(&self.nodes.rules, &jobs));
+                self.in_use = in_use;
+            }
+            Err(error) => {
+                tracing::warn!(error = explain(&error), "could not read Slurm's jobs");
             }
         }
-        self.in_use = in_use;
     }
 
     fn now(&self) -> i64 {
         i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
+}
+
+fn in_use(nodes: &[gangway_slurm::Node]) -> InUse {
+    let in_use = nodes.iter().filter(|node| node.allocated_cpus > 0);
+    in_use.map(|node| (node.name.clone(), node.allocated_cpus, node.gres_used.clone())).collect()
 }
 
 fn seen(node: gangway_slurm::Node) -> inventory::SlurmNode {

@@ -182,7 +182,12 @@ impl Source {
                     index.keep_strangers(&uids);
                 }
                 // A heartbeat changes nothing of what is kept, and wakes nobody.
-                Event::Node(node) => {
+                Event::Node(mut node) => {
+                    // Written for the pods of others. A stock kube-scheduler looks at all taints itself, so there they
+                    // count.
+                    if self.cluster.terms.is_none() {
+                        node.taints.retain(|taint| !taint.is_own(&self.cluster.id));
+                    }
                     freed = index.reach().put_node(&node);
                     self.world.atlas().put(&node.name, &node.labels);
                     self.unsettled |= freed;

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::nodes::NodeFacts;
+use crate::names;
 
 /// The taint that a cordoned node is taken to have.
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -24,6 +25,20 @@ pub struct Taint {
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule`, `NoExecute`.
     pub effect: String,
+}
+
+impl Taint {
+    /// Whether the controllers of this cluster's bridge have written it. It keeps nobody off for whom Slurm has found
+    /// room: they wrote it for the pods of others.
+    pub fn is_own(&self, cluster: &str) -> bool {
+        [names::TAINT_MANAGED, names::TAINT_UNAVAILABLE].contains(&self.key.as_str())
+            && self.value == own_value(cluster)
+    }
+}
+
+/// The value of a bridge's own taints. Values hold no colon.
+pub(crate) fn own_value(cluster: &str) -> String {
+    cluster.replace(':', ".")
 }
 
 impl fmt::Display for Taint {

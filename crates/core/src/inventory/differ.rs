@@ -21,6 +21,11 @@ pub(super) struct Anew {
 const SLACK: u64 = 5;
 
 pub(super) fn must_be_registered_anew(wanted: &Wanted, node: &SlurmNode) -> Option<Anew> {
+    if node.is("NOT_RESPONDING") {
+        // Something that Slurm once sent was not answered, and it gives the node to nobody any more. While it has that
+        // to repeat, the sink will answer; after a restart it has nothing, and only a new node is a healthy one.
+        return Some(Anew { why: "Slurm holds it for dead".to_owned(), urgent: false });
+    }
     let have = counts(&node.gres);
     let want = wanted.counts();
     if have != want {
@@ -53,7 +58,7 @@ pub(super) fn change(rules: &Rules, wanted: &Wanted, node: &SlurmNode) -> Change
 }
 
 /// `gpu:h100:8(S:0-1),efa:32` → how many of each name and type. What has no number counts once.
-fn counts(gres: &str) -> BTreeMap<String, u64> {
+pub(super) fn counts(gres: &str) -> BTreeMap<String, u64> {
     let mut out = BTreeMap::new();
     let mut depth = 0_u32;
     let parts = gres.split(|c: char| {

@@ -45,6 +45,12 @@ pub(super) fn leave(rules: &Rules, node: &SlurmNode, why: &str) -> Option<Step> 
     down.steps(rules, node)
 }
 
+/// Whether somebody else has drained it, or holds it for down, also where a down of ours stands over that.
+pub(super) fn is_theirs(rules: &Rules, node: &SlurmNode) -> bool {
+    let ours = node.reason.starts_with(&rules.signature()) && !node.reason.contains(BEFORE);
+    (node.is("DRAIN") || node.is("DOWN")) && !ours
+}
+
 impl Fence {
     pub(super) fn is_shut(&self) -> bool {
         self.why.is_some()

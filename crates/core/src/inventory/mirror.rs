@@ -2,7 +2,7 @@
 //!
 //! Everything in it stays the same while nothing changes: no times, no counts of what is in use.
 
-use super::{Host, News, Pool, Rules, SlurmNode};
+use super::{Host, News, Pool, Rules, SlurmNode, fence};
 
 /// Whether Slurm gives a node out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,23 @@ impl Standing {
     }
 }
 
+/// Every reason that a condition may have.
+pub const REASONS: [&str; 13] = [
+    "InPool",
+    "Drained",
+    "Down",
+    "Failing",
+    "NotResponding",
+    "Maintenance",
+    "PoweredDown",
+    "NotInPartition",
+    "NotRegistered",
+    "Refused",
+    "NotOurs",
+    "NoPool",
+    "NameTaken",
+];
+
 /// The condition `gangway.dev/SlurmReady`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
@@ -57,6 +74,7 @@ pub struct Told {
 
 impl Condition {
     fn new(standing: Standing, reason: &str, message: String) -> Self {
+        debug_assert!(REASONS.contains(&reason), "{reason} is not in the list");
         Self { standing, reason: reason.to_owned(), message }
     }
 }
@@ -186,6 +204,12 @@ fn shut(node: &SlurmNode) -> Option<(&'static str, &'static str)> {
     }
     let off = ["POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "REBOOT_REQUESTED", "FUTURE"];
     first(&off).then_some(("PoweredDown", "powered down or rebooting in Slurm"))
+}
+
+/// Whether Slurm does not give it out, for a reason of its own and not for one that Kubernetes has given.
+pub(super) fn withheld(rules: &Rules, node: &SlurmNode) -> bool {
+    ["FAIL", "MAINTENANCE", "NOT_RESPONDING"].iter().any(|state| node.is(state))
+        || fence::is_theirs(rules, node)
 }
 
 fn because(node: &SlurmNode) -> String {

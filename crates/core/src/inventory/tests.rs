@@ -23,6 +23,8 @@ pub(super) fn rules() -> Rules {
         resources: ResourceTable::default(),
         gpu_types: GpuTypes::default(),
         layouts: Layout::known(),
+        taints: Taints::default(),
+        holding: Holding::default(),
     }
 }
 
@@ -114,6 +116,37 @@ fn what_is_as_it_should_be_is_left_alone() {
     assert_eq!(first.news[0].told.condition.standing, Standing::True);
     host.told = Some(first.news[0].told.clone());
     assert_eq!(decide(&rules, &[host], &[node], 0), Plan::default());
+}
+
+#[test]
+fn a_poisoned_node_is_made_anew_once_it_is_empty_and_nobody_else_has_drained_it() {
+    let host = host("n1");
+    let ill = with(node_of(&host), &["IDLE", "NOT_RESPONDING"], "");
+    let made = steps(&host, &ill);
+    assert!(matches!(&made[..], [Step::Delete { .. }, Step::Register(_)]), "{made:?}");
+    let busy = SlurmNode { allocated_cpus: 1, ..ill.clone() };
+    assert_eq!(steps(&host, &busy), [], "its gang runs on; the scheduler heals it through that");
+    for (state, reason) in [
+        ("DRAIN", "bad NIC"),
+        ("DOWN", "bad NIC"),
+        // Also where a down of ours has stood over it: first it is handed back.
+        ("DOWN", "gangway/c1: not ready in Kubernetes; drained before: bad NIC"),
+    ] {
+        let theirs = steps(&host, &with(ill.clone(), &[state], reason));
+        assert!(!theirs.iter().any(|step| matches!(step, Step::Delete { .. })), "{theirs:?}");
+    }
+    let ours = steps(&host, &with(ill, &["DRAIN"], "gangway/c1: cordoned in Kubernetes"));
+    assert!(matches!(&ours[..], [Step::Delete { .. }, Step::Register(_)]), "{ours:?}");
+}
+
+#[test]
+fn what_an_administrator_has_drained_is_not_registered_anew() {
+    let mut host = host("n1");
+    let open = node_of(&host);
+    let drained = with(open.clone(), &["IDLE", "DRAIN"], "bad NIC");
+    host.allocatable.insert("nvidia.com/gpu".into(), "7".into());
+    assert_eq!(steps(&host, &drained), [], "its drain would be lost");
+    assert!(matches!(&steps(&host, &open)[..], [Step::Delete { .. }, Step::Register(_)]));
 }
 
 #[test]

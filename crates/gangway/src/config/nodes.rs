@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gangway_core::inventory::{Pool, Rules};
+use gangway_core::inventory::{Effect, Holding, Pool, Rules, Taints};
 
 use super::section::{Problems, Section};
 
@@ -59,6 +59,14 @@ pub(super) fn read(
     let mut topology = section.section("topology");
     let (tree_labels, block_label) = (topology.texts("tree"), topology.text("block"));
     topology.finish();
+    let taints = taints(section.section("taints"), problems);
+    let mut outside = section.section("outside");
+    let holding = Holding {
+        on: outside.flag("hold").unwrap_or(true),
+        partition: outside.text("partition"),
+        account: outside.text("account"),
+    };
+    outside.finish();
     let pools: Vec<Pool> =
         section.sections("pools").into_iter().map(|entry| pool(entry, problems)).collect();
     section.finish();
@@ -91,8 +99,39 @@ pub(super) fn read(
         resources: Default::default(),
         gpu_types: Default::default(),
         layouts: Vec::new(),
+        taints,
+        holding,
     };
     Some(Nodes { rules, drivers, look_seconds })
+}
+
+/// Our taints carry the cluster as their value, and Kubernetes takes only values like those of labels.
+pub(super) fn check_taint_value(cluster: &str, problems: &Problems) {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if cluster.len() > 63 || !ends(cluster.chars().next()) || !ends(cluster.chars().next_back()) {
+        let what = "must have at most 63 characters, with a letter or digit at both ends, where nodes.taints is set: it is the taints' value";
+        problems.add("cluster", what);
+    }
+}
+
+fn taints(mut section: Section<'_>, problems: &Problems) -> Taints {
+    let mut effect = |key: &str| {
+        let text = section.text_or_off(key)?;
+        let no = match text.as_str() {
+            "off" => return None,
+            "NoSchedule" => return Some(Effect::NoSchedule),
+            "PreferNoSchedule" => return Some(Effect::PreferNoSchedule),
+            "NoExecute" => {
+                "must not be NoExecute: it would end the pods that Slurm has let in, which carry no toleration"
+            }
+            _ => "must be off, NoSchedule or PreferNoSchedule",
+        };
+        problems.add(&section.at(key), no);
+        None
+    };
+    let taints = Taints { drained: effect("drained"), managed: effect("managed") };
+    section.finish();
+    taints
 }
 
 fn pool(mut entry: Section<'_>, problems: &Problems) -> Pool {

@@ -76,6 +76,15 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A text that may be `off`, which YAML reads as false.
+    pub(super) fn text_or_off(&mut self, key: &str) -> Option<String> {
+        self.typed(key, "a text", |v| match v {
+            Value::String(s) if !s.is_empty() => Some(s.clone()),
+            Value::Bool(false) => Some("off".to_owned()),
+            _ => None,
+        })
+    }
+
     pub(super) fn required(&mut self, key: &str) -> String {
         let missing = self.get(key).is_none();
         if missing {

@@ -8,31 +8,37 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::StreamExt;
 use futures::stream;
+use gangway_core::eligible::taint::Taint;
 use gangway_core::hostlist::Hostlist;
 use gangway_core::inventory::{Change, News, Plan, Standing, Step, Wanted, registrations};
 use gangway_core::names;
 use gangway_slurm::{Client as SlurmClient, Error, NodeUpdate, SlurmCode};
 use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
+use super::figures::Figures;
+use super::taint::{self, Hand};
 use crate::chain::explain;
 use crate::wall;
 
 /// Requests to slurmrestd under way at once: creating takes slurmctld's write lock, so more would only wait there.
 const AT_ONCE: usize = 4;
 /// Writes to the API server under way at once.
-const WRITES: usize = 32;
+pub(super) const WRITES: usize = 32;
 /// What Slurm has refused is asked again after so long.
-const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 pub(super) struct Carrier {
     slurm: SlurmClient,
     nodes: Api<Node>,
     events: Api<Event>,
+    /// This bridge's, which its taints carry.
+    cluster: String,
+    figures: Figures,
     /// What Slurm said when these nodes were last to be registered, and when.
     refused: HashMap<String, (Instant, String)>,
     /// EXTERNAL nodes that nobody backs, as they were last told of.
@@ -45,12 +51,20 @@ pub(super) struct Carried {
     pub(super) asked: bool,
     /// What Kubernetes was told.
     pub(super) told: Vec<News>,
+    /// The taints that nodes have now, where any were to change.
+    pub(super) tainted: Vec<(String, Vec<Taint>)>,
 }
 
 impl Carrier {
-    pub(super) fn new(slurm: SlurmClient, client: Client) -> Self {
+    pub(super) fn new(
+        slurm: SlurmClient,
+        client: Client,
+        cluster: String,
+        figures: Figures,
+    ) -> Self {
         let (nodes, events) = (Api::all(client.clone()), Api::namespaced(client, "default"));
-        Self { slurm, nodes, events, refused: HashMap::new(), strangers: Vec::new() }
+        let (refused, strangers) = (HashMap::new(), Vec::new());
+        Self { slurm, nodes, events, cluster, figures, refused, strangers }
     }
 
     /// What Slurm has said against a node, by its name of it.
@@ -75,24 +89,36 @@ impl Carrier {
         steps.new.retain(|wanted| !self.refused.get(&wanted.name).is_some_and(lately));
         let asked = !steps.is_empty();
         for (update, nodes) in std::mem::take(&mut steps.fences) {
-            self.update(&nodes, &update.into()).await;
+            let step = update.state;
+            self.update(step, &nodes, &update.into()).await;
         }
         self.delete(steps.gone).await;
         self.register(&steps.new).await;
         let moved = steps.changes.keys().any(|change| change.features.is_some());
         for (change, nodes) in steps.changes {
-            self.update(&nodes, &changed(change)).await;
+            self.update("CHANGE", &nodes, &changed(change)).await;
         }
         if moved {
             self.restate().await;
         }
-        Carried { asked, told: self.tell(plan.news).await }
+        let answers = self.tell(plan.news).await;
+        let (told, fresh): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        let fresh: HashMap<String, Node> =
+            fresh.into_iter().map(|node| (node.name_any(), node)).collect();
+        let tainted = taint::write(self.hand(), plan.taints, &fresh).await;
+        Carried { asked, told, tainted }
     }
 
-    async fn update(&self, nodes: &[String], update: &NodeUpdate) {
+    fn hand(&self) -> Hand<'_> {
+        Hand { nodes: &self.nodes, cluster: &self.cluster, figures: &self.figures }
+    }
+
+    async fn update(&self, step: &str, nodes: &[String], update: &NodeUpdate) {
         let Ok(list) = Hostlist::from_names(nodes) else { return };
         tracing::info!(nodes = %list, ?update, "changing nodes in Slurm");
-        if let Err(error) = self.slurm.update_nodes(&list.to_string(), update).await {
+        let answer = self.slurm.update_nodes(&list.to_string(), update).await;
+        self.figures.step(&step.to_lowercase(), nodes.len(), &answer);
+        if let Err(error) = answer {
             tracing::warn!(nodes = %list, error = explain(&error), "Slurm did not change nodes");
         }
     }
@@ -102,7 +128,9 @@ impl Carrier {
             tracing::info!(nodes = listed(&nodes), "deleting nodes in Slurm");
         }
         let delete = |node: String| async move {
-            match self.slurm.delete_node(&node).await {
+            let answer = self.slurm.delete_node(&node).await;
+            self.figures.step("delete", 1, &answer);
+            match answer {
                 Ok(()) => tracing::debug!(node, "deleted in Slurm"),
                 // Somebody's job came in between, or somebody else has deleted it.
                 Err(Error::Rejected {
@@ -128,6 +156,7 @@ impl Carrier {
             stream::iter(registrations(nodes)).map(ask).buffer_unordered(AT_ONCE).collect().await;
         let mut registered = Vec::new();
         for (one, answer) in answers {
+            self.figures.step("register", one.nodes.len(), &answer);
             match answer {
                 Ok(()) => registered.extend(one.nodes),
                 Err(Error::Rejected { code: SlurmCode::NODE_EXISTS, .. }) => {}
@@ -171,20 +200,23 @@ impl Carrier {
     }
 
     /// Writes what is new on nodes: one write for each. Returns what was written.
-    async fn tell(&self, news: Vec<News>) -> Vec<News> {
+    async fn tell(&self, news: Vec<News>) -> Vec<(News, Node)> {
         let write = |news: News| async move {
             let host = &news.host;
             let status = Patch::Strategic(written(&news));
-            match self.nodes.patch_status(host, &PatchParams::default(), &status).await {
-                Ok(_) => {
+            let answer = self.nodes.patch_status(host, &PatchParams::default(), &status).await;
+            self.figures.write("condition", &answer);
+            match answer {
+                Ok(node) => {
                     if news.event {
                         let written =
                             self.events.create(&PostParams::default(), &event(&news)).await;
+                        self.figures.write("event", &written);
                         if let Err(error) = written {
                             tracing::debug!(error = explain(&error), "could not write an event");
                         }
                     }
-                    Some(news)
+                    Some((news, node))
                 }
                 // It has just gone.
                 Err(kube::Error::Api(status)) if status.is_not_found() => None,
@@ -199,9 +231,9 @@ impl Carrier {
             }
         };
         let writes = stream::iter(news).map(write).buffer_unordered(WRITES);
-        let told: Vec<News> = writes.filter_map(|told| async { told }).collect().await;
+        let told: Vec<(News, Node)> = writes.filter_map(|told| async { told }).collect().await;
         let mut alike: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
-        for News { host, told, .. } in &told {
+        for (News { host, told, .. }, _) in &told {
             let said = (told.condition.reason.as_str(), told.condition.message.as_str());
             alike.entry(said).or_default().push(host.clone());
         }

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use gangway_core::inventory::{Host, Told};
+use gangway_core::eligible::taint::Taint;
+use gangway_core::inventory::{Guest as Takes, Host, Told};
 
 /// Within so many milliseconds the watch tells of what we wrote; what it tells after that is somebody else's.
 const ECHO: i64 = 10_000;
@@ -33,8 +34,7 @@ pub(crate) enum Fact {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Guest {
     pub(crate) node: String,
-    pub(crate) cpu_milli: u64,
-    pub(crate) memory: u64,
+    pub(crate) takes: Takes,
 }
 
 /// Devices of one node.
@@ -126,13 +126,21 @@ impl Hosts {
         }
     }
 
+    /// What taints a node has, as the API server has just said.
+    pub(crate) fn tainted(&mut self, name: &str, taints: Vec<Taint>) {
+        if let Some(host) = self.nodes.get_mut(name) {
+            host.taints = taints;
+        }
+    }
+
     /// Every node with what takes a part of it, and what Slurm said against it.
     pub(crate) fn all(&self, refusal: impl Fn(&str) -> Option<String>) -> Vec<Host> {
         let mut hosts = self.nodes.clone();
-        for guest in self.guests.values() {
+        for (uid, guest) in &self.guests {
             if let Some(host) = hosts.get_mut(&guest.node) {
-                host.outside_cpu_milli += guest.cpu_milli;
-                host.outside_memory += guest.memory;
+                host.outside_cpu_milli += guest.takes.cpu_milli;
+                host.outside_memory += guest.takes.memory;
+                host.guests.insert(uid.clone(), guest.takes.clone());
             }
         }
         for found in self.slices.values() {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use gangway_core::inventory::Guest as Takes;
 use gangway_core::names;
-use gangway_core::pod::{self, Pod};
+use gangway_core::pod::{self, Demand, Pod};
 use kube::api::{Api, ListParams};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
@@ -92,7 +93,8 @@ fn guest(pod: &Pod) -> Option<Guest> {
         return None;
     }
     let demand = pod::demand(&pod.spec).ok()?;
-    Some(Guest { node: node.to_owned(), cpu_milli: demand.milli_cpu, memory: demand.memory })
+    let Demand { milli_cpu: cpu_milli, memory, other } = demand;
+    Some(Guest { node: node.to_owned(), takes: Takes { cpu_milli, memory, other } })
 }
 
 fn slices(drivers: BTreeMap<String, String>) -> Telling<LeanSlice, String, Fact> {

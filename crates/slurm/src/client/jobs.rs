@@ -4,6 +4,7 @@
 //! alone), never cancel as another user (rule 12), never wait
 //! for an allocation, and never let "could not ask" look like "gone" (rule 6).
 
+use gangway_core::inventory::Hold;
 use gangway_core::job::{Allocation, Job, JobId, JobState, PlaceholderRequest};
 use serde_json::json;
 
@@ -14,6 +15,9 @@ use crate::placeholder;
 use crate::wire::job::{
     WireFinished, WireFinishedJob, WireJobs, WireKill, WireResources, WireState, WireStates,
 };
+
+/// The highest priority that Slurm does not use for something else.
+const FIRST: u32 = u32::MAX - 10;
 
 /// An accepted job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +114,34 @@ impl Client {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Holds a part of one node, as the configured user and before everybody who waits: an EXTERNAL job without an end.
+    /// Only for a node that slurmctld has from its configuration: a job that names a node is ended when slurmctld comes
+    /// back without it.
+    pub async fn hold(&self, hold: &Hold) -> Result<Submitted, Error> {
+        let mut job = json!({
+            "name": "gangway-outside",
+            "flags": ["EXTERNAL_JOB"],
+            "partition": hold.partition,
+            "required_nodes": [hold.node],
+            "nodes": "1",
+            "tasks": 1,
+            "cpus_per_task": hold.cpus,
+            // 0 means "all of the node's memory" to Slurm.
+            "memory_per_node": { "set": true, "number": hold.memory_mib.max(1) },
+            "priority": { "set": true, "number": FIRST },
+            "time_limit": { "set": true, "infinite": true },
+            "admin_comment": hold.key,
+        });
+        if !hold.tres.is_empty() {
+            job["tres_per_node"] = json!(hold.tres);
+        }
+        if let Some(account) = &hold.account {
+            job["account"] = json!(account);
+        }
+        let call = Call::post("job/submit", "job/submit".to_owned(), &json!({ "job": job }))?;
+        self.call(&call).await?.submitted()
     }
 
     /// Writes a job's `admin_comment`, which only SlurmUser and operators may.
