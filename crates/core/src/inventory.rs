@@ -43,10 +43,8 @@ pub struct Rules {
     pub pools: Vec<Pool>,
     /// Labels whose values become features.
     pub feature_labels: Vec<String>,
-    /// Node labels that name a switch, from the widest to the narrowest; empty for none.
-    pub tree_labels: Vec<String>,
-    /// Node label that names a block.
-    pub block_label: Option<String>,
+    /// Where nodes are in the network, by their labels.
+    pub network: Network,
     /// Taints (by key) by which somebody says that the node is about to go.
     pub leaving_taints: Vec<String>,
     /// After so many milliseconds of not being ready a node is down, and its jobs end.
@@ -61,6 +59,19 @@ pub struct Rules {
     pub taints: Taints,
     /// How what pods take beside Slurm is held on hosts with a slurmd.
     pub holding: Holding,
+}
+
+/// What labels say of the network, and what Slurm's topologies are called (topology.yaml).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Node labels that name a switch, from the widest to the narrowest; empty for none.
+    pub tree_labels: Vec<String>,
+    /// Slurm's name of its tree.
+    pub tree: String,
+    /// Node label that names a block.
+    pub block_label: Option<String>,
+    /// Slurm's name of its blocks.
+    pub block: String,
 }
 
 /// A kind of nodes.
@@ -111,6 +122,8 @@ pub struct Host {
     pub uid: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Where it is in Slurm's network, by its annotation: goes before what its labels say.
+    pub topology: Option<String>,
     /// Taints.
     pub taints: Vec<Taint>,
     /// Cordoned.

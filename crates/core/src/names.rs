@@ -19,6 +19,10 @@ pub const JOB_ID: &str = "gangway.dev/job-id";
 pub const NODE: &str = "gangway.dev/node";
 /// Written by us on the Binding: the member's rank in its gang, from 0.
 pub const RANK: &str = "gangway.dev/rank";
+/// Node annotation: where it is in Slurm's network, as Slurm writes it (`topo-block:b1,topo-tree:root:s1`).
+pub const TOPOLOGY: &str = "gangway.dev/slurm-topology";
+/// The peer's form of the same annotation.
+pub const TOPOLOGY_ALIAS: &str = "topology.slinky.slurm.net/line";
 /// Written by us on the Binding where there is something to tell: what the way the gang was asked for
 /// costs.
 pub const NOTE: &str = "gangway.dev/note";

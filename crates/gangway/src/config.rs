@@ -565,7 +565,7 @@ topology:
         assert!(rules.holding.on && rules.holding.partition.as_deref() == Some("all"));
         assert_eq!(rules.taints, Taints { drained, managed: None });
         assert_eq!(
-            (rules.down_after_ms, rules.tree_labels),
+            (rules.down_after_ms, rules.network.tree_labels),
             (300_000, vec!["example.com/rack".into()])
         );
         let first = &settings.network.layouts[0];

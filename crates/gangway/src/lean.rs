@@ -88,12 +88,15 @@ impl LeanHost {
     pub(crate) fn into_host(self) -> Host {
         let told = self.status.conditions.into_iter().find(|c| c.kind == names::SLURM_READY);
         let annotations = self.metadata.annotations.unwrap_or_default();
+        let topology = annotations.get(names::TOPOLOGY);
+        let topology = topology.or_else(|| annotations.get(names::TOPOLOGY_ALIAS)).cloned();
         let tenants = annotations.get(names::TENANTS).cloned().unwrap_or_default();
         Host {
             name: self.metadata.name.unwrap_or_default(),
             uid: self.metadata.uid.unwrap_or_default(),
             labels: self.metadata.labels.unwrap_or_default(),
             deleting: self.metadata.deletion_timestamp.is_some(),
+            topology,
             taints: self.spec.taints,
             unschedulable: self.spec.unschedulable,
             allocatable: self.status.allocatable,

@@ -4,7 +4,7 @@
 //! new registration, for which no job may be on the node. So that a daemonset's new limit does not empty a node, what
 //! was registered may be less than what there is; never more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Rules, SlurmNode, Wanted};
 
@@ -48,13 +48,19 @@ pub(super) fn must_be_registered_anew(wanted: &Wanted, node: &SlurmNode) -> Opti
 pub(super) fn change(rules: &Rules, wanted: &Wanted, node: &SlurmNode) -> Change {
     let features =
         (wanted.features != node.features).then(|| wanted.features.iter().cloned().collect());
-    let topology = wanted.topology.clone().filter(|topology| *topology != node.topology);
+    let same = |topology: &String| places(topology) == places(&node.topology);
+    let topology = wanted.topology.clone().filter(|topology| !same(topology));
     Change {
         features,
         weight: (wanted.weight != node.weight).then_some(wanted.weight),
         topology,
         address: (rules.address != node.address).then(|| rules.address.clone()),
     }
+}
+
+/// A node's place in each topology, whichever is named first.
+fn places(topology: &str) -> BTreeSet<&str> {
+    topology.split(',').map(str::trim).filter(|place| !place.is_empty()).collect()
 }
 
 /// `gpu:h100:8(S:0-1),efa:32` → how many of each name and type. What has no number counts once.

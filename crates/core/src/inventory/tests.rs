@@ -16,8 +16,12 @@ pub(super) fn rules() -> Rules {
             hybrid: false,
         }],
         feature_labels: vec!["topology.kubernetes.io/zone".into()],
-        tree_labels: vec!["rack".into()],
-        block_label: None,
+        network: Network {
+            tree_labels: vec!["rack".into()],
+            tree: "topo-tree".into(),
+            block_label: None,
+            block: "topo-block".into(),
+        },
         leaving_taints: vec!["karpenter.sh/disrupted".into()],
         down_after_ms: 300_000,
         resources: ResourceTable::default(),
@@ -317,6 +321,21 @@ fn labels_become_features_in_place() {
     assert_eq!(features, &["eu-1b", "gangway", "gangway-c1"]);
     assert_eq!(change.topology.as_deref(), Some("topo-tree:r2"));
     assert_eq!((change.weight, change.address.clone()), (None, None));
+}
+
+#[test]
+fn a_nodes_own_word_on_the_network_goes_before_its_labels() {
+    let mut host = host("n1");
+    host.topology = Some("topo-block:b7,topo-tree:root:s1".into());
+    let mut node = node_of(&host);
+    assert_eq!(node.topology, "topo-block:b7,topo-tree:root:s1");
+    // Slurm names topologies in an order of its own, which is no difference.
+    node.topology = "topo-tree:root:s1,topo-block:b7".into();
+    assert_eq!(steps(&host, &node), []);
+    host.topology = None;
+    let back = steps(&host, &node);
+    let [Step::Change { change, .. }] = &back[..] else { panic!("{back:?}") };
+    assert_eq!(change.topology.as_deref(), Some("topo-tree:r1"));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub struct Wanted {
     pub features: BTreeSet<String>,
     /// Lower goes first.
     pub weight: u32,
-    /// `topo-block:b1,topo-tree:s1`; `None` where the configuration names no labels.
+    /// `topo-block:b1,topo-tree:s1`; `None` where neither the configuration names labels nor the node has said.
     pub topology: Option<String>,
     /// `NodeAddr`.
     pub address: String,
@@ -156,21 +156,26 @@ fn word(text: &str) -> String {
     text.chars().map(|c| if plain(c) { c } else { '-' }).collect()
 }
 
+/// The annotation is Slurm's own word, for which nobody else has one; else the labels.
 fn topology(rules: &Rules, host: &Host) -> Option<String> {
-    if rules.tree_labels.is_empty() && rules.block_label.is_none() {
+    if host.topology.is_some() {
+        return host.topology.clone();
+    }
+    let network = &rules.network;
+    if network.tree_labels.is_empty() && network.block_label.is_none() {
         return None;
     }
     let mut out = Vec::new();
-    if let Some(block) = rules.block_label.as_ref().and_then(|key| host.labels.get(key)) {
-        out.push(format!("topo-block:{}", word(block)));
+    if let Some(block) = network.block_label.as_ref().and_then(|key| host.labels.get(key)) {
+        out.push(format!("{}:{}", network.block, word(block)));
     }
-    let switches = rules.tree_labels.iter().map_while(|key| host.labels.get(key));
+    let switches = network.tree_labels.iter().map_while(|key| host.labels.get(key));
     let path = switches.fold(String::new(), |mut path, switch| {
         let _ = write!(path, ":{}", word(switch));
         path
     });
     if !path.is_empty() {
-        out.push(format!("topo-tree{path}"));
+        out.push(format!("{}{path}", network.tree));
     }
     Some(out.join(","))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gangway_core::inventory::{Effect, Holding, Pool, Rules, Taints};
+use gangway_core::inventory::{Effect, Holding, Network, Pool, Rules, Taints};
 
 use super::section::{Problems, Section};
 
@@ -57,7 +57,10 @@ pub(super) fn read(
     let down_after = section.number("downAfterSeconds").unwrap_or(300);
     let look_seconds = section.number("lookSeconds").unwrap_or(30);
     let mut topology = section.section("topology");
+    let mut named = |key, usual: &str| topology.text(key).unwrap_or_else(|| usual.to_owned());
+    let (tree, block) = (named("treeName", "topo-tree"), named("blockName", "topo-block"));
     let (tree_labels, block_label) = (topology.texts("tree"), topology.text("block"));
+    let network = Network { tree_labels, tree, block_label, block };
     topology.finish();
     let taints = taints(section.section("taints"), problems);
     let mut outside = section.section("outside");
@@ -92,8 +95,7 @@ pub(super) fn read(
         port,
         pools,
         feature_labels,
-        tree_labels,
-        block_label,
+        network,
         leaving_taints,
         down_after_ms: i64::from(down_after) * 1000,
         resources: Default::default(),
