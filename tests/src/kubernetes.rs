@@ -8,6 +8,7 @@ use gangway_core::order::natural;
 use k8s_openapi::api::core::v1::{
     ContainerStatus, Event, Namespace, Node, Pod as KubePod, ServiceAccount,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch,
     PatchParams, PostParams,
@@ -261,6 +262,16 @@ impl Kubernetes {
         let node: Node = serde_json::from_value(node.clone()).expect("a node");
         let all: Api<Node> = Api::all(self.client.clone());
         all.create(&PostParams::default(), &node).await.expect("a new node");
+    }
+
+    /// A node, as it would be created anew.
+    pub(crate) async fn node(&self, name: &str) -> Value {
+        let all: Api<Node> = Api::all(self.client.clone());
+        let mut node = all.get(name).await.expect("nodes can be read");
+        let (labels, annotations) = (node.metadata.labels.take(), node.metadata.annotations.take());
+        let name = node.metadata.name.take();
+        node.metadata = ObjectMeta { name, labels, annotations, ..ObjectMeta::default() };
+        serde_json::to_value(node).expect("a node is JSON")
     }
 
     /// An annotation of a node.

@@ -63,6 +63,13 @@ impl Nodes {
         self.kube.create_node(node).await;
     }
 
+    /// Takes a node away from Kubernetes that none of its own daemons would bring back.
+    pub async fn take_away(&self, name: &str) {
+        let back = self.kube.node(name).await;
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), back));
+        self.kube.delete_node(name).await;
+    }
+
     /// Gives a node more of a resource.
     pub async fn equip(&self, name: &str, resource: &str, quantity: &str) {
         let with = |value: Value| json!({"status": {"capacity": {resource: value}, "allocatable": {resource: value}}});
@@ -122,6 +129,8 @@ impl Nodes {
 async fn undo(kube: &Kubernetes, name: &str, back: &Value) {
     if back.is_null() {
         kube.delete_node(name).await;
+    } else if back.get("kind").is_some() {
+        kube.create_node(back).await;
     } else if back.get("status").is_some() {
         kube.patch_node_status(name, back).await;
     } else {

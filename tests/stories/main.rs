@@ -7,6 +7,7 @@ mod answer_lost;
 mod asking;
 mod assembly;
 mod bad_input;
+mod bare_metal;
 mod blocks;
 mod comeback;
 mod crash_points;

@@ -18,6 +18,8 @@ pub struct Policy {
     /// Annotations (by their names in [`TABLE`]) that nobody may use unless its identity allows it.
     /// [`CLOSED`] is closed beside them.
     pub closed: Vec<String>,
+    /// Feature that a node must have for pods to come to it; `None` where the partitions see to that.
+    pub feature: Option<String>,
     /// The longest warning a gang may ask for, in seconds; `None` is [`MAX_GRACE_SECONDS`].
     pub max_grace_seconds: Option<u32>,
     /// Who each namespace is to Slurm; the first match counts.
@@ -63,6 +65,8 @@ pub struct Grant {
     pub partition: Option<String>,
     /// Quality of service.
     pub qos: Option<String>,
+    /// Feature that its nodes must have.
+    pub feature: Option<String>,
 }
 
 /// Why something cannot run as asked.
@@ -161,6 +165,7 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
         account,
         partition,
         qos,
+        feature: policy.feature.clone(),
     })
 }
 
@@ -219,6 +224,7 @@ mod tests {
             default_partition: Some("gangway".into()),
             partitions: vec![],
             closed: vec![],
+            feature: None,
             max_grace_seconds: None,
             identities: vec![
                 Identity {

@@ -274,6 +274,10 @@ pub fn placeholder(
         ));
     }
     let apart = groups.len() > 1;
+    let mut options = gang.ask.options.clone();
+    if let Some(feature) = &grant.feature {
+        options.constraints = Some(constrained(feature, options.constraints.as_deref())?);
+    }
     Ok(PlaceholderRequest {
         name: gang.ask.job_name.clone().unwrap_or_else(|| gang.path()),
         user: grant.user.clone(),
@@ -286,8 +290,33 @@ pub fn placeholder(
             .iter()
             .map(|g| g.component(&ask_of(g, &groups, &gang.ask), stamp, apart))
             .collect::<Result<_, _>>()?,
-        options: gang.ask.options.clone(),
+        options,
     })
+}
+
+/// What the user asks of the nodes' features, and that they are nodes for pods. Slurm reads `a&b|c` as it likes, and no
+/// brackets within brackets.
+fn constrained(feature: &str, asked: Option<&str>) -> Result<String, Refusal> {
+    let Some(asked) = asked else { return Ok(feature.to_owned()) };
+    let mut depth = 0_u32;
+    let open = asked.chars().any(|c| {
+        match c {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == '|' && depth == 0
+    });
+    match (open, asked.contains(['(', '['])) {
+        (false, _) => Ok(format!("{feature}&{asked}")),
+        (true, false) => Ok(format!("{feature}&({asked})")),
+        (true, true) => Err(Refusal::new(
+            Category::Shape,
+            format!(
+                "gangway.dev/constraints {asked} cannot be joined with the feature {feature} that all nodes for pods have; write it with each | inside one pair of brackets, as in a&(b|c)"
+            ),
+        )),
+    }
 }
 
 /// What a group is asked for beside its needs: a GRES that some groups need is asked of those alone.

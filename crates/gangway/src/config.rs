@@ -362,6 +362,10 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
     let default_partition = policy.text("defaultPartition");
     let partitions = policy.texts("partitions");
     let closed = annotations(&mut policy, "closed");
+    let feature = policy.text("feature");
+    if feature.as_ref().is_some_and(|word| word.contains(|c: char| "&|*[](),: ".contains(c))) {
+        problems.add("policy.feature", "must be one word: a feature that all nodes for pods have");
+    }
     let max_grace_seconds = policy.number("maxCheckpointGrace");
     let mut identities: Vec<Identity> = Vec::new();
     let listed = policy.sections("identities");
@@ -391,7 +395,7 @@ fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Pr
             ..Identity::default()
         });
     }
-    Policy { default_partition, partitions, closed, max_grace_seconds, identities }
+    Policy { default_partition, partitions, closed, feature, max_grace_seconds, identities }
 }
 
 fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
@@ -432,7 +436,7 @@ schedulerName: two words
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
-policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all] }
+policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all], feature: 'a|b' }
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
@@ -455,6 +459,7 @@ warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
             "policy.identities[0].allow:",
             "policy.partitions:",
             "policy.closed:",
+            "policy.feature:",
             "gpuTypes.labels:",
             "gpuTypes.types:",
             "topology.source:",
@@ -518,6 +523,7 @@ schedulerName: gangway-prod
 slurm: { url: 'http://10.0.0.1:6820', tokenFile: /run/token, immediate: false, shunFailedNodes: 60, sink: { address: 10.0.0.9, partitions: [gpu] } }
 policy:
   defaultPartition: gpu
+  feature: pods
   maxCheckpointGrace: 900
   identities:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
@@ -543,6 +549,7 @@ topology:
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
         assert_eq!(settings.policy.closed, ["exclusive"]);
+        assert_eq!(settings.policy.feature.as_deref(), Some("pods"));
         assert_eq!(settings.policy.max_grace_seconds, Some(900));
         assert_eq!(settings.slurm.shun_failed_nodes, 60);
         assert_eq!(settings.resources.0["example.com/npu"], "npu");

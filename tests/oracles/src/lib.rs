@@ -178,6 +178,7 @@ pub fn place_requests(data: &[u8]) {
         account: None,
         partition: None,
         qos: None,
+        feature: None,
     };
     for roles in [Roles::Apart, Roles::Levelled] {
         let Ok(asked) = placeholder(&gang, &grant, &stamp, &table, roles) else { continue };

@@ -424,7 +424,32 @@ fn grant() -> Grant {
         account: Some("ml".to_owned()),
         partition: Some("gpu".to_owned()),
         qos: Some("high".to_owned()),
+        feature: None,
     }
+}
+
+#[test]
+fn every_node_for_pods_has_their_feature_whatever_the_user_asks() {
+    let asked = |constraints: Option<&str>| {
+        let mut gang = gang([demand(1000, 1, 0)]);
+        gang.ask.options.constraints = constraints.map(str::to_owned);
+        let grant = Grant { feature: Some("pods".to_owned()), ..grant() };
+        let table = ResourceTable::default();
+        let request = placeholder(&gang, &grant, &stamp(), &table, Roles::Apart);
+        request.map(|request| request.options.constraints.expect("one"))
+    };
+    for (constraints, joined) in [
+        (None, "pods"),
+        (Some("h100&ib"), "pods&h100&ib"),
+        (Some("a|b"), "pods&(a|b)"),
+        (Some("(a|b)&c"), "pods&(a|b)&c"),
+        (Some("[rack1|rack2]"), "pods&[rack1|rack2]"),
+    ] {
+        assert_eq!(asked(constraints).as_deref(), Ok(joined));
+    }
+    // Slurm would take either side of it for enough.
+    let refusal = asked(Some("(a&b)|c")).expect_err("no brackets within brackets");
+    assert!(refusal.message.contains("a&(b|c)"), "{}", refusal.message);
 }
 
 fn demand(milli_cpu: u64, memory: u64, gpus: u64) -> Demand {

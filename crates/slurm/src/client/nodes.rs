@@ -197,6 +197,20 @@ impl Client {
         self.order(&Call::post("partitions", "partitions/".to_owned(), &body)?).await
     }
 
+    /// Makes a partition of node sets that slurm.conf has (`POST partitions/`, since v0.0.45); everything else of it is
+    /// as Slurm has it by default. A name that exists is changed instead.
+    pub async fn create_partition(&self, name: &str, node_sets: &[String]) -> Result<(), Error> {
+        let nodes = json!({ "configured": node_sets.join(",") });
+        let body = json!({ "partitions": [{ "name": name, "nodes": nodes }] });
+        self.order(&Call::post("partitions", "partitions/".to_owned(), &body)?).await
+    }
+
+    /// Removes a partition (`DELETE partition/{name}`). Refused while jobs are in it.
+    pub async fn delete_partition(&self, name: &str) -> Result<(), Error> {
+        let path = format!("partition/{}", segment(name));
+        self.order(&Call::delete("partition", path)).await
+    }
+
     /// Removes a dynamic node. [`SlurmCode::NODES_BUSY`] while jobs are on it,
     /// [`SlurmCode::INVALID_NODE_NAME`] where there is none.
     pub async fn delete_node(&self, name: &str) -> Result<(), Error> {
