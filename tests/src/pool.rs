@@ -32,6 +32,12 @@ impl Pool {
     /// Controllers with the pools `mixed` and `both`, whose nodes are in the partition `mixed`, and those of the second
     /// in `spare` too, and the pool `hosts` of nodes with a slurmd. Further lines of the section `nodes` may follow. Not started yet.
     pub fn of(story: &Story, more: &str) -> Self {
+        Self::with(story, "", more)
+    }
+
+    /// The same with a further pool.
+    pub fn with(story: &Story, pool: &str, more: &str) -> Self {
+        let pool = if pool.is_empty() { String::new() } else { format!("- {{ {pool} }}") };
         // A story does not wait for half a minute, unless it says so.
         let look = if more.contains("lookSeconds") { "" } else { "lookSeconds: 2" };
         let (port, more) = (story.world.sink_port(), more.to_owned());
@@ -42,7 +48,8 @@ impl Pool {
                 "nodes:\n  address: 127.0.0.1\n  port: {port}\n  {look}\n  pools:\n    \
                  - {{ name: mixed, labels: {{ {POOL}: mixed }}, features: [mixed], partitions: [mixed] }}\n    \
                  - {{ name: both, labels: {{ {POOL}: both }}, features: [mixed, spare], partitions: [mixed, spare] }}\n    \
-                 - {{ name: hosts, labels: {{ {POOL}: hosts }}, partitions: [hybrid], slurmd: true }}\n  \
+                 - {{ name: hosts, labels: {{ {POOL}: hosts }}, partitions: [hybrid], slurmd: true }}\n    \
+                 {pool}\n  \
                  {more}\n"
             );
         });

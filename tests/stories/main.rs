@@ -33,6 +33,7 @@ mod nemesis;
 mod network;
 mod no_room;
 mod orphans;
+mod partitions;
 mod poison;
 mod process;
 mod prolog;

@@ -12,6 +12,7 @@ mod fence;
 mod mirror;
 mod outside;
 mod taint;
+pub mod partitions;
 mod tenants;
 mod wanted;
 
@@ -27,6 +28,7 @@ pub use conf::{Registration, registrations};
 pub use mirror::{Condition, REASONS, Standing, Told};
 pub use outside::{Guest, Hold, Holding, Settling, held, holds, settle};
 pub use taint::{Effect, Tainting, Taints};
+pub use partitions::{Difference, NewPartition, SlurmPartition, What};
 pub use tenants::tenants;
 pub use wanted::{Devices, Wanted};
 
@@ -41,6 +43,8 @@ pub struct Rules {
     pub port: Option<u16>,
     /// Kinds of nodes; the first that a node matches is its own.
     pub pools: Vec<Pool>,
+    /// Partitions that may be made where Slurm does not have them.
+    pub new_partitions: Vec<NewPartition>,
     /// Labels whose values become features.
     pub feature_labels: Vec<String>,
     /// Where nodes are in the network, by their labels.

@@ -536,6 +536,7 @@ nodes:
   topology: { tree: [example.com/rack] }
   taints: { drained: PreferNoSchedule, managed: off }
   outside: { partition: all }
+  createPartitions: [ { name: gpu, nodeSets: [ALL] } ]
 topology:
   source: labels
   labels: [example.com/rack, example.com/slot]
@@ -566,6 +567,7 @@ topology:
         let nodes = settings.nodes.expect("a pool");
         let rules = nodes.rules;
         assert_eq!((rules.cluster.as_str(), rules.address.as_str()), ("prod", "10.0.0.9"));
+        assert_eq!(rules.new_partitions[0].node_sets, ["ALL"]);
         assert_eq!((rules.pools[0].weight, nodes.look_seconds), (7, 30));
         assert_eq!(rules.resources.0["example.com/npu"], "npu");
         let drained = Some(gangway_core::inventory::Effect::PreferNoSchedule);

@@ -31,12 +31,14 @@ mod figures;
 mod hosts;
 mod outside;
 mod taint;
+mod partitions;
 mod watch;
 
 use carry::Carrier;
 use figures::Figures;
 use hosts::{Fact, Hosts};
 use outside::Holder;
+use partitions::Partitions;
 
 /// Facts that come in a burst are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -79,7 +81,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     watch::start(&nursery, &client, &facts, &stop, &settings.scheduler_name, &nodes, &readiness)
         .await?;
     let figures = Figures::new(&metrics.registry)?;
-    let keeper = Keeper::new(nodes, slurm, client, figures, readiness, heard);
+    let partitions = Partitions::new(slurm.clone(), nodes.look(), &metrics.registry)?;
+    let keeper = Keeper::new(nodes, slurm, client, figures, partitions, readiness, heard);
     let stopped = stop.clone();
     nursery.start("inventory", async move {
         tokio::select! {
@@ -103,6 +106,7 @@ struct Keeper {
     slurm: SlurmClient,
     carrier: Carrier,
     figures: Figures,
+    partitions: Partitions,
     hosts: Hosts,
     heard: mpsc::Receiver<Fact>,
     readiness: Arc<Readiness>,
@@ -120,6 +124,7 @@ impl Keeper {
         slurm: SlurmClient,
         client: kube::Client,
         figures: Figures,
+        partitions: Partitions,
         readiness: Arc<Readiness>,
         heard: mpsc::Receiver<Fact>,
     ) -> Self {
@@ -132,6 +137,7 @@ impl Keeper {
             slurm,
             carrier,
             figures,
+            partitions,
             hosts,
             heard,
             readiness,
@@ -181,7 +187,7 @@ impl Keeper {
 
     /// Compares once, and does what follows. Returns when to do so again.
     async fn round(&mut self) -> Duration {
-        let look = Duration::from_secs(self.nodes.look_seconds.into());
+        let look = self.nodes.look();
         let took = self.figures.round_seconds.start_timer();
         let nodes = match self.slurm.nodes().await {
             Ok(nodes) => nodes,
@@ -201,6 +207,7 @@ impl Keeper {
         for node in &mut nodes {
             node.tenants = self.tenants.get(&node.name).cloned().unwrap_or_default();
         }
+        let made = self.partitions.look(&self.nodes.rules, &hosts, &nodes).await;
         let thinking = self.figures.plan_seconds.start_timer();
         let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
         thinking.observe_duration();
@@ -216,7 +223,7 @@ impl Keeper {
         }
         self.figures.count(&self.nodes.rules, self.hosts.all(|_| None).as_slice());
         took.observe_duration();
-        if carried.asked { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
+        if carried.asked || made { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
     }
 
     /// Jobs are many and their list is long: it is read when something on the nodes has changed, or other things are to

@@ -15,6 +15,7 @@ pub(super) fn rules() -> Rules {
             weight: 10,
             hybrid: false,
         }],
+        new_partitions: vec![],
         feature_labels: vec!["topology.kubernetes.io/zone".into()],
         network: Network {
             tree_labels: vec!["rack".into()],
@@ -74,7 +75,7 @@ pub(super) fn registered(wanted: &Wanted) -> SlurmNode {
     }
 }
 
-fn node_of(host: &Host) -> SlurmNode {
+pub(super) fn node_of(host: &Host) -> SlurmNode {
     let rules = rules();
     registered(&wanted::wanted(&rules, rules.pool(host).expect("a pool"), host))
 }

@@ -1,8 +1,9 @@
 //! `nodes:` of the configuration: which nodes of Kubernetes Slurm is to have, and as what.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use gangway_core::inventory::{Effect, Holding, Network, Pool, Rules, Taints};
+use gangway_core::inventory::{Effect, Holding, Network, NewPartition, Pool, Rules, Taints};
 
 use super::section::{Problems, Section};
 
@@ -35,6 +36,13 @@ pub(crate) struct Nodes {
     pub(crate) drivers: BTreeMap<String, String>,
     /// Seconds between two looks at Slurm while nothing changes.
     pub(crate) look_seconds: u32,
+}
+
+impl Nodes {
+    /// Between two looks at Slurm while nothing changes.
+    pub(crate) fn look(&self) -> Duration {
+        Duration::from_secs(self.look_seconds.into())
+    }
 }
 
 /// Reads the section into rules that know of this section only. `None` where it is not there.
@@ -70,6 +78,8 @@ pub(super) fn read(
         account: outside.text("account"),
     };
     outside.finish();
+    let made = section.sections("createPartitions").into_iter();
+    let new_partitions = made.map(|entry| new_partition(entry, problems)).collect();
     let pools: Vec<Pool> =
         section.sections("pools").into_iter().map(|entry| pool(entry, problems)).collect();
     section.finish();
@@ -94,6 +104,7 @@ pub(super) fn read(
         address: address.unwrap_or_default(),
         port,
         pools,
+        new_partitions,
         feature_labels,
         network,
         leaving_taints,
@@ -134,6 +145,18 @@ fn taints(mut section: Section<'_>, problems: &Problems) -> Taints {
     let taints = Taints { drained: effect("drained"), managed: effect("managed") };
     section.finish();
     taints
+}
+
+fn new_partition(mut entry: Section<'_>, problems: &Problems) -> NewPartition {
+    let new = NewPartition { name: entry.required("name"), node_sets: entry.texts("nodeSets") };
+    if new.node_sets.is_empty() {
+        problems.add(
+            &entry.at("nodeSets"),
+            "is missing: NodeSets of slurm.conf that the partition is made of, or ALL",
+        );
+    }
+    entry.finish();
+    new
 }
 
 fn pool(mut entry: Section<'_>, problems: &Problems) -> Pool {
