@@ -47,6 +47,7 @@ mod scancel;
 mod sharing;
 mod slurm_away;
 mod slurmctld;
+mod spot;
 mod taints;
 mod turnover;
 mod two_leaders;
