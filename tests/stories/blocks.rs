@@ -32,8 +32,8 @@ impl Drop for ByBlocks<'_> {
 /// next. So neither names nor luck give the right answer.
 fn network() -> BTreeMap<String, (&'static str, &'static str)> {
     let place = |n: u32| {
-        let block = if n % 2 == 0 { "b1" } else { "b2" };
-        let switch = if n / 2 % 2 == 0 { "s2" } else { "s1" };
+        let block = if n.is_multiple_of(2) { "b1" } else { "b2" };
+        let switch = if (n / 2).is_multiple_of(2) { "s2" } else { "s1" };
         (format!("blocks-{:02}", n + 1), (block, switch))
     };
     (0..16).map(place).collect()

@@ -12,6 +12,7 @@ mod blocks;
 mod comeback;
 mod crash_points;
 mod door;
+mod dra;
 mod elastic;
 mod election;
 mod eligibility;

@@ -7,12 +7,13 @@
 //! "gone": both lists must be complete when it is asked.
 
 mod conf;
+mod devices;
 mod differ;
 mod fence;
 mod mirror;
 mod outside;
-mod taint;
 pub mod partitions;
+mod taint;
 mod tenants;
 mod wanted;
 
@@ -25,12 +26,13 @@ use crate::translate::ResourceTable;
 use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, registrations};
+pub use devices::{Device, Devices};
 pub use mirror::{Condition, REASONS, Standing, Told};
 pub use outside::{Guest, Hold, Holding, Settling, held, holds, settle};
-pub use taint::{Effect, Tainting, Taints};
 pub use partitions::{Difference, NewPartition, SlurmPartition, What};
+pub use taint::{Effect, Tainting, Taints};
 pub use tenants::tenants;
-pub use wanted::{Devices, Wanted};
+pub use wanted::Wanted;
 
 /// What an operator says about the pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,7 +141,7 @@ pub struct Host {
     /// `status.allocatable`.
     pub allocatable: Quantities,
     /// Devices by GRES name where Kubernetes names them (DRA).
-    pub named_devices: BTreeMap<String, Vec<String>>,
+    pub named_devices: BTreeMap<String, Vec<Device>>,
     /// What pods that the bridge does not place take, in thousandths of a CPU.
     pub outside_cpu_milli: u64,
     /// What of memory they take, in bytes.

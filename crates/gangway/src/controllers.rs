@@ -30,8 +30,8 @@ mod carry;
 mod figures;
 mod hosts;
 mod outside;
-mod taint;
 mod partitions;
+mod taint;
 mod watch;
 
 use carry::Carrier;

@@ -1,11 +1,12 @@
 //! Objects as they are read: metadata and the parts of spec and status that decide, nothing else.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use gangway_core::eligible::nodes::{self, Node};
 use gangway_core::eligible::taint::Taint;
 use gangway_core::eligible::volume::{Claim, ClaimSpec, Class, VolumeSpec};
-use gangway_core::inventory::{Condition, Host, Standing, Told};
+use gangway_core::inventory::{Condition, Device, Host, Standing, Told};
 use gangway_core::names;
 use gangway_core::pod::{Controller, Pod, PodSpec, PodStatus, Quantities, moment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -125,13 +126,72 @@ pub(crate) struct SliceSpec {
     pub(crate) driver: String,
     /// Empty for devices that are not of one node.
     pub(crate) node_name: String,
+    pub(crate) pool: SlicePool,
     pub(crate) devices: Vec<SliceDevice>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct SliceDevice {
+pub(crate) struct SlicePool {
     pub(crate) name: String,
+    pub(crate) generation: i64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SliceDevice {
+    name: String,
+    attributes: BTreeMap<String, SliceAttribute>,
+    /// What it shares with others of its pool: of these only some can be had at a time.
+    consumes_counters: Vec<SliceCounters>,
+    taints: Vec<SliceTaint>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct SliceAttribute {
+    string: String,
+    int: Option<i64>,
+}
+
+/// Only that there are any counts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct SliceCounters {}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct SliceTaint {
+    effect: String,
+}
+
+impl SliceDevice {
+    /// The device as a fact; `None` where nobody is to have it, or where it is another face of one that is listed too.
+    pub(crate) fn into_device(self) -> Option<Device> {
+        // A driver's own attributes may be written with or without its name before the slash.
+        let find = |wanted: &[&str]| {
+            let own = |key: &&String| wanted.contains(&key.rsplit('/').next().unwrap_or(key));
+            let key = self.attributes.keys().find(own)?;
+            self.attributes.get(key)
+        };
+        let text = |wanted: &[&str]| find(wanted).map_or("", |found| found.string.as_str());
+        let shut = |taint: &SliceTaint| taint.effect == "NoSchedule" || taint.effect == "NoExecute";
+        let other_face = match text(&["type"]) {
+            "vfio" => true,
+            "mig" => !self.consumes_counters.is_empty(),
+            _ => false,
+        };
+        if other_face || self.taints.iter().any(shut) {
+            return None;
+        }
+        let numa = find(&["numaNode", "numa"]).and_then(|found| found.int);
+        Some(Device {
+            product: text(&["productName"]).to_owned(),
+            profile: text(&["profile"]).to_owned(),
+            // -1 is what the kernel says where it does not know.
+            numa: numa.and_then(|numa| u32::try_from(numa).ok()),
+            name: self.name,
+        })
+    }
 }
 
 /// A `v1` PersistentVolumeClaim.

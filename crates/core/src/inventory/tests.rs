@@ -392,15 +392,60 @@ fn kubernetes_is_told_slurms_reason_and_who_gave_it() {
     assert!(!plan.news[0].event, "it is well");
 }
 
+fn dra(name: &str, product: &str, numa: Option<u32>) -> Device {
+    Device { name: name.into(), product: product.into(), profile: String::new(), numa }
+}
+
+fn line_of(host: &Host) -> (Wanted, String) {
+    let plan = decide(&rules(), std::slice::from_ref(host), &[], 0);
+    let [Step::Register(wanted)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+    (wanted.clone(), registrations(std::slice::from_ref(wanted))[0].conf.clone())
+}
+
+/// A host of which nobody knows more than a DRA driver says.
+fn plain(devices: Vec<Device>) -> Host {
+    let mut host = host("n1");
+    host.labels.retain(|key, _| key == "pool");
+    host.allocatable.retain(|key, _| key == "cpu" || key == "memory");
+    host.named_devices.insert("gpu".into(), devices);
+    host
+}
+
 #[test]
 fn devices_of_dra_keep_their_names() {
     let mut host = host("n1");
     host.allocatable.remove("nvidia.com/gpu");
-    host.named_devices.insert("gpu".into(), vec!["gpu-a".into(), "gpu-b".into()]);
-    let plan = decide(&rules(), &[host], &[], 0);
-    let [Step::Register(wanted)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+    let both = vec![dra("gpu-10", "", None), dra("gpu-2", "", None)];
+    host.named_devices.insert("gpu".into(), both);
+    let (wanted, line) = line_of(&host);
     assert_eq!(wanted.gres(), "efa:32,gpu:h100:2");
-    assert!(registrations(std::slice::from_ref(wanted))[0].conf.contains("file=gpu-a,file=gpu-b"));
+    assert!(line.contains("file=gpu-2,file=gpu-10"), "{line}");
+    // A plugin counts the same two.
+    host.allocatable.insert("nvidia.com/gpu".into(), "2".into());
+    assert_eq!(line_of(&host).1, line);
+    // Where it counts another number, it is not known which are which.
+    host.allocatable.insert("nvidia.com/gpu".into(), "1".into());
+    assert!(line_of(&host).1.contains("file=gpu0"), "{}", line_of(&host).1);
+}
+
+#[test]
+fn dra_drivers_say_what_their_devices_are_and_at_which_cores() {
+    let h200 = "NVIDIA H200";
+    let four = (0..4).map(|n| dra(&format!("gpu-{n}"), h200, Some(n / 2))).collect();
+    let (wanted, line) = line_of(&plain(four));
+    assert_eq!((wanted.gres().as_str(), wanted.sockets), ("gpu:h200:4", 2));
+    let conf = "count=2,name=gpu,type=h200,file=gpu-0,file=gpu-1,cpus=0-94+count=2,name=gpu,type=h200,file=gpu-2,file=gpu-3,cpus=95-189";
+    assert!(line.contains(conf), "{line}");
+    let mut mixed = vec![dra("gpu-0", h200, None), dra("gpu-1", "NVIDIA A100-SXM4-80GB", None)];
+    mixed.push(Device { profile: "1g.10GB".into(), ..dra("gpu-2-mig-0", h200, None) });
+    let (wanted, _) = line_of(&plain(mixed));
+    assert_eq!(
+        (wanted.gres().as_str(), wanted.sockets),
+        ("gpu:1g.10gb:1,gpu:a100:1,gpu:h200:1", 1)
+    );
+    // No host has so many.
+    let (wanted, _) = line_of(&plain(vec![dra("gpu-0", h200, Some(u32::MAX))]));
+    assert_eq!(wanted.sockets, 1);
 }
 
 #[test]

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use super::devices::{self, Devices};
 use super::{Host, Pool, Rules};
 use crate::quantity;
-use crate::topology::layout::Layout;
 
 /// Memory is registered in steps of so many MiB, so that a pod of a few MiB changes nothing.
 const MEMORY_STEP: u64 = 256;
@@ -41,24 +41,6 @@ pub struct Wanted {
     pub port: Option<u16>,
 }
 
-/// Devices of one name and type.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Devices {
-    /// GRES name.
-    pub name: String,
-    /// GRES type.
-    pub kind: Option<String>,
-    /// Which there are, by the name Slurm gets for each, and the socket it is at where that is known.
-    pub each: Vec<(String, Option<u32>)>,
-}
-
-impl Devices {
-    fn label(&self) -> String {
-        let kind = self.kind.as_ref().map_or(String::new(), |kind| format!(":{kind}"));
-        format!("{}{kind}", self.name)
-    }
-}
-
 impl Wanted {
     /// CPUs.
     pub fn cpus(&self) -> u32 {
@@ -84,7 +66,8 @@ pub(super) fn wanted(rules: &Rules, pool: &Pool, host: &Host) -> Wanted {
     let layout = layout.and_then(|kind| rules.layouts.iter().find(|l| l.instance_type == *kind));
     let cpu = amount("cpu", quantity::milli).saturating_sub(host.outside_cpu_milli) / 1000;
     let cpus = u32::try_from(cpu).unwrap_or(u32::MAX);
-    let sockets = layout.map_or(1, |l| l.sockets).clamp(1, cpus.max(1));
+    let sockets = layout.map(|l| l.sockets).or_else(|| devices::sockets(host)).unwrap_or(1);
+    let sockets = sockets.clamp(1, cpus.max(1));
     let memory = amount("memory", quantity::units).saturating_sub(host.outside_memory) >> 20;
     Wanted {
         name: host.slurm_name().to_owned(),
@@ -92,56 +75,13 @@ pub(super) fn wanted(rules: &Rules, pool: &Pool, host: &Host) -> Wanted {
         // A node of no CPU cannot be registered; one of one is never chosen for work.
         cores_per_socket: (cpus / sockets).max(1),
         memory_mib: (memory / MEMORY_STEP * MEMORY_STEP).max(1),
-        devices: devices(rules, host, layout),
+        devices: devices::devices(rules, host, layout, sockets),
         features: features(rules, pool, host),
         weight: pool.weight,
         topology: topology(rules, host),
         address: rules.address.clone(),
         port: rules.port,
     }
-}
-
-fn devices(rules: &Rules, host: &Host, layout: Option<&Layout>) -> Vec<Devices> {
-    let gpu = rules.gpu_types.kind(&host.labels);
-    let mut counts: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
-    for (resource, text) in &host.allocatable {
-        let Some((name, kind)) = rules.resources.find(resource) else { continue };
-        let kind = kind.or_else(|| gpu.clone().filter(|_| name == "gpu"));
-        *counts.entry((name, kind)).or_default() += quantity::units(text).unwrap_or(0);
-    }
-    for (name, named) in &host.named_devices {
-        // A device plugin beside the driver tells the same devices a second time.
-        if counts.keys().all(|(own, _)| own != name) {
-            let kind = gpu.clone().filter(|_| name == "gpu");
-            counts.insert((name.clone(), kind), named.len() as u64);
-        }
-    }
-    // Indexes of a GRES run through all of its types on a node.
-    let mut next: BTreeMap<String, u32> = BTreeMap::new();
-    let counted = counts.into_iter().filter(|(_, n)| *n > 0);
-    counted
-        .map(|((name, kind), n)| {
-            let from = next.entry(name.clone()).or_default();
-            let first = *from;
-            *from = from.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
-            let known = host.named_devices.get(&name).filter(|named| named.len() as u64 == n);
-            let each = (first..*from).enumerate().map(|(place, index)| {
-                let own = known.and_then(|named| named.get(place)).cloned();
-                let socket = layout.and_then(|l| socket(l, &name, index));
-                (own.unwrap_or_else(|| format!("{name}{index}")), socket)
-            });
-            let each = each.collect();
-            Devices { name, kind, each }
-        })
-        .collect()
-}
-
-/// The socket at which this device is.
-fn socket(layout: &Layout, gres: &str, index: u32) -> Option<u32> {
-    let mut switches = 0..layout.switches;
-    let switch =
-        switches.find(|s| layout.behind(*s, gres) & 1_u128.checked_shl(index).unwrap_or(0) != 0);
-    switch.map(|switch| layout.socket(switch))
 }
 
 fn features(rules: &Rules, pool: &Pool, host: &Host) -> BTreeSet<String> {

@@ -107,6 +107,11 @@ impl GpuTypes {
         self.called(self.product(labels)).map(|(kind, _)| kind)
     }
 
+    /// The same of GPUs that their driver calls so.
+    pub fn kind_of(&self, product: &str) -> Option<String> {
+        self.called(product).map(|(kind, _)| kind)
+    }
+
     /// What GPUs of this product are called, and whether they can be called nothing else: by the configuration, or
     /// because every GPU of the node is cut into slices of that profile.
     fn called(&self, product: &str) -> Option<(String, bool)> {

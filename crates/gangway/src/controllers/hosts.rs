@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use gangway_core::eligible::taint::Taint;
-use gangway_core::inventory::{Guest as Takes, Host, Told};
+use gangway_core::inventory::{Device, Guest as Takes, Host, Told};
 
 /// Within so many milliseconds the watch tells of what we wrote; what it tells after that is somebody else's.
 const ECHO: i64 = 10_000;
@@ -42,7 +42,10 @@ pub(crate) struct Guest {
 pub(crate) struct Found {
     pub(crate) node: String,
     pub(crate) gres: String,
-    pub(crate) devices: Vec<String>,
+    /// Driver and pool, and which generation of the pool this is a part of: only the newest counts.
+    pub(crate) pool: (String, String),
+    pub(crate) generation: i64,
+    pub(crate) devices: Vec<Device>,
 }
 
 /// Everything heard.
@@ -143,7 +146,13 @@ impl Hosts {
                 host.guests.insert(uid.clone(), guest.takes.clone());
             }
         }
+        let mut newest: HashMap<&(String, String), i64> = HashMap::new();
         for found in self.slices.values() {
+            let generation = newest.entry(&found.pool).or_insert(found.generation);
+            *generation = found.generation.max(*generation);
+        }
+        let current = |found: &&Found| newest.get(&found.pool) == Some(&found.generation);
+        for found in self.slices.values().filter(current) {
             if let Some(host) = hosts.get_mut(&found.node) {
                 let named = host.named_devices.entry(found.gres.clone()).or_default();
                 named.extend(found.devices.iter().cloned());
@@ -152,8 +161,8 @@ impl Hosts {
         let mut hosts: Vec<Host> = hosts.into_values().collect();
         for host in &mut hosts {
             for named in host.named_devices.values_mut() {
-                named.sort();
-                named.dedup();
+                named.sort_by(|a, b| a.name.cmp(&b.name));
+                named.dedup_by(|a, b| a.name == b.name);
             }
             host.refusal = refusal(host.slurm_name());
         }

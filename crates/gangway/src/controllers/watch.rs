@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::hosts::{Fact, Found, Guest};
 use crate::config::Nodes;
 use crate::http::Readiness;
-use crate::lean::{LeanHost, LeanPod, LeanSlice};
+use crate::lean::{LeanHost, LeanPod, LeanSlice, SliceDevice};
 use crate::nursery::Nursery;
 use crate::source::{Telling, until};
 
@@ -104,8 +104,10 @@ fn slices(drivers: BTreeMap<String, String>) -> Telling<LeanSlice, String, Fact>
         apply: Box::new(move |slice| {
             let name = slice.name_any();
             let gres = drivers.get(&slice.spec.driver)?.clone();
-            let devices = slice.spec.devices.into_iter().map(|device| device.name).collect();
-            Some(Fact::Slice(name, Found { node: slice.spec.node_name, gres, devices }))
+            let spec = slice.spec;
+            let (pool, generation) = ((spec.driver, spec.pool.name), spec.pool.generation);
+            let devices = spec.devices.into_iter().filter_map(SliceDevice::into_device).collect();
+            Some(Fact::Slice(name, Found { node: spec.node_name, gres, pool, generation, devices }))
         }),
         gone: Box::new(|slice| Fact::SliceGone(slice.name_any())),
         listed: Box::new(Fact::SlicesListed),
