@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gangway_tests::{SOON, Story, manifest, wait};
+use gangway_tests::{Nodes, SOON, Story, manifest, wait};
 use serde_json::{Value, json};
 
 /// Promised.
@@ -111,4 +111,20 @@ async fn a_resource_that_slurm_has_no_word_for() {
     let mut template = manifest::template(8, &[]);
     template["spec"]["containers"][0]["resources"]["limits"]["example.com/laser"] = json!("1");
     lone_pod_is_told("laser", &template, &["example.com/laser"]).await;
+}
+
+/// With a type of GPU it is refused and leaves a record in Slurm, which is no end of the gang: without one it is
+/// asked for again, and refused for good.
+#[tokio::test]
+async fn more_devices_than_any_node_has_where_the_type_of_gpus_is_known() {
+    let Some(story) = Story::begin("bad-greedy").await else { return };
+    let nodes = Nodes::of(&story);
+    nodes.label(&Nodes::p5(1, 16), "nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3").await;
+    let mut template = manifest::template(8, &[]);
+    template["spec"]["containers"][0]["resources"]["limits"]["vpc.amazonaws.com/efa"] = json!("33");
+    let greedy = manifest::pod("greedy", &template);
+    is_told(&story, "greedy", &[greedy], &["can ever give what is asked"]).await;
+    let pods = story.pods("greedy").await;
+    assert!(pods.len() == 1 && !pods[0].deleting, "it is not evicted: {pods:?}");
+    story.end().await;
 }

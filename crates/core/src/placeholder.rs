@@ -239,7 +239,7 @@ pub fn next(cluster: &str, gang: &Gang, listed: &[(Stamp, Job)]) -> (Step, Vec<J
     let newest = mine.last();
     if let Some((stamp, job)) = newest
         && stamp.pods == pods
-        && !is_refused_immediate(job)
+        && !is_refused(job)
     {
         let (generation, state) = (stamp.generation, job.ending().clone());
         let step = Step::Over { job: job.id, generation, state };
@@ -304,8 +304,9 @@ pub fn failed_lately(
     until.map(|until| (eligible::hostlist(names), until))
 }
 
-/// A refused `immediate` ask leaves a FAILED record that never ran: it is no ending of anything.
-fn is_refused_immediate(job: &Job) -> bool {
+/// An ask that Slurm refuses, at once or as something impossible, may leave a FAILED record that never ran: it
+/// is no ending of anything.
+pub fn is_refused(job: &Job) -> bool {
     job.state.base == BaseState::Failed && job.nodes.is_empty()
 }
 

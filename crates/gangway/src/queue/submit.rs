@@ -5,7 +5,7 @@
 
 use futures::join;
 use gangway_core::job::{Allocation, Job, JobId, PlaceholderRequest};
-use gangway_core::placeholder::Stamp;
+use gangway_core::placeholder::{Stamp, is_refused};
 use gangway_core::policy::{Category, Refusal};
 use gangway_core::reason;
 use gangway_slurm::{Error, SlurmCode};
@@ -197,7 +197,8 @@ impl Queue {
         ))
     }
 
-    /// Whether the job that holds our chosen id is our own earlier submit.
+    /// Whether the job that holds our chosen id is our own earlier submit, and no record of one that was
+    /// refused, as the one with a type of GPU may have been a moment ago.
     async fn whose(&self, id: JobId, stamp: &Stamp) -> Result<bool, Submitted> {
         let holder = self.board.read(id).await;
         failpoint::pass(Point::Taken);
@@ -205,7 +206,7 @@ impl Queue {
             Ok(Some(job)) => {
                 let own = Stamp::of(&job)
                     .is_some_and(|s| s.is_of(&stamp.cluster, &stamp.gang, stamp.generation));
-                Ok(own)
+                Ok(own && !is_refused(&job))
             }
             Ok(None) => Ok(false),
             Err(error) => Err(Submitted::Doubt(explain(&error))),
