@@ -221,7 +221,7 @@ impl Keeper {
         for (host, taints) in carried.tainted {
             self.hosts.tainted(&host, taints);
         }
-        self.figures.count(&self.nodes.rules, self.hosts.all(|_| None).as_slice());
+        self.figures.count(&self.nodes.rules, self.hosts.known());
         took.observe_duration();
         if carried.asked || made { SOON } else { wait.map_or(look, |wait| wait.min(look)) }
     }

@@ -89,17 +89,17 @@ impl Figures {
     }
 
     /// Counts the nodes of the pools. Every standing there is has a series, so that none stays where it was.
-    pub(super) fn count(&self, rules: &Rules, hosts: &[Host]) {
+    pub(super) fn count<'a>(&self, rules: &Rules, hosts: impl Iterator<Item = &'a Host>) {
         for (standing, n) in census(rules, hosts) {
             self.nodes.with_label_values(&[standing]).set(n);
         }
     }
 }
 
-fn census(rules: &Rules, hosts: &[Host]) -> BTreeMap<&'static str, i64> {
+fn census<'a>(rules: &Rules, hosts: impl Iterator<Item = &'a Host>) -> BTreeMap<&'static str, i64> {
     let known = REASONS.into_iter().chain([ARRIVING, OTHER]);
     let mut out: BTreeMap<&'static str, i64> = known.map(|standing| (standing, 0)).collect();
-    for host in hosts.iter().filter(|host| rules.pool(host).is_some()) {
+    for host in hosts.filter(|host| rules.pool(host).is_some()) {
         let standing = host.told.as_ref().map_or(ARRIVING, |told| {
             let own = told.condition.reason.as_str();
             REASONS.into_iter().find(|reason| *reason == own).unwrap_or(OTHER)
@@ -137,15 +137,15 @@ mod tests {
             host("a", None),
             host("b", Some("InPool")),
         ];
-        let mut counts = census(&rules, &hosts);
+        let mut counts = census(&rules, hosts.iter());
         let all = counts.len();
         counts.retain(|_, n| *n > 0);
         let want = [(ARRIVING, 1), ("Drained", 1), ("InPool", 2), (OTHER, 1)];
         assert_eq!(counts.into_iter().collect::<Vec<_>>(), want);
         let registry = Registry::new();
         let figures = Figures::new(&registry).expect("all can be registered");
-        figures.count(&rules, &hosts);
-        figures.count(&rules, &hosts[..1]);
+        figures.count(&rules, hosts.iter());
+        figures.count(&rules, hosts[..1].iter());
         assert_eq!(figures.nodes.with_label_values(&["Drained"]).get(), 0, "it does not stay");
         let series = registry
             .gather()

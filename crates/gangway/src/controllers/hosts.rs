@@ -136,6 +136,11 @@ impl Hosts {
         }
     }
 
+    /// Every node as it was last told and seen, without what takes a part of it.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Host> {
+        self.nodes.values()
+    }
+
     /// Every node with what takes a part of it, and what Slurm said against it.
     pub(crate) fn all(&self, refusal: impl Fn(&str) -> Option<String>) -> Vec<Host> {
         let mut hosts = self.nodes.clone();
