@@ -36,5 +36,5 @@ pub use proxy::{Mood, Proxy};
 pub use requests::{Asked, audited};
 pub use slurm::Slurm;
 pub use story::Story;
-pub use wait::{SOON, stays, wait};
+pub use wait::{SOON, stays, wait, wait_calmly};
 pub use world::World;

@@ -12,6 +12,16 @@ const STEP: Duration = Duration::from_millis(25);
 pub async fn wait<T>(
     what: &str,
     within: Duration,
+    probe: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    wait_calmly(STEP, what, within, probe).await
+}
+
+/// The same, with a pause of its own between two looks: where looking costs those who are waited for.
+pub async fn wait_calmly<T>(
+    pause: Duration,
+    what: &str,
+    within: Duration,
     mut probe: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
     let began = Instant::now();
@@ -21,7 +31,7 @@ pub async fn wait<T>(
             Err(seen) => seen,
         };
         assert!(began.elapsed() < within, "not within {within:?}: {what}; last seen: {seen}");
-        tokio::time::sleep(STEP).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, stream};
 use gangway_core::hostlist::Hostlist;
 use gangway_core::job::BaseState;
-use gangway_tests::{Chance, POOL, Pool, Story, audited, manifest, stays, wait};
+use gangway_tests::{Chance, POOL, Pool, Story, audited, manifest, stays, wait, wait_calmly};
 use serde_json::json;
 
 /// How many nodes; more with `cargo xtask bench nodes`.
@@ -20,9 +20,21 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Waits until as many of the story's nodes are in Slurm as should be, and tells after how long.
-async fn reached(pool: &Pool, what: &str, count: usize, since: Instant) -> u128 {
-    wait(what, Duration::from_secs(120), async || {
+/// Between two looks at all nodes. A list of thousands takes Slurm longer than what is waited for.
+fn pause(size: usize) -> Duration {
+    Duration::from_millis(25 + size as u64 / 5)
+}
+
+/// Waits until as many of the story's nodes are in Slurm as should be, of `size` that come or go by a request each,
+/// and tells after how long. Nobody asks Slurm before so many requests have been made.
+async fn reached(pool: &Pool, what: &str, (count, size): (usize, usize), calm: u64) -> u128 {
+    let since = Instant::now();
+    wait(what, Duration::from_secs(300), async || {
+        let made = pool.requests().await.saturating_sub(calm);
+        if made >= size as u64 { Ok(()) } else { Err(format!("{made} requests for {size}")) }
+    })
+    .await;
+    wait_calmly(pause(size), what, Duration::from_secs(120), async || {
         let there = pool.own().await.len();
         if there == count { Ok(()) } else { Err(format!("{there} of {count}")) }
     })
@@ -52,7 +64,8 @@ async fn many_nodes_join_change_and_leave() {
         let before = writes(&story);
         let began = Instant::now();
         pool.controllers.start().await;
-        let joined = reached(&pool, "all are registered", size, began).await;
+        let started = began.elapsed().as_millis();
+        let joined = started + reached(&pool, "all are registered", (size, size), 0).await;
         let requests = pool.requests().await;
         told_all(&story, before, size).await;
         // Each a request of its own, for they have devices; beside them only looks.
@@ -74,7 +87,7 @@ async fn many_nodes_join_change_and_leave() {
         let (began, calm) = (Instant::now(), pool.requests().await);
         let zone = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "us-east-1b"}}});
         each(&names, async |name| story.kube.patch_node(&name, &zone).await).await;
-        wait("all have their zone", Duration::from_secs(120), async || {
+        wait_calmly(pause(size), "all have their zone", Duration::from_secs(120), async || {
             let nodes = story.slurm.client.nodes().await.map_err(|error| error.to_string())?;
             let zoned = nodes.iter().filter(|node| node.features.iter().any(|f| f == "us-east-1b"));
             let zoned = zoned.count();
@@ -86,7 +99,8 @@ async fn many_nodes_join_change_and_leave() {
 
         let (began, calm) = (Instant::now(), pool.requests().await);
         each(&names, async |name| pool.nodes.restore(&[name]).await).await;
-        let left = reached(&pool, "all have left", 0, began).await;
+        let deleted = began.elapsed().as_millis();
+        let left = deleted + reached(&pool, "all have left", (0, size), calm).await;
         let leave_requests = pool.requests().await - calm;
         let written = writes(&story) - before;
         // One write when it joins; a change that Kubernetes itself brought needs none.
@@ -106,7 +120,7 @@ async fn many_nodes_join_change_and_leave() {
 
 /// Waits until every node has been told where it stands, once.
 async fn told_all(story: &Story, before: usize, size: usize) {
-    wait("each node is told once", Duration::from_secs(60), async || {
+    wait_calmly(pause(size), "each node is told once", Duration::from_secs(120), async || {
         let told = writes(story) - before;
         if told == size { Ok(()) } else { Err(format!("{told} writes")) }
     })
