@@ -60,8 +60,13 @@ impl Pool {
 
     /// Adds a node like a p5.48xlarge to Kubernetes.
     pub async fn add(&self, name: &str) {
+        self.add_to("mixed", name).await;
+    }
+
+    /// The same in another pool.
+    pub async fn add_to(&self, pool: &str, name: &str) {
         let labels = json!({
-            POOL: "mixed",
+            POOL: pool,
             "node.kubernetes.io/instance-type": "p5.48xlarge",
             "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
         });

@@ -10,44 +10,81 @@ use gangway_core::job::BaseState;
 use gangway_tests::{Chance, POOL, Pool, Story, audited, manifest, stays, wait, wait_calmly};
 use serde_json::json;
 
-/// How many nodes; more with `cargo xtask bench nodes`.
-fn sizes() -> Vec<usize> {
-    let asked = std::env::var("GANGWAY_FLEET").unwrap_or_else(|_| "48".to_owned());
-    asked.split(',').map(|size| size.parse().expect("GANGWAY_FLEET is a list of numbers")).collect()
+/// So many nodes that join, change and leave.
+struct Fleet {
+    size: usize,
+    /// Their devices stand in slurmctld's gres.conf, so one request registers all of them.
+    listed: bool,
+}
+
+impl Fleet {
+    /// More with `cargo xtask bench nodes`: `256,1000,5000 listed`.
+    fn asked() -> Vec<Self> {
+        let asked = std::env::var("GANGWAY_FLEET").unwrap_or_else(|_| "24,24 listed".to_owned());
+        let read = |one: &str| {
+            let (size, listed) = one.split_once(' ').map_or((one, false), |(n, _)| (n, true));
+            Self { size: size.parse().expect("GANGWAY_FLEET is a list of numbers"), listed }
+        };
+        asked.split(',').map(read).collect()
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.listed { "listed" } else { "fleet" }
+    }
+
+    /// gres.conf of the world has those that begin with `listed-`.
+    fn names(&self) -> Vec<String> {
+        (0..self.size).map(|n| format!("{}-{n:04}", self.kind())).collect()
+    }
+
+    /// Between two looks at all nodes. A list of thousands takes Slurm longer than what is waited for.
+    fn pause(&self) -> Duration {
+        Duration::from_millis(25 + self.size as u64 / 5)
+    }
+
+    /// Writes of the controllers to the API server so far.
+    fn writes(&self, story: &Story) -> usize {
+        audited(story.world, "gangway-controllers", |asked| {
+            let own = asked.name.starts_with(&format!("{}-", self.kind()));
+            asked.writes() && asked.what == "nodes/status" && own
+        })
+        .len()
+    }
+
+    /// Waits until so many of the nodes are in Slurm.
+    async fn reached(&self, pool: &Pool, what: &str, count: usize) {
+        wait_calmly(self.pause(), what, Duration::from_secs(120), async || {
+            let there = pool.own().await.len();
+            if there == count { Ok(()) } else { Err(format!("{there} of {count}")) }
+        })
+        .await;
+    }
+
+    /// Waits until all are registered; nobody asks Slurm for them before enough has been asked of it.
+    async fn joined(&self, pool: &Pool) -> u64 {
+        let least = if self.listed { 1 } else { self.size as u64 };
+        wait("they are asked for", Duration::from_secs(300), async || {
+            let made = pool.requests().await;
+            if made >= least { Ok(()) } else { Err(format!("{made} requests")) }
+        })
+        .await;
+        self.reached(pool, "all are registered", self.size).await;
+        pool.requests().await
+    }
+
+    /// Waits until every node has been told where it stands, once.
+    async fn told(&self, story: &Story, before: usize) {
+        let within = Duration::from_secs(120);
+        wait_calmly(self.pause(), "each node is told once", within, async || {
+            let told = self.writes(story) - before;
+            if told == self.size { Ok(()) } else { Err(format!("{told} writes")) }
+        })
+        .await;
+    }
 }
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// Between two looks at all nodes. A list of thousands takes Slurm longer than what is waited for.
-fn pause(size: usize) -> Duration {
-    Duration::from_millis(25 + size as u64 / 5)
-}
-
-/// Waits until as many of the story's nodes are in Slurm as should be, of `size` that come or go by a request each,
-/// and tells after how long. Nobody asks Slurm before so many requests have been made.
-async fn reached(pool: &Pool, what: &str, (count, size): (usize, usize), calm: u64) -> u128 {
-    let since = Instant::now();
-    wait(what, Duration::from_secs(300), async || {
-        let made = pool.requests().await.saturating_sub(calm);
-        if made >= size as u64 { Ok(()) } else { Err(format!("{made} requests for {size}")) }
-    })
-    .await;
-    wait_calmly(pause(size), what, Duration::from_secs(120), async || {
-        let there = pool.own().await.len();
-        if there == count { Ok(()) } else { Err(format!("{there} of {count}")) }
-    })
-    .await;
-    since.elapsed().as_millis()
-}
-
-/// Writes of the controllers to the API server so far.
-fn writes(story: &Story) -> usize {
-    audited(story.world, "gangway-controllers", |asked| {
-        asked.writes() && asked.what == "nodes/status" && asked.name.starts_with("fleet-")
-    })
-    .len()
 }
 
 async fn each(names: &[String], work: impl AsyncFn(String)) {
@@ -56,26 +93,32 @@ async fn each(names: &[String], work: impl AsyncFn(String)) {
 
 #[tokio::test]
 async fn many_nodes_join_change_and_leave() {
-    for size in sizes() {
-        let Some(story) = Story::begin(&format!("fleet-{size}")).await else { return };
-        let mut pool = Pool::of(&story, "lookSeconds: 30");
-        let names: Vec<String> = (0..size).map(|n| format!("fleet-{n:04}")).collect();
-        each(&names, async |name| pool.add(&name).await).await;
-        let before = writes(&story);
+    for fleet in Fleet::asked() {
+        let (size, kind) = (fleet.size, fleet.kind());
+        let Some(story) = Story::begin(&format!("{kind}-{size}")).await else { return };
+        let listed = format!(
+            "name: listed, labels: {{ {POOL}: listed }}, features: [mixed], partitions: [mixed], gresConf: true"
+        );
+        let mut pool = Pool::with(&story, &listed, "lookSeconds: 30");
+        let names = fleet.names();
+        let which = if fleet.listed { "listed" } else { "mixed" };
+        each(&names, async |name| pool.add_to(which, &name).await).await;
+        let before = fleet.writes(&story);
         let began = Instant::now();
         pool.controllers.start().await;
-        let started = began.elapsed().as_millis();
-        let joined = started + reached(&pool, "all are registered", (size, size), 0).await;
-        let requests = pool.requests().await;
-        told_all(&story, before, size).await;
-        // Each a request of its own, for they have devices; beside them only looks.
-        assert!(requests >= size as u64 && requests <= size as u64 + 30, "{requests} requests");
+        let requests = fleet.joined(&pool).await;
+        let joined = began.elapsed().as_millis();
+        fleet.told(&story, before).await;
+        // Beside them only looks.
+        let least = if fleet.listed { 1 } else { size as u64 };
+        assert!(requests >= least && requests <= least + 30, "{requests} requests");
+        devices_are_known(&story).await;
 
         // Nothing changes: nothing is written, and Slurm is looked at twice a minute.
-        let (quiet, calm) = (number("GANGWAY_FLEET_QUIET", 6), pool.requests().await);
+        let (quiet, calm) = (number("GANGWAY_FLEET_QUIET", 3), pool.requests().await);
         stays("the controllers have nothing to do", Duration::from_secs(quiet), async || {
             let more = pool.requests().await - calm;
-            if more <= 2 && writes(&story) == before + size {
+            if more <= 2 && fleet.writes(&story) == before + size {
                 Ok(())
             } else {
                 Err(format!("{more}"))
@@ -87,7 +130,7 @@ async fn many_nodes_join_change_and_leave() {
         let (began, calm) = (Instant::now(), pool.requests().await);
         let zone = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "us-east-1b"}}});
         each(&names, async |name| story.kube.patch_node(&name, &zone).await).await;
-        wait_calmly(pause(size), "all have their zone", Duration::from_secs(120), async || {
+        wait_calmly(fleet.pause(), "all have their zone", Duration::from_secs(120), async || {
             let nodes = story.slurm.client.nodes().await.map_err(|error| error.to_string())?;
             let zoned = nodes.iter().filter(|node| node.features.iter().any(|f| f == "us-east-1b"));
             let zoned = zoned.count();
@@ -99,17 +142,18 @@ async fn many_nodes_join_change_and_leave() {
 
         let (began, calm) = (Instant::now(), pool.requests().await);
         each(&names, async |name| pool.nodes.restore(&[name]).await).await;
-        let deleted = began.elapsed().as_millis();
-        let left = deleted + reached(&pool, "all have left", (0, size), calm).await;
+        fleet.reached(&pool, "all have left", 0).await;
+        let left = began.elapsed().as_millis();
         let leave_requests = pool.requests().await - calm;
-        let written = writes(&story) - before;
+        let written = fleet.writes(&story) - before;
         // One write when it joins; a change that Kubernetes itself brought needs none.
         assert!(written <= size + size / 10, "{written} writes for {size} nodes");
         story.note(&format!(
-            "{{\"nodes\":{size},\"register_ms\":{joined},\"register_requests\":{requests},\
+            "{{\"nodes\":{size},\"listed\":{},\"register_ms\":{joined},\"register_requests\":{requests},\
              \"change_ms\":{changed},\"change_requests\":{change_requests},\"remove_ms\":{left},\
              \"remove_requests\":{leave_requests},\"writes_per_node\":{:.2},\
              \"idle_seconds\":{quiet},\"idle_requests\":{idle},\"idle_writes\":0}}",
+            fleet.listed,
             written as f64 / size as f64
         ));
         let status = pool.end().await;
@@ -118,13 +162,14 @@ async fn many_nodes_join_change_and_leave() {
     }
 }
 
-/// Waits until every node has been told where it stands, once.
-async fn told_all(story: &Story, before: usize, size: usize) {
-    wait_calmly(pause(size), "each node is told once", Duration::from_secs(120), async || {
-        let told = writes(story) - before;
-        if told == size { Ok(()) } else { Err(format!("{told} writes")) }
-    })
-    .await;
+/// Slurm gives out devices by their indexes, whoever has told it of them.
+async fn devices_are_known(story: &Story) {
+    let template = manifest::template(3, &[("gangway.dev/partition", "mixed")]);
+    story.kube.create(&manifest::indexed_job("one", 1, &template)).await;
+    let pods = story.bound("one", 1).await;
+    assert_eq!(pods[0].annotations["gangway.dev/index.gpu"], "0-2");
+    story.kube.delete_all().await;
+    story.nothing_lives(Duration::from_secs(30)).await;
 }
 
 /// Twenty nodes join and leave at random while gangs run on them.

@@ -25,7 +25,7 @@ use crate::topology::layout::Layout;
 use crate::translate::ResourceTable;
 use crate::translate::gpu::GpuTypes;
 
-pub use conf::{Registration, registrations};
+pub use conf::{Registration, deletions, registrations};
 pub use devices::{Device, Devices};
 pub use mirror::{Condition, REASONS, Standing, Told};
 pub use outside::{Guest, Hold, Holding, Settling, held, holds, settle};
@@ -95,6 +95,8 @@ pub struct Pool {
     pub weight: u32,
     /// Whether each node may only be matched with a slurmd that is there: none is registered for it.
     pub hybrid: bool,
+    /// Whether slurmctld's own gres.conf lists the devices of its nodes, so that a registration need not.
+    pub listed: bool,
 }
 
 impl Rules {

@@ -1,13 +1,17 @@
 //! Registrations as Slurm reads them: one line of slurm.conf.
 //!
-//! A node with devices goes alone, for Slurm refuses a range with `GresConf=` (live-slurm.md, i); nodes without any,
-//! and otherwise alike, go as one hostlist.
+//! A node whose devices Slurm must be told goes alone, for it refuses a range with `GresConf=` (live-slurm.md, i), and
+//! each such request costs slurmctld a look at every node it has. Nodes without any, or whose devices stand in
+//! slurmctld's own gres.conf, go as one hostlist where they are otherwise alike.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{Devices, Wanted};
 use crate::hostlist::Hostlist;
+
+/// How long the hostlist of one deletion may be: it travels in a URL, of which slurmrestd took 29 KB and not 89.
+const LIST_LEN: usize = 4_000;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +20,42 @@ pub struct Registration {
     pub conf: String,
     /// The nodes in it.
     pub nodes: Vec<String>,
+    /// Everything in the line but their names.
+    traits: String,
+}
+
+impl Registration {
+    /// None where the names fit no hostlist.
+    fn new(nodes: Vec<String>, traits: String) -> Option<Self> {
+        let list = Hostlist::from_names(&nodes).ok()?;
+        Some(Self { conf: format!("NodeName={list} {traits}"), nodes, traits })
+    }
+
+    fn alone(name: String, traits: String) -> Self {
+        Self { conf: format!("NodeName={name} {traits}"), nodes: vec![name], traits }
+    }
+
+    /// The same in two requests, for Slurm refuses all for the sake of one. None of one node.
+    pub fn halves(&self) -> Option<[Self; 2]> {
+        let (one, other) = self.nodes.split_at(self.nodes.len() / 2);
+        let half = |nodes: &[String]| Self::new(nodes.to_vec(), self.traits.clone());
+        (!one.is_empty()).then(|| Some([half(one)?, half(other)?])).flatten()
+    }
+}
+
+/// Hostlists that hold all of these, none too long for a URL, each with the number of its names. A name that fits no
+/// hostlist goes alone.
+pub fn deletions(nodes: &[String]) -> Vec<(String, usize)> {
+    let list = Hostlist::from_names(nodes).map(|list| list.sorted().to_string());
+    match (list, nodes) {
+        (_, []) => Vec::new(),
+        (_, [name]) => vec![(name.clone(), 1)],
+        (Ok(list), _) if list.len() <= LIST_LEN => vec![(list, nodes.len())],
+        _ => {
+            let (one, other) = nodes.split_at(nodes.len() / 2);
+            [deletions(one), deletions(other)].concat()
+        }
+    }
 }
 
 /// The fewest requests that register all of these.
@@ -24,21 +64,17 @@ pub fn registrations(wanted: &[Wanted]) -> Vec<Registration> {
     let mut out = Vec::new();
     for node in wanted {
         let name = node.name.clone();
-        if node.devices.is_empty() {
+        if node.devices.is_empty() || node.listed {
             alike.entry(traits(node)).or_default().push(name);
         } else {
-            let conf = format!("NodeName={name} {}", traits(node));
-            out.push(Registration { conf, nodes: vec![name] });
+            out.push(Registration::alone(name, traits(node)));
         }
     }
     for (traits, nodes) in alike {
-        match Hostlist::from_names(&nodes) {
-            Ok(list) => out.push(Registration { conf: format!("NodeName={list} {traits}"), nodes }),
+        match Registration::new(nodes.clone(), traits.clone()) {
+            Some(one) => out.push(one),
             // A name that fits no hostlist goes alone, and Slurm says what is wrong with it.
-            Err(_) => out.extend(nodes.into_iter().map(|name| Registration {
-                conf: format!("NodeName={name} {traits}"),
-                nodes: vec![name],
-            })),
+            None => out.extend(nodes.into_iter().map(|n| Registration::alone(n, traits.clone()))),
         }
     }
     out
@@ -64,7 +100,10 @@ fn traits(node: &Wanted) -> String {
         let _ = write!(line, " Topology={topology}");
     }
     if !node.devices.is_empty() {
-        let _ = write!(line, " Gres={} GresConf=\"{}\"", node.gres(), gres_conf(node));
+        let _ = write!(line, " Gres={}", node.gres());
+    }
+    if !node.devices.is_empty() && !node.listed {
+        let _ = write!(line, " GresConf=\"{}\"", gres_conf(node));
     }
     line
 }

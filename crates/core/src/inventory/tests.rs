@@ -14,6 +14,7 @@ pub(super) fn rules() -> Rules {
             partitions: vec!["gpu".into()],
             weight: 10,
             hybrid: false,
+            listed: false,
         }],
         new_partitions: vec![],
         feature_labels: vec!["topology.kubernetes.io/zone".into()],
@@ -108,6 +109,53 @@ fn a_new_node_is_registered_with_all_it_has() {
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
+}
+
+#[test]
+fn nodes_whose_devices_slurm_has_listed_are_registered_together() {
+    let mut rules = rules();
+    rules.pools[0].listed = true;
+    let hosts = ["n1", "n2", "n3", "n4"].map(host);
+    let plan = decide(&rules, &hosts, &[], 0);
+    let wanted: Vec<Wanted> = plan
+        .steps
+        .into_iter()
+        .filter_map(|step| match step {
+            Step::Register(wanted) => Some(wanted),
+            _ => None,
+        })
+        .collect();
+    let lines = registrations(&wanted);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.conf.starts_with("NodeName=n[1-4] NodeAddr="), "{}", line.conf);
+    assert!(line.conf.ends_with(" Gres=efa:32,gpu:h100:8"), "{}", line.conf);
+
+    // One name that Slurm refuses is found without the others.
+    let halves = line.halves().expect("there are four");
+    let names: Vec<&[String]> = halves.iter().map(|half| &half.nodes[..]).collect();
+    assert_eq!(names, [["n1", "n2"], ["n3", "n4"]]);
+    assert!(halves[1].conf.starts_with("NodeName=n[3-4] NodeAddr="), "{}", halves[1].conf);
+    let one = halves[0].halves().expect("there are two");
+    assert_eq!(one[0].halves(), None);
+}
+
+#[test]
+fn deletions_name_everybody_once_and_fit_a_url() {
+    let names = |of: &dyn Fn(u32) -> String| (0..5_000).map(of).collect::<Vec<_>>();
+    let in_a_row = names(&|n| format!("p5-{n:04}"));
+    assert_eq!(deletions(&in_a_row), [("p5-[0000-4999]".to_owned(), 5_000)]);
+    // As EC2 names them, with holes.
+    let scattered = names(&|n| format!("ip-10-{}-{}-{}.ec2.internal", n % 7, n / 251, n * 2 % 251));
+    let lists = deletions(&scattered);
+    assert!(lists.iter().all(|(list, _)| list.len() <= 4_000), "{lists:?}");
+    assert!(lists.len() < 100, "{} requests", lists.len());
+    assert_eq!(lists.iter().map(|(_, count)| count).sum::<usize>(), 5_000);
+    let read = |list: &str| crate::hostlist::Hostlist::parse(list).expect("a hostlist").names();
+    let mut all: Vec<String> = lists.iter().flat_map(|(list, _)| read(list)).collect();
+    let mut scattered = scattered;
+    (all.sort(), scattered.sort());
+    assert_eq!(all, scattered);
+    assert_eq!(deletions(&[]), []);
 }
 
 #[test]

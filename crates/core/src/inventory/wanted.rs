@@ -29,6 +29,8 @@ pub struct Wanted {
     pub memory_mib: u64,
     /// Devices by name and type.
     pub devices: Vec<Devices>,
+    /// slurmctld's gres.conf has their names and cores.
+    pub listed: bool,
     /// Features, our mark among them.
     pub features: BTreeSet<String>,
     /// Lower goes first.
@@ -76,6 +78,7 @@ pub(super) fn wanted(rules: &Rules, pool: &Pool, host: &Host) -> Wanted {
         cores_per_socket: (cpus / sockets).max(1),
         memory_mib: (memory / MEMORY_STEP * MEMORY_STEP).max(1),
         devices: devices::devices(rules, host, layout, sockets),
+        listed: pool.listed,
         features: features(rules, pool, host),
         weight: pool.weight,
         topology: topology(rules, host),

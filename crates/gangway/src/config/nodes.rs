@@ -167,6 +167,7 @@ fn pool(mut entry: Section<'_>, problems: &Problems) -> Pool {
         partitions: entry.texts("partitions"),
         weight: entry.number("weight").unwrap_or(1),
         hybrid: entry.flag("slurmd").unwrap_or(false),
+        listed: entry.flag("gresConf").unwrap_or(false),
     };
     if pool.labels.is_empty() {
         problems.add(&entry.at("labels"), "is missing: no node is taken into a pool unasked");

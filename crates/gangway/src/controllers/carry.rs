@@ -1,6 +1,6 @@
 //! Carries out a plan of the inventory. Decides nothing.
 //!
-//! What is the same for several nodes goes as one request; a node with devices, and a deletion, as one each. Steps go
+//! What is the same for several nodes goes as one request; a node whose devices Slurm must be told as one each. Steps go
 //! in this order: what shuts nodes, what takes them away, what brings them, what changes them. A step that fails is
 //! told, and the next comparison brings it again.
 
@@ -10,7 +10,9 @@ use futures::StreamExt;
 use futures::stream;
 use gangway_core::eligible::taint::Taint;
 use gangway_core::hostlist::Hostlist;
-use gangway_core::inventory::{Change, News, Plan, Standing, Step, Wanted, registrations};
+use gangway_core::inventory::{
+    Change, News, Plan, Registration, Standing, Step, Wanted, deletions, registrations,
+};
 use gangway_core::names;
 use gangway_slurm::{Client as SlurmClient, Error, NodeUpdate, SlurmCode};
 use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
@@ -27,6 +29,8 @@ use crate::wall;
 
 /// Requests to slurmrestd under way at once: creating takes slurmctld's write lock, so more would only wait there.
 const AT_ONCE: usize = 4;
+/// So often a registration of many that Slurm has refused is cut in two before the next look.
+const HALVES: usize = 64;
 /// Writes to the API server under way at once.
 pub(super) const WRITES: usize = 32;
 /// What Slurm has refused is asked again after so long.
@@ -127,35 +131,29 @@ impl Carrier {
         if !nodes.is_empty() {
             tracing::info!(nodes = listed(&nodes), "deleting nodes in Slurm");
         }
-        let delete = |node: String| async move {
-            let answer = self.slurm.delete_node(&node).await;
-            self.figures.step("delete", 1, &answer);
+        let delete = |(nodes, count): (String, usize)| async move {
+            let answer = self.slurm.delete_nodes(&nodes).await;
+            self.figures.step("delete", count, &answer);
             match answer {
-                Ok(()) => tracing::debug!(node, "deleted in Slurm"),
-                // Somebody's job came in between, or somebody else has deleted it.
+                Ok(()) => tracing::debug!(nodes, "deleted in Slurm"),
+                // Somebody's job came in between, or somebody else has deleted one; the others are gone.
                 Err(Error::Rejected {
                     code: SlurmCode::NODES_BUSY | SlurmCode::INVALID_NODE_NAME,
                     ..
                 }) => {
-                    tracing::info!(node, "not deleted in Slurm: in use, or gone already");
+                    tracing::info!(nodes, "not all deleted in Slurm: in use, or gone already");
                 }
                 Err(error) => {
-                    tracing::warn!(node, error = explain(&error), "Slurm did not delete a node");
+                    tracing::warn!(nodes, error = explain(&error), "Slurm did not delete nodes");
                 }
             }
         };
-        stream::iter(nodes).for_each_concurrent(AT_ONCE, delete).await;
+        stream::iter(deletions(&nodes)).for_each_concurrent(AT_ONCE, delete).await;
     }
 
     async fn register(&mut self, nodes: &[Wanted]) {
-        let ask = |one: gangway_core::inventory::Registration| async {
-            let answer = self.slurm.create_node(&one.conf).await;
-            (one, answer)
-        };
-        let answers: Vec<_> =
-            stream::iter(registrations(nodes)).map(ask).buffer_unordered(AT_ONCE).collect().await;
         let mut registered = Vec::new();
-        for (one, answer) in answers {
+        for (one, answer) in self.ask(registrations(nodes)).await {
             self.figures.step("register", one.nodes.len(), &answer);
             match answer {
                 Ok(()) => registered.extend(one.nodes),
@@ -176,6 +174,31 @@ impl Carrier {
         if !registered.is_empty() {
             tracing::info!(nodes = listed(&registered), "registered in Slurm");
         }
+    }
+
+    /// Asks for all of them, and what comes of each. Of many that are refused the halves are asked for, so that one of
+    /// which Slurm will not hear keeps no other out; where most are refused, not more than [`HALVES`] times.
+    async fn ask(&self, mut waiting: Vec<Registration>) -> Vec<(Registration, Result<(), Error>)> {
+        let ask = |one: Registration| async {
+            let answer = self.slurm.create_node(&one.conf).await;
+            (one, answer)
+        };
+        let (mut answers, mut left) = (Vec::new(), HALVES);
+        while !waiting.is_empty() {
+            let asked = stream::iter(std::mem::take(&mut waiting)).map(ask);
+            let mut asked = std::pin::pin!(asked.buffer_unordered(AT_ONCE));
+            while let Some((one, answer)) = asked.next().await {
+                let refused = matches!(answer, Err(Error::Rejected { .. }));
+                match one.halves().filter(|_| refused && left > 0) {
+                    Some(halves) => {
+                        left -= 1;
+                        waiting.extend(halves);
+                    }
+                    None => answers.push((one, answer)),
+                }
+            }
+        }
+        answers
     }
 
     /// Nodes whose features have changed stay in their partitions until these are told to look.

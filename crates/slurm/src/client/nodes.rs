@@ -217,6 +217,12 @@ impl Client {
         self.order(&Call::delete("node", format!("node/{}", segment(name)))).await
     }
 
+    /// Removes all nodes of a hostlist that can be removed, in one request. The same codes as for one, where any
+    /// of them stays or was not there; which, it does not say.
+    pub async fn delete_nodes(&self, nodes: &str) -> Result<(), Error> {
+        self.delete_node(nodes).await
+    }
+
     /// All partitions (`GET partitions/`).
     pub async fn partitions(&self) -> Result<Vec<Partition>, Error> {
         let call = Call::get("partitions", "partitions/".to_owned());

@@ -13,6 +13,12 @@ pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
     // After a failure half-way; the usual answer is 2018.
     drop(stage.client.delete_node(&name).await);
     report.add("an EXTERNAL node is created, changed, stirred and deleted", outcome);
+    let outcome = several(stage).await;
+    drop(stage.client.delete_nodes(&format!("{}-many[1-4]", stage.tag)).await);
+    report.add(
+        "of a hostlist all nodes that are there are deleted, whatever is said of others",
+        outcome,
+    );
     report.add("stirring a node changes nothing of it", kick(stage).await);
 }
 
@@ -84,6 +90,21 @@ async fn round_trip(stage: &Stage<'_>) -> Outcome {
 
     client.delete_node(&name).await?;
     hold(client.node(&name).await?.is_none(), "the deleted node")
+}
+
+async fn several(stage: &Stage<'_>) -> Outcome {
+    let (client, name) = (&stage.client, format!("{}-many", stage.tag));
+    for n in 1..=3 {
+        let conf =
+            format!("NodeName={name}{n} NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=EXTERNAL");
+        client.create_node(&conf).await?;
+    }
+    client.delete_nodes(&format!("{name}[1-2]")).await?;
+    hold(client.node(&format!("{name}1")).await?.is_none(), "the first is gone")?;
+    hold(client.node(&format!("{name}3")).await?.is_some(), "the third is there")?;
+    let list = format!("{name}[2-4]");
+    answered(client.delete_nodes(&list).await, SlurmCode::INVALID_NODE_NAME)?;
+    hold(client.node(&format!("{name}3")).await?.is_none(), "the third is gone too")
 }
 
 async fn kick(stage: &Stage<'_>) -> Outcome {

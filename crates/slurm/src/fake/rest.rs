@@ -318,12 +318,21 @@ impl Fake {
         Ok(json!({}))
     }
 
-    fn remove(&mut self, name: &str) -> Outcome {
-        let holds = |job: &Job| job.is_running() && job.nodes().any(|n| n == name);
-        if self.jobs.values().any(holds) {
-            return Err((422, 2016));
+    /// Those that can be removed are, whatever becomes of the others.
+    fn remove(&mut self, hostlist: &str) -> Outcome {
+        // In a path a hostlist's own signs are escaped.
+        let hostlist = hostlist.replace("%5B", "[").replace("%5D", "]").replace("%2C", ",");
+        let list = gangway_core::hostlist::Hostlist::parse(&hostlist).map_err(|_| (422, 2018))?;
+        let mut outcome = Ok(json!({}));
+        for name in list.iter() {
+            let holds = |job: &Job| job.is_running() && job.nodes().any(|n| *n == *name);
+            if self.jobs.values().any(holds) {
+                outcome = Err((422, 2016));
+            } else if self.nodes.remove(&*name).is_none() {
+                outcome = Err((422, 2018));
+            }
         }
-        self.nodes.remove(name).map(|_| json!({})).ok_or((422, 2018))
+        outcome
     }
 
     fn create(&mut self, conf: &str) -> Outcome {
