@@ -10,6 +10,7 @@
 #![cfg(test)]
 
 mod bridge;
+mod idle;
 mod kubernetes;
 mod recovery;
 mod rules;

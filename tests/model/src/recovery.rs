@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::world::{Faults, Setting, Step, World, number};
+use ahash::RandomState;
+
+use crate::world::{Faults, NUMBERS, Setting, Step, World, number};
 
 /// More steps than a quiet world ever needs.
 const STEPS: usize = 600;
@@ -18,12 +20,12 @@ pub(crate) struct Search {
     /// The good ends that it must meet.
     pub(crate) ends: Vec<&'static str>,
     /// States, by number, from which a quiet world comes to a good end.
-    good: Mutex<HashSet<u64>>,
+    good: Mutex<HashSet<u64, RandomState>>,
 }
 
 impl Search {
     pub(crate) fn new(setting: Setting, ends: &[&'static str]) -> Self {
-        Self { setting, ends: ends.to_vec(), good: Mutex::default() }
+        Self { setting, ends: ends.to_vec(), good: Mutex::new(HashSet::with_hasher(NUMBERS)) }
     }
 
     /// Lets a quiet world go on from here; `Err`: the steps to where it stays and is not well.
@@ -65,7 +67,7 @@ impl Search {
         steps.into_iter().find_map(|step| Some((step, self.setting.next(world, step)?)))
     }
 
-    fn good(&self) -> std::sync::MutexGuard<'_, HashSet<u64>> {
+    fn good(&self) -> std::sync::MutexGuard<'_, HashSet<u64, RandomState>> {
         self.good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

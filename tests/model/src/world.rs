@@ -1,17 +1,18 @@
 //! What can happen: a step of a bridge, of a controller, a kubelet or Slurm, or a fault. Every order of them is
 //! searched; of faults there are as many as the search allows.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use gangway_core::follow::{Action, Plan};
 use gangway_core::job::BaseState;
 use gangway_core::life::Life;
 
 use crate::bridge::{Answer, Closed, Command, Desk, Half, Sides, Terms, end_all};
+use crate::idle::Reads;
 use crate::kubernetes::{Kubernetes, Uid, View, gang_uid};
 use crate::rules::Broken;
 use crate::slurm::{Job, Nodes, Slurm, State as JobState};
@@ -323,7 +324,17 @@ impl Setting {
 
     /// What comes of a step that changes anything and may come now.
     pub(crate) fn next(&self, world: &World, step: Step) -> Option<World> {
+        let reads = self.reads(world, step);
+        if reads.as_ref().is_some_and(Reads::changes_nothing) {
+            return None;
+        }
         let next = self.after(world, step);
+        if next == *world {
+            if let Some(reads) = reads {
+                reads.has_changed_nothing();
+            }
+            return None;
+        }
         let by_bridge = matches!(step, Step::Call { .. } | Step::Desk { .. } | Step::Sweep { .. });
         let quick = match self.late {
             Late::Never => true,
@@ -336,7 +347,7 @@ impl Setting {
         let overtaken =
             |job: &Job| runs(world, job.id) && !runs(&next, job.id) && world.is_being_bound(job.id);
         let may = !quick || !world.slurm.jobs.iter().any(overtaken);
-        (may && next != *world).then_some(next)
+        may.then_some(next)
     }
 
     /// What comes of a step.
@@ -578,9 +589,10 @@ impl World {
     }
 }
 
+/// The same in every search: states are numbered far more often than they are looked at.
+pub(crate) const NUMBERS: RandomState = RandomState::with_seeds(1, 2, 3, 4);
+
 /// Of a thing among all that are alike.
 pub(crate) fn number<T: Hash>(thing: &T) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    thing.hash(&mut hasher);
-    hasher.finish()
+    NUMBERS.hash_one(thing)
 }
