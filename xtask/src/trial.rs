@@ -19,7 +19,7 @@ const WARM_DEMO: Duration = Duration::from_secs(60);
 
 /// How many worlds stories are told in at once. A story waits for daemons most of the time, so two cores carry more
 /// than two.
-const WORLDS: usize = 3;
+const WORLDS: usize = 4;
 
 /// A step, how long it took, and whether it went well.
 type Outcome = (String, Duration, bool);

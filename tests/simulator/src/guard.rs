@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 /// A seed takes some hundredths of a second, and a few tenths unoptimised.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// How long whoever was told to give up may take to hear of it, beside others who want the CPU.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
 /// What comes of a future within so much real time; `None`: it would go on.
 ///
 /// What never awaits anything cannot be stopped so. Then the process ends, with the number of the seed.
@@ -24,13 +27,13 @@ pub(crate) async fn in_time<T>(
     let (_here, ended) = channel::<()>();
     let (give_up, given_up) = oneshot::channel();
     std::thread::spawn(move || {
-        let late = || ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-        if !late() {
+        let late = |limit| ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        if !late(limit) {
             return;
         }
         // Nobody listens where it has just come to its end.
         let _ = give_up.send(());
-        if late() {
+        if late(LAST_WORDS) {
             eprintln!("seed {seed} does not come to its end, and cannot be stopped");
             std::process::abort();
         }
