@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// Between two looks where a state is to stay.
-const STEP: Duration = Duration::from_millis(50);
+const STEP: Duration = Duration::from_millis(25);
 
 /// Looks until `probe` finds what is wanted; what it says instead is shown when time is up.
 pub async fn wait<T>(

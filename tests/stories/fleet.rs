@@ -60,9 +60,14 @@ impl Fleet {
         .await;
     }
 
+    /// The fewest requests that register all of them.
+    fn requests(&self) -> u64 {
+        if self.listed { 1 } else { self.size as u64 }
+    }
+
     /// Waits until all are registered; nobody asks Slurm for them before enough has been asked of it.
     async fn joined(&self, pool: &Pool) -> u64 {
-        let least = if self.listed { 1 } else { self.size as u64 };
+        let least = self.requests();
         wait("they are asked for", Duration::from_secs(300), async || {
             let made = pool.requests().await;
             if made >= least { Ok(()) } else { Err(format!("{made} requests")) }
@@ -110,7 +115,7 @@ async fn many_nodes_join_change_and_leave() {
         let joined = began.elapsed().as_millis();
         fleet.told(&story, before).await;
         // Beside them only looks.
-        let least = if fleet.listed { 1 } else { size as u64 };
+        let least = fleet.requests();
         assert!(requests >= least && requests <= least + 30, "{requests} requests");
         devices_are_known(&story).await;
 

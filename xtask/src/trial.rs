@@ -12,7 +12,7 @@ use crate::process::leashed;
 use crate::progress::{minutes, say};
 use crate::world::repo;
 
-/// How many seeds the simulator plays: two minutes on two cores.
+/// How many seeds the simulator plays: 140 s of CPU time.
 const SEEDS: &str = "10000";
 /// What a second demo may take, everything being built.
 const WARM_DEMO: Duration = Duration::from_secs(60);

@@ -27,8 +27,8 @@ impl Setting {
         };
         let own = &world.bridges[usize::from(bridge)];
         let slurm = (what == 1).then_some(&world.slurm);
-        let all =
-            (what, gang, world.now, world.shut, world.rolled_back, own, &world.kubernetes, slurm);
+        let apart = (world.now, world.shut, world.rolled_back, world.broken);
+        let all = (what, gang, apart, own, &world.kubernetes, slurm);
         let terms = (self.members, self.immediate, self.unfenced);
         Some(Reads(number(&(all, terms))))
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::slice;
 
 use super::{Devices, Wanted};
 use crate::hostlist::Hostlist;
@@ -25,21 +26,21 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// None where the names fit no hostlist.
-    fn new(nodes: Vec<String>, traits: String) -> Option<Self> {
-        let list = Hostlist::from_names(&nodes).ok()?;
-        Some(Self { conf: format!("NodeName={list} {traits}"), nodes, traits })
-    }
-
-    fn alone(name: String, traits: String) -> Self {
-        Self { conf: format!("NodeName={name} {traits}"), nodes: vec![name], traits }
+    /// In Slurm's words `list` is all of the nodes.
+    fn new(list: &str, nodes: &[String], traits: &str) -> Self {
+        let conf = format!("NodeName={list} {traits}");
+        Self { conf, nodes: nodes.to_vec(), traits: traits.to_owned() }
     }
 
     /// The same in two requests, for Slurm refuses all for the sake of one. None of one node.
     pub fn halves(&self) -> Option<[Self; 2]> {
         let (one, other) = self.nodes.split_at(self.nodes.len() / 2);
-        let half = |nodes: &[String]| Self::new(nodes.to_vec(), self.traits.clone());
-        (!one.is_empty()).then(|| Some([half(one)?, half(other)?])).flatten()
+        let half = |nodes: &[String]| {
+            // Of no name there is no list.
+            let list = Hostlist::from_names(nodes).ok().filter(|_| !nodes.is_empty())?;
+            Some(Self::new(&list.to_string(), nodes, &self.traits))
+        };
+        Some([half(one)?, half(other)?])
     }
 }
 
@@ -62,19 +63,20 @@ pub fn deletions(nodes: &[String]) -> Vec<(String, usize)> {
 pub fn registrations(wanted: &[Wanted]) -> Vec<Registration> {
     let mut alike: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut out = Vec::new();
+    let alone =
+        |name: &String, traits: &str| Registration::new(name, slice::from_ref(name), traits);
     for node in wanted {
-        let name = node.name.clone();
         if node.devices.is_empty() || node.listed {
-            alike.entry(traits(node)).or_default().push(name);
+            alike.entry(traits(node)).or_default().push(node.name.clone());
         } else {
-            out.push(Registration::alone(name, traits(node)));
+            out.push(alone(&node.name, &traits(node)));
         }
     }
     for (traits, nodes) in alike {
-        match Registration::new(nodes.clone(), traits.clone()) {
-            Some(one) => out.push(one),
+        match Hostlist::from_names(&nodes) {
+            Ok(list) => out.push(Registration::new(&list.to_string(), &nodes, &traits)),
             // A name that fits no hostlist goes alone, and Slurm says what is wrong with it.
-            None => out.extend(nodes.into_iter().map(|n| Registration::alone(n, traits.clone()))),
+            Err(_) => out.extend(nodes.iter().map(|name| alone(name, &traits))),
         }
     }
     out
@@ -101,9 +103,9 @@ fn traits(node: &Wanted) -> String {
     }
     if !node.devices.is_empty() {
         let _ = write!(line, " Gres={}", node.gres());
-    }
-    if !node.devices.is_empty() && !node.listed {
-        let _ = write!(line, " GresConf=\"{}\"", gres_conf(node));
+        if !node.listed {
+            let _ = write!(line, " GresConf=\"{}\"", gres_conf(node));
+        }
     }
     line
 }

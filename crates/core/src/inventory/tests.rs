@@ -85,6 +85,15 @@ fn steps(host: &Host, node: &SlurmNode) -> Vec<Step> {
     decide(&rules(), std::slice::from_ref(host), std::slice::from_ref(node), 1_000_000).steps
 }
 
+/// What a plan of nothing else registers.
+fn to_register(plan: Plan) -> Vec<Wanted> {
+    let one = |step| match step {
+        Step::Register(wanted) => wanted,
+        other => panic!("{other:?}"),
+    };
+    plan.steps.into_iter().map(one).collect()
+}
+
 fn with(mut node: SlurmNode, states: &[&str], reason: &str) -> SlurmNode {
     node.state.remove("IDLE");
     node.state.extend(states.iter().map(|state| (*state).to_owned()));
@@ -117,15 +126,7 @@ fn nodes_whose_devices_slurm_has_listed_are_registered_together() {
     rules.pools[0].listed = true;
     let hosts = ["n1", "n2", "n3", "n4"].map(host);
     let plan = decide(&rules, &hosts, &[], 0);
-    let wanted: Vec<Wanted> = plan
-        .steps
-        .into_iter()
-        .filter_map(|step| match step {
-            Step::Register(wanted) => Some(wanted),
-            _ => None,
-        })
-        .collect();
-    let lines = registrations(&wanted);
+    let lines = registrations(&to_register(plan));
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.conf.starts_with("NodeName=n[1-4] NodeAddr="), "{}", line.conf);
     assert!(line.conf.ends_with(" Gres=efa:32,gpu:h100:8"), "{}", line.conf);
@@ -214,15 +215,7 @@ fn nodes_without_devices_go_in_one_request() {
         })
         .collect();
     let plan = decide(&rules(), &hosts, &[], 0);
-    let wanted: Vec<Wanted> = plan
-        .steps
-        .into_iter()
-        .map(|step| match step {
-            Step::Register(wanted) => wanted,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    let lines = registrations(&wanted);
+    let lines = registrations(&to_register(plan));
     assert_eq!(lines.len(), 1);
     assert!(lines[0].conf.starts_with("NodeName=cpu-[001-100] "), "{}", lines[0].conf);
     assert!(!lines[0].conf.contains("Gres"), "{}", lines[0].conf);
