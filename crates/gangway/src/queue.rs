@@ -87,6 +87,8 @@ struct Entry {
     key: Key,
     /// The gang as last asked for, and how often it was.
     gang: Mutex<(Gang, u64)>,
+    /// As often as it had been asked for when it was last decided which placeholder is followed.
+    weighed: AtomicU64,
     /// The placeholder that is followed, and its generation; 0 for none yet.
     following: Mutex<(JobId, u32)>,
     /// The gang has changed, or it is to be released.
@@ -117,6 +119,7 @@ impl Entry {
         Self {
             key,
             gang: Mutex::new((gang, 0)),
+            weighed: AtomicU64::new(0),
             following: Mutex::new((JobId(0), 0)),
             changed: Notify::new(),
             release: Mutex::new(None),
@@ -134,6 +137,20 @@ impl Entry {
 
     fn gang(&self) -> Gang {
         self.asked().0.clone()
+    }
+
+    /// The gang as it is asked for now, by which it is decided what to follow.
+    fn weigh(&self) -> Gang {
+        let asked = self.asked();
+        self.weighed.store(asked.1, Ordering::Relaxed);
+        asked.0.clone()
+    }
+
+    /// The question that this was decided by, with its number; `None` where another has been put since: it may
+    /// tell of members that are bound for another placeholder, and has no answer yet.
+    fn weighed(&self) -> Option<(Gang, u64)> {
+        let asked = self.asked();
+        (asked.1 == self.weighed.load(Ordering::Relaxed)).then(|| asked.clone())
     }
 
     /// The gang is asked for anew. A verdict that did not know for which placeholder its members are
@@ -420,5 +437,25 @@ impl Queue {
 
     fn note_miss(&self) {
         self.missed_at.store(self.board.endings() + 1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_core::pod::Pod;
+
+    use super::*;
+
+    #[test]
+    fn a_question_that_is_put_anew_has_no_answer_before_it_is_weighed() {
+        let pod = Pod::default();
+        let gang = gangway_core::gang::assemble(None, &[&pod]).remove(0).gang;
+        let key = Key { cluster: "c".into(), gang: "g".into() };
+        let entry = Entry::new(key, gang.clone());
+        assert_eq!(entry.weighed().map(|(_, number)| number), Some(0));
+        entry.ask_anew(&gang);
+        assert!(entry.weighed().is_none(), "nobody has looked which placeholder it is for");
+        entry.weigh();
+        assert_eq!(entry.weighed().map(|(_, number)| number), Some(1));
     }
 }

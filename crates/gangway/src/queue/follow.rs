@@ -62,7 +62,7 @@ impl Queue {
             if !self.slurm_answers(entry).await {
                 continue;
             }
-            let gang = entry.gang();
+            let gang = entry.weigh();
             if let Err(error) = self.learn(entry, &gang).await {
                 entry.say(unreachable(&explain(&error)));
                 self.pause(entry).await;
@@ -334,6 +334,7 @@ impl Queue {
                         ));
                     }
                     Standing::Holding if seated == Some(start(&job)) => {}
+                    Standing::Holding if self.asked_otherwise(entry, id) => return Next::Again,
                     Standing::Holding => {
                         let granted = granted.take();
                         if self.allocated(entry, &job, generation, granted, &seen).await {
@@ -395,7 +396,7 @@ impl Queue {
         seen: &Receiver<Seen>,
     ) -> bool {
         self.seal(entry, job, generation);
-        let (mut gang, number) = entry.asked().clone();
+        let Some((mut gang, number)) = entry.weighed() else { return false };
         // Those that are bound for another placeholder hold nothing of this one, and leave.
         for member in &mut gang.members {
             member.bound = member.bound.take().filter(|bound| bound.job == job.id);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gangway_core::gang::Gang;
 use gangway_core::job::{BaseState, Job, JobId, Standing};
@@ -43,6 +44,13 @@ impl Queue {
         let (step, duplicates) = next(&entry.key.cluster, &gang, &listed);
         let same = matches!(step, Step::Follow { job: followed, .. } if followed == job);
         !same || !duplicates.is_empty() || bound_for(&gang).any(unknown)
+    }
+
+    /// Whether the gang was asked for anew since it was decided to follow this job, and something else is to be done
+    /// for it now. News of Slurm may come before whoever asked has woken us.
+    pub(super) fn asked_otherwise(&self, entry: &Entry, job: JobId) -> bool {
+        let number = entry.asked().1;
+        entry.weighed.swap(number, Ordering::Relaxed) != number && self.reconsiders(entry, job)
     }
 
     /// Whether the gang has another live placeholder than this.
