@@ -100,6 +100,7 @@ const NOT_ASKS: &[&str] = &[
     "leave-by",
     "leave-why",
     "checkpointed",
+    "stands-in",
 ];
 
 impl Ask {

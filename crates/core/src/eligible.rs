@@ -16,7 +16,7 @@ pub mod volume;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::gang::{Assembled, Gang};
+use crate::gang::{Assembled, Gang, Member};
 use crate::hostlist::Hostlist;
 use crate::order::natural;
 use crate::pod::{self, PodSpec};
@@ -282,6 +282,19 @@ pub fn settle<'a>(
         later.reach = row(kind);
     }
     gang.excluded_nodes = table;
+}
+
+/// Keeps a stand-in that waits off the node that was lost: one that Kubernetes does not have is shut to
+/// nobody else, and Slurm might give the rest of it.
+pub fn shun(assembled: &mut Assembled) {
+    let Some(stands_in) = &assembled.stands_in else { return };
+    let gang = &mut assembled.gang;
+    let waits = |m: &&mut Member| m.bound.is_none() && !m.finished;
+    let Some(member) = gang.members.first_mut().filter(waits) else { return };
+    let shut = gang.excluded_nodes.get(member.reach as usize).map_or("", |text| text.as_ref());
+    let text = union(&[shut, stands_in.node.as_str()]);
+    member.reach = 0;
+    gang.excluded_nodes = vec![Arc::from(text)];
 }
 
 /// Members with the same constraints.

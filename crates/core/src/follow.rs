@@ -18,7 +18,8 @@ use crate::policy::Refusal;
 use crate::reason::{DEPENDENCY, needs_a_person};
 
 pub use plan::{Action, Asked, Ends, Facts, Plan, Progress, Report, Spot, Verdict};
-use seating::{Seating, Start, no_seat};
+pub(crate) use seating::without_a_node;
+use seating::{Seating, Start, no_seat, stand_ins};
 
 /// Milliseconds from the first bind of a gang until every member is bound or none stays (rule 3).
 pub const ALL_BOUND_WITHIN_MS: i64 = 30_000;
@@ -31,6 +32,8 @@ pub const ASK_AGAIN_MS: i64 = 30_000;
 pub const TELL_CLAIM_AGAIN_MS: i64 = 5_000;
 /// Volumes that are not there this long after they were asked for: the nodes go back.
 pub const VOLUMES_WITHIN_MS: i64 = 600_000;
+/// A successor's seat that is lost to Kubernetes for so long is waited for no more under `replace`.
+pub const LOST_FOR_MS: i64 = 5_000;
 /// Finished pods of a workload that goes on may get successors; its placeholder is kept this long.
 pub const LINGER_MS: i64 = 5_000;
 
@@ -71,11 +74,24 @@ fn unfinished<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Member> {
     facts.assembled.gang.members.iter().filter(|m| !m.finished)
 }
 
+/// Pods that stand in for members of the gang beside this placeholder of it, and may still run or start.
+fn beside<'a>(facts: &Facts<'a>, job: JobId) -> impl Iterator<Item = &'a Member> {
+    let all = facts.assembled.stand_ins.iter().filter(move |s| s.job == job);
+    all.map(|s| &s.member).filter(|m| !m.finished)
+}
+
 /// No pod is left, or all have ended: the placeholder goes back, but never while a pod is still
 /// on its way out (rule 4: a node is given back only when its pod has ended).
 fn nobody_left(facts: &Facts<'_>, now: i64) -> Option<Plan> {
     let Assembled { gang, leaving, over, .. } = facts.assembled;
     if unfinished(facts).next().is_some() {
+        return None;
+    }
+    // Whoever stands in leaves with the others, also where these are gone already.
+    if let Some(Verdict::Ended { job, .. }) = facts.verdict
+        && !facts.progress.released
+        && beside(facts, *job).next().is_some()
+    {
         return None;
     }
     if !leaving.is_empty() {
@@ -127,7 +143,8 @@ fn placeholder_over(
         Some(bound) => bound.generation < generation || bound.job == job,
         None => asked.is_some_and(|a| a.pods.contains(&m.uid)),
     };
-    let leaving: Vec<&Member> = unfinished(facts).filter(of_this_round).collect();
+    let members = unfinished(facts).filter(of_this_round);
+    let leaving: Vec<&Member> = members.chain(beside(facts, job)).collect();
     if leaving.is_empty() {
         return Plan::act(Action::NewRound);
     }
@@ -143,6 +160,9 @@ fn ask(facts: &Facts<'_>, now: i64) -> Plan {
     let gang = &facts.assembled.gang;
     if unfinished(facts).any(|m| m.bound.is_some()) {
         return Plan::act(Action::Ask);
+    }
+    if let Some(plan) = leave::left_over(facts) {
+        return plan;
     }
     if !facts.assembled.problems.is_empty() {
         return Plan::say("Refused", facts.assembled.problems.join("; "), true);
@@ -252,6 +272,9 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
             format!("it is bound for an earlier start than the present one of Slurm job {job}");
         return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
     }
+    if let Some(plan) = leave::of_an_earlier_start(facts, job) {
+        return plan;
+    }
     if let Some(plan) = leave::before_its_end(facts, start, now) {
         return plan;
     }
@@ -325,9 +348,11 @@ fn seat_members(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> Plan {
     let reason = if seating.for_volumes { "WaitingForVolume" } else { "WaitingForNode" };
     let mut actions = seating.binds;
     actions.extend(seating.tell);
+    let (beside, lost) = stand_ins(facts, start, now);
+    actions.extend(beside);
     match seating.shut.or(seating.obstacle) {
         Some(message) => {
-            let wake = [deadline, seating.wake].into_iter().flatten().min();
+            let wake = [deadline, seating.wake, lost].into_iter().flatten().min();
             Plan { actions, wake, ..Plan::say(reason, message, false) }
         }
         None => Plan { actions, wake: deadline.or(Some(now + ALL_BOUND_WITHIN_MS)), report: None },

@@ -4,8 +4,11 @@
 //! Members come in any order; a member's rank depends only on what it is (role and index), so it is
 //! the same however often it is computed (rule 9).
 
+mod carried;
 mod identity;
+mod later;
 mod parts;
+pub mod standin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,9 +18,8 @@ use crate::eligible::Nowhere;
 use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
-use crate::place::parse_ranges;
 use crate::pod::{self, Demand, Pod};
-use crate::workload::{Kind, Role, Shape, Workload};
+use crate::workload::{Kind, Shape, Workload};
 
 /// The pods of a workload that must start together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +198,10 @@ pub struct Assembled {
     /// A member that is not bound was there when another was: binding them was begun and not finished.
     /// Told by the API server's clock alone, so that a bridge that has just started knows it.
     pub torn: bool,
+    /// Pods that stand in for lost members of this gang, each on a node of its own.
+    pub stand_ins: Vec<StandIn>,
+    /// This is such a pod, a gang of one to Slurm.
+    pub stands_in: Option<StandsIn>,
 }
 
 /// Which workload a pod says it belongs to.
@@ -206,6 +212,10 @@ pub enum Claim {
     /// This one, in the pod's own namespace.
     Workload(Kind, String),
 }
+
+use carried::{bound, notice};
+use later::later;
+use standin::{StandIn, StandsIn};
 
 pub use identity::{claim, needs_grandparent};
 pub use parts::{gang_uid, own};
@@ -232,8 +242,14 @@ fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
     let Some(workload) = workload.filter(|w| w.shape != Shape::Singles) else {
         return pods.iter().map(|pod| alone(annotations, deadline, over, pod, None)).collect();
     };
-    let (together, apart) = split(workload, pods);
-    let (formed, strangers) = form(workload, &together);
+    let (beside, pods) = standin::apart(workload, pods);
+    let beside: Vec<Assembled> = beside
+        .into_iter()
+        .map(|(pod, said)| standin::formed(alone(annotations, deadline, over, pod, None), said))
+        .collect();
+    let (together, apart) = split(workload, &pods, standin::live(&beside));
+    let (mut formed, strangers) = form(workload, &together, &standin::ranks(&beside));
+    formed.stand_ins = standin::of_gang(&beside);
     let gang = &formed.gang;
     let started = gang.complete() && gang.members.iter().all(|m| m.bound.is_some() || m.finished);
     let after = (!started).then(|| format!("{} {}", gang.kind, gang.name));
@@ -243,6 +259,7 @@ fn assemble_part(workload: Option<&Workload>, pods: &[&Pod]) -> Vec<Assembled> {
         after: after.clone(),
         ..alone(annotations, deadline, over, pod, problem)
     }));
+    out.extend(beside);
     out
 }
 
@@ -278,8 +295,8 @@ fn alone(
 }
 
 /// Separates the pods of a workload that form its gang from those that stand alone: pods beyond the
-/// least count of a PodGroup start on their own, once the gang is there.
-fn split<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
+/// least count of a PodGroup start on their own, once the gang is there. `beside` stand in for members.
+fn split<'a>(workload: &Workload, pods: &[&'a Pod], beside: u32) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
     let belongs = |p: &Pod| p.annotations.get(names::GANG) == Some(&workload.uid);
     // The gang of a LeaderWorkerSet's group is named after its leader.
     let stands_alone =
@@ -295,7 +312,7 @@ fn split<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Vec<&'a Pod>, Vec<&'a Po
     });
     let mut together = Vec::new();
     let mut alone = Vec::new();
-    let mut live = 0;
+    let mut live = beside;
     for pod in pods {
         // A pod that is leaving takes no place, but it is still of the gang it was bound for.
         let counts = !pod.deleting;
@@ -318,8 +335,12 @@ fn no_place(workload: &Workload) -> String {
 type Strangers<'a> = Vec<(&'a Pod, Option<String>)>;
 
 /// Forms the gang of a workload. Returns also the pods that have no place in it: they stand alone
-/// with their problem, because a gang without members tells nobody.
-fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>) {
+/// with their problem, because a gang without members tells nobody. Ranks in `elsewhere` have stand-ins.
+fn form<'a>(
+    workload: &Workload,
+    pods: &[&'a Pod],
+    elsewhere: &BTreeSet<u32>,
+) -> (Assembled, Strangers<'a>) {
     let mut builder = Builder::new(&workload.annotations, workload.deadline_seconds);
     // Pods that nobody makes anew are not evicted for one another's sake.
     let replaces = workload.replaces || pods.iter().any(|pod| pod.controller.is_none());
@@ -340,7 +361,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
     if let Shape::AtLeast(_) = workload.shape {
         unranked.sort_by(|a, b| natural(&a.name, &b.name));
         let mut free = (0u32..)
-            .filter(|r| !by_rank.contains_key(r))
+            .filter(|r| !by_rank.contains_key(r) && !elsewhere.contains(r))
             .take(unranked.len())
             .collect::<Vec<_>>()
             .into_iter();
@@ -353,10 +374,12 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
     for pod in unranked {
         // Where pods of a role are alike, each takes the next free place; any beyond stand alone.
         match identity::range_of(workload, pod) {
-            Some((role, mut ranks)) => match ranks.find(|r| !by_rank.contains_key(r)) {
-                Some(rank) => by_rank.entry(rank).or_default().push((pod, role)),
-                None => strangers.push((pod, None)),
-            },
+            Some((role, mut ranks)) => {
+                match ranks.find(|r| !by_rank.contains_key(r) && !elsewhere.contains(r)) {
+                    Some(rank) => by_rank.entry(rank).or_default().push((pod, role)),
+                    None => strangers.push((pod, None)),
+                }
+            }
             None => {
                 builder.fault(pod, no_place(workload));
                 strangers.push((pod, Some(no_place(workload))));
@@ -365,7 +388,11 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
     }
     let later = later(workload, &mut builder.problems);
     // An index that has run to its end is waited for by nobody, also where its pod was taken away since.
-    let gone_well = workload.gone_well(|index| by_rank.contains_key(&index));
+    let there = |rank: &u32| by_rank.contains_key(rank) || elsewhere.contains(rank);
+    let gone_well = workload.gone_well(|index| there(&index));
+    // Whoever has a stand-in is expected no more, or a bridge that has just started would wait for it.
+    let away = elsewhere.iter().filter(|rank| !by_rank.contains_key(rank)).count();
+    let missing = gone_well.saturating_add(u32::try_from(away).unwrap_or(u32::MAX));
     let mut members = Vec::new();
     for (rank, mut pods) in by_rank {
         // Two for one rank: an ended pod and its replacement, or two incarnations. The living one,
@@ -386,7 +413,7 @@ fn form<'a>(workload: &Workload, pods: &[&'a Pod]) -> (Assembled, Strangers<'a>)
             name: workload.name.clone(),
             kind: shown_kind(workload).to_owned(),
             members,
-            expected: workload.shape.size().saturating_sub(gone_well),
+            expected: workload.shape.size().saturating_sub(missing),
             later,
             ask: Ask::default(),
             excluded_nodes: Vec::new(),
@@ -403,35 +430,6 @@ fn shown_kind(workload: &Workload) -> &str {
         Some(owner) if owner.group == "trainer.kubeflow.org" => &owner.kind,
         _ => workload.kind.name(),
     }
-}
-
-/// The roles whose members come later, and what is wrong with their templates.
-fn later(workload: &Workload, problems: &mut Vec<String>) -> Vec<Later> {
-    let Shape::Roles(roles) = &workload.shape else { return Vec::new() };
-    let mut first = 0;
-    let mut out = Vec::new();
-    for Role { name, count, later, .. } in roles {
-        if let Some(spec) = later {
-            let problem = match pod::demand(spec) {
-                Ok(demand) if !demand.is_empty() => {
-                    out.push(Later {
-                        role: name.clone(),
-                        first,
-                        count: *count,
-                        demand,
-                        reach: 0,
-                    });
-                    None
-                }
-                Ok(_) => Some("nothing is requested, so Slurm cannot know what its pods will need; set resources.requests or limits in it".to_owned()),
-                Err(bad) => Some(bad.to_string()),
-            };
-            let of = format!("template {name} of {} {}", shown_kind(workload), workload.name);
-            problems.extend(problem.map(|problem| format!("{of}: {problem}")));
-        }
-        first += count;
-    }
-    out
 }
 
 fn number(map: &BTreeMap<String, String>, key: &str) -> Option<u32> {
@@ -555,38 +553,18 @@ impl<'a> Builder<'a> {
         let torn =
             self.first_waiting.zip(self.first_bound).is_some_and(|(made, bound)| made <= bound);
         let problems = self.problems;
-        Assembled { gang, problems, leaving, over, after: None, nowhere: None, torn }
+        Assembled {
+            gang,
+            problems,
+            leaving,
+            over,
+            after: None,
+            nowhere: None,
+            torn,
+            stand_ins: Vec::new(),
+            stands_in: None,
+        }
     }
-}
-
-/// What a pod knows of its leaving, as it carries it.
-fn notice(pod: &Pod) -> Notice {
-    match (pod.annotations.get(names::LEAVE_BY), pod.annotations.get(names::CHECKPOINTED)) {
-        (None, _) => Notice::None,
-        (Some(_), Some(done)) if done == "true" => Notice::Checkpointed,
-        (Some(_), _) => Notice::Warned,
-    }
-}
-
-/// The binding a pod carries.
-fn bound(pod: &Pod) -> Option<Bound> {
-    let node = pod.node()?;
-    let number = |key: &str| pod.annotations.get(key).and_then(|v| v.parse().ok()).unwrap_or(0);
-    Some(Bound {
-        generation: number(names::GENERATION),
-        job: JobId(number(names::JOB_ID)),
-        node: pod.annotations.get(names::NODE).cloned().unwrap_or_else(|| node.to_owned()),
-        indexes: indexes(pod),
-    })
-}
-
-/// The devices a pod's annotations say it holds.
-fn indexes(pod: &Pod) -> BTreeMap<String, Vec<u32>> {
-    let named = pod.annotations.iter().filter_map(|(key, value)| {
-        let gres = key.strip_prefix(names::INDEX_PREFIX)?;
-        Some((gres.to_owned(), parse_ranges(value)?))
-    });
-    named.collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use phase::Phase;
 
 use crate::eligible::Reach;
-use crate::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide};
+use crate::follow::{Action, Asked, Facts, Plan, Progress, Spot, Verdict, decide, without_a_node};
 use crate::gang::Assembled;
 
 /// Pause after a call that failed, before the gang is looked at again (ms).
@@ -42,6 +42,8 @@ pub enum Write {
     Evict,
     /// The word that it has to leave, or that it may stay.
     Warn,
+    /// For whom it stands in.
+    StandIn,
 }
 
 /// Something that has happened, as far as this bridge knows.
@@ -239,6 +241,8 @@ impl Life {
         }
         let unmade = spots.values().any(|s| matches!(s, Spot::Volumes { .. }));
         self.progress.volumes_since = since(unmade, self.progress.volumes_since);
+        let lost = without_a_node(&self.facts(assembled, spots)).next().is_some();
+        self.progress.lost_since = since(lost, self.progress.lost_since);
     }
 
     /// Takes out of a plan what was answered lately and the watch has yet to show; the gang is looked at
@@ -250,6 +254,7 @@ impl Life {
             Action::Bind { pod, .. } => !self.sent.contains_key(&(Write::Bind, pod.clone())),
             Action::Evict { pod, .. } => !self.sent.contains_key(&(Write::Evict, pod.clone())),
             Action::Warn { pod, .. } => !self.sent.contains_key(&(Write::Warn, pod.clone())),
+            Action::StandIn { pod, .. } => !self.sent.contains_key(&(Write::StandIn, pod.clone())),
             Action::GiveBack { .. } => self.gave_back.is_none_or(|at| now - at >= RETRY_MS),
             _ => true,
         });

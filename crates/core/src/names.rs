@@ -19,6 +19,9 @@ pub const JOB_ID: &str = "gangway.dev/job-id";
 pub const NODE: &str = "gangway.dev/node";
 /// Written by us on the Binding: the member's rank in its gang, from 0.
 pub const RANK: &str = "gangway.dev/rank";
+/// Written by us on a pod before it is asked for beside its gang: `<gang uid>/<rank>/<job>/<node>`, the member that
+/// it stands in for, the gang's placeholder, and the node that was lost.
+pub const STANDS_IN: &str = "gangway.dev/stands-in";
 /// Node annotation: where it is in Slurm's network, as Slurm writes it (`topo-block:b1,topo-tree:root:s1`).
 pub const TOPOLOGY: &str = "gangway.dev/slurm-topology";
 /// The peer's form of the same annotation.

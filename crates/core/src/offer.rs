@@ -214,6 +214,8 @@ mod tests {
             after: None,
             nowhere: None,
             torn: false,
+            stand_ins: Vec::new(),
+            stands_in: None,
         }
     }
 

@@ -41,6 +41,7 @@ points! {
     Bound, "pod.bound", "a pod's Binding was answered";
     Evicted, "pod.evicted", "a pod's Eviction was answered";
     Warned, "pod.warned", "a pod was told that it has to leave";
+    StoodIn, "standin.written", "a successor whose seat is lost was told that it stands in for a member";
     Checkpointed, "pod.checkpointed", "a pod whose hook has said so was marked as checkpointed";
     Inquired, "release.inquired", "what there is of a gang that nobody is left of was found out";
     LeaseWritten, "lease.written", "the Lease was taken, or renewed";

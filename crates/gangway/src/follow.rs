@@ -13,11 +13,13 @@ use gangway_api::v1;
 use gangway_api::v1::release_request::UpTo;
 use gangway_core::follow::{Action, Plan, Spot, Verdict};
 use gangway_core::gang::Assembled;
+use gangway_core::gang::standin::StandsIn;
 use gangway_core::life::{Event, Life, Write, step};
 use gangway_core::offer;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::annotate;
 use crate::bell::Listener;
 use crate::bind::{self, Binding, Told};
 use crate::cluster::{Cluster, View};
@@ -201,6 +203,7 @@ impl Follower {
         let mut claims = Vec::new();
         let mut evictions = Vec::new();
         let mut warnings = Vec::new();
+        let mut beside = Vec::new();
         let mut rest = Vec::new();
         for action in actions {
             match action {
@@ -210,6 +213,7 @@ impl Follower {
                 }
                 Action::Evict { pod, why } => evictions.push((pod, why)),
                 Action::Warn { pod, leave } => warnings.push((pod, leave)),
+                Action::StandIn { pod, stands_in } => beside.push((pod, stands_in)),
                 Action::SelectNode { claim, uid, node, .. } => {
                     claims.push(Told { claim, uid, node });
                 }
@@ -224,6 +228,7 @@ impl Follower {
         if self.bind(view, &binds).await == Done::LookAgain {
             return Done::LookAgain;
         }
+        self.stand_in(&beside).await;
         self.warn(view, &warnings).await;
         self.evict(view, &evictions).await;
         let mut done = Done::All;
@@ -252,6 +257,7 @@ impl Follower {
                 Action::Bind { .. }
                 | Action::Evict { .. }
                 | Action::Warn { .. }
+                | Action::StandIn { .. }
                 | Action::SelectNode { .. }
                 | Action::NewRound => {}
             }
@@ -394,6 +400,13 @@ impl Follower {
         let answers = pods.iter().map(|(uid, why)| evict::evict(&self.cluster, uid, why));
         let answers = join_all(answers).await;
         self.wrote(Write::Evict, &answers);
+    }
+
+    /// Lets successors start beside their gang.
+    async fn stand_in(&mut self, pods: &[(String, StandsIn)]) {
+        let writes = pods.iter().map(|(uid, said)| annotate::stands_in(&self.cluster, uid, said));
+        let answers = join_all(writes).await;
+        self.wrote(Write::StandIn, &answers);
     }
 
     /// Tells members that they have to leave, or that they may stay.

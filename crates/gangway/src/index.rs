@@ -394,7 +394,7 @@ impl Index {
         let Some(facts) = self.reach.node(&seat.node) else { return Spot::NoNode };
         let node = &facts.name;
         if let Some(why) = self.reach.shut(uid, facts) {
-            return Spot::Shut { node: node.clone(), why };
+            return Spot::Shut { node: node.clone(), why, lost: facts.is_lost() };
         }
         let indexes =
             seat.indexes.iter().flat_map(|(gres, all)| all.iter().map(move |i| (gres, *i)));

@@ -2,6 +2,7 @@
 //!
 //! `main.rs` is the product. A rehearsal runs the same rooms between two ends of its own.
 
+mod annotate;
 mod apiserver;
 mod atlas;
 mod bell;

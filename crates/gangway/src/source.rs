@@ -296,6 +296,7 @@ impl Source {
             follower.send_modify(|view| {
                 view.assembled.gang.members.clear();
                 view.assembled.leaving.clear();
+                view.assembled.stand_ins.clear();
                 view.assembled.over = true;
             });
         }

@@ -12,16 +12,15 @@ use gangway_core::gang::{Gang, Notice};
 use gangway_core::names;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::apiserver::says_gone;
+use crate::annotate::annotate;
 use crate::chain::explain;
 use crate::cluster::{Cluster, View};
 use crate::failpoint::{self, Point};
 use crate::index::Group;
-use crate::lean::LeanPod;
 use crate::report::{self, Note};
 
 /// Milliseconds until a pod must have left, and why.
@@ -154,27 +153,6 @@ pub(crate) fn left(cluster: &Cluster, gang: &Gang) -> Option<i64> {
     });
     let until = until.max()?.as_millisecond();
     Some(until.saturating_sub(crate::wall::now().as_millisecond()))
-}
-
-/// Writes annotations. `true` also where the pod is gone: that is what was wanted in the end. A conflict is
-/// tried again: either somebody else has just written, or the pod is another one, as the watch will tell.
-///
-/// By way of the status, which the bridge writes anyway: the right to patch pods would be one to change
-/// their images too.
-async fn annotate(cluster: &Cluster, uid: &str, annotations: &Value) -> bool {
-    let Some(pod) = cluster.world.index().pod(uid).cloned() else { return true };
-    let Ok(_permit) = cluster.writes.acquire().await else { return false };
-    // The uid is the fence: a pod of the same name that was made since is another one.
-    let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": annotations}}));
-    let api = Api::<LeanPod>::namespaced(cluster.client.clone(), &pod.namespace);
-    match api.patch_status(&pod.name, &PatchParams::default(), &patch).await {
-        Ok(_) => true,
-        Err(error) if says_gone(&error) => true,
-        Err(error) => {
-            tracing::warn!(pod = pod.path(), error = explain(&error), "could not warn");
-            false
-        }
-    }
 }
 
 /// Calls a pod's hook until it answers, the pod is gone, or its time is up.

@@ -499,7 +499,7 @@ fn spots(
         let promised = || closed.promised.iter().find(|(_, to)| *to == node).map(|(uid, _)| *uid);
         let spot = match holder.or_else(promised) {
             _ if closed.shut.has(node) => {
-                Spot::Shut { node: seat.node.clone(), why: "is cordoned".to_owned() }
+                Spot::Shut { node: seat.node.clone(), why: "is cordoned".to_owned(), lost: false }
             }
             Some(holder) => Spot::Taken { by: holder.text() },
             None => Spot::Free(node_name(node)),

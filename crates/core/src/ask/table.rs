@@ -250,7 +250,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "on-member-failure",
         alias: None,
-        meaning: "`restart`: when a member is lost, all others leave and start anew together; `replace`: only its successor starts, at its rank; the default is in [kinds](kinds.md)",
+        meaning: "`restart`: when a member is lost, all others leave and start anew together; `replace`: only its successor starts, at its rank, on another node where Kubernetes has lost the node; the default is in [kinds](kinds.md)",
         read: set!(on_loss = loss),
         show: |ask| ask.on_loss.map(|l| l.word().to_owned()),
     },

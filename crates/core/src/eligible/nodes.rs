@@ -12,6 +12,13 @@ use crate::names;
 use crate::pod::Quantities;
 use crate::quantity;
 
+/// What Kubernetes itself taints a node with whose kubelet is not heard of, or that a person has given up.
+const LOST: [&str; 3] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+    "node.kubernetes.io/out-of-service",
+];
+
 /// A node as it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -55,6 +62,11 @@ impl NodeFacts {
     pub fn label(&self, key: &str) -> Option<&str> {
         let at = self.labels.binary_search_by(|(own, _)| own.as_ref().cmp(key)).ok()?;
         Some(&self.labels[at].1)
+    }
+
+    /// Whether Kubernetes has lost it: its kubelet is not heard of.
+    pub fn is_lost(&self) -> bool {
+        self.taints.iter().any(|taint| LOST.contains(&taint.key.as_str()))
     }
 
     /// How much it has of a resource that Slurm does not count.

@@ -127,7 +127,7 @@ fn refused_for_nodes() -> Verdict {
 }
 
 fn shut() -> Spot {
-    Spot::Shut { node: "kube-1".to_owned(), why: "is cordoned".to_owned() }
+    Spot::Shut { node: "kube-1".to_owned(), why: "is cordoned".to_owned(), lost: false }
 }
 
 fn unmade(selected: Option<&str>) -> Spot {

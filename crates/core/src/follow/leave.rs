@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::seating::Start;
-use super::{ALL_BOUND_WITHIN_MS, Action, Facts, Plan, evict, unfinished};
+use super::{ALL_BOUND_WITHIN_MS, Action, Facts, Plan, beside, evict, unfinished};
 use crate::ask::OnLoss;
 use crate::gang::{Member, Notice};
-use crate::job::BaseState;
+use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 
 /// An end that differs by more than this from what members were told has been moved (ms).
@@ -39,7 +39,8 @@ pub(super) fn before_its_end(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> 
         "is preempted by a job of higher priority"
     };
     let why = format!("Slurm job {job}, which holds the nodes of this gang, {what}");
-    let bound: Vec<&Member> = unfinished(facts).filter(|m| m.bound.is_some()).collect();
+    let all = unfinished(facts).chain(beside(facts, job));
+    let bound: Vec<&Member> = all.filter(|m| m.bound.is_some()).collect();
     if !bound.is_empty() {
         let until = if by_time_limit {
             until_its_limit(facts, &bound, at, now)
@@ -93,7 +94,8 @@ pub(super) fn warning_due(facts: &Facts<'_>, now: i64) -> Option<i64> {
 
 /// The time limit was extended after members were warned: they are told that they may stay.
 pub(super) fn withdrawn(facts: &Facts<'_>) -> Vec<Action> {
-    if grace_ms(facts).is_none() {
+    // Who stands in may have been warned for the end of its gang.
+    if grace_ms(facts).is_none() || facts.assembled.stands_in.is_some() {
         return Vec::new();
     }
     let told = unfinished(facts).filter(|m| m.bound.is_some() && m.notice != Notice::None);
@@ -169,4 +171,25 @@ pub(super) fn for_a_successor(
         successor.name
     );
     Some(Plan { actions: evict(others(), &why), ..Plan::default() })
+}
+
+/// Whoever stands in beside another start of the gang than this one leaves: it ended with that.
+pub(super) fn of_an_earlier_start(facts: &Facts<'_>, job: JobId) -> Option<Plan> {
+    let why = format!("it stands in beside an earlier start of its gang than Slurm job {job}");
+    without(facts, |of| of == job, &why)
+}
+
+/// The gang begins anew. Whoever stood in for one of its members while nobody of that round is left leaves
+/// first, or its rank would be missing in the round to come.
+pub(super) fn left_over(facts: &Facts<'_>) -> Option<Plan> {
+    let members = &facts.assembled.gang.members;
+    let goes_on = |of| members.iter().any(|m| m.bound.as_ref().is_some_and(|b| b.job == of));
+    without(facts, goes_on, "the gang beside which it stands in starts anew")
+}
+
+/// Evicts whoever stands in beside a placeholder that does not go on.
+fn without(facts: &Facts<'_>, goes_on: impl Fn(JobId) -> bool, why: &str) -> Option<Plan> {
+    let all = facts.assembled.stand_ins.iter().filter(|s| !s.member.finished && !goes_on(s.job));
+    let actions = evict(all.map(|s| &s.member), why);
+    (!actions.is_empty()).then(|| Plan { actions, ..Plan::default() })
 }

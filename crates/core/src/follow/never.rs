@@ -157,6 +157,21 @@ proptest! {
         }
     }
 
+    /// A member starts beside its gang only where others of it run, and its own seat is lost for a while.
+    #[test]
+    fn nobody_stands_in_without_need(scene in any_scene()) {
+        for action in scene.actions() {
+            let Action::StandIn { pod, stands_in } = action else { continue };
+            let member = scene.find(&pod);
+            prop_assert!(member.bound.is_none() && !member.finished);
+            prop_assert!(scene.spots[&pod].is_lost());
+            prop_assert_eq!(scene.assembled.gang.on_loss(), OnLoss::Replace);
+            prop_assert!(scene.progress.lost_since.is_some_and(|at| scene.now >= at + LOST_FOR_MS));
+            let beside = |m: &Member| m.bound.as_ref().is_some_and(|b| b.job == stands_in.job);
+            prop_assert!(scene.assembled.gang.members.iter().any(|m| !m.finished && beside(m)));
+        }
+    }
+
     /// A volume is made for a node only once the gang can have all its nodes.
     #[test]
     fn no_volume_is_made_for_a_seat_that_may_be_given_back(scene in any_scene()) {
@@ -276,8 +291,15 @@ fn any_progress() -> impl Strategy<Value = Progress> {
     let ends = proptest::option::weighted(0.3, (any_time(), any::<bool>()));
     let leave_by = proptest::option::weighted(0.3, any_time());
     let held = proptest::sample::subsequence(vec![(0, "a"), (1, "b"), (2, "old"), (3, "d")], 0..=4);
-    (asked, times, any::<(bool, bool)>(), (ends, leave_by, held)).prop_map(
-        |(asked, (first_bind, finished_since), (all_bound, released), (ends, leave_by, held))| {
+    let lost_since = proptest::option::of(any_time());
+    (asked, times, any::<(bool, bool)>(), (ends, leave_by, held), lost_since).prop_map(
+        |(
+            asked,
+            (first_bind, finished_since),
+            (all_bound, released),
+            (ends, leave_by, held),
+            lost_since,
+        )| {
             Progress {
                 asked: asked.map(|(pods, at)| Asked {
                     bound: 0,
@@ -292,6 +314,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
                 finished_since,
                 ends,
                 leave_by,
+                lost_since,
                 held: held.into_iter().map(|(rank, uid)| (rank, uid.to_owned())).collect(),
                 ..Progress::default()
             }
@@ -308,11 +331,15 @@ fn any_spot() -> impl Strategy<Value = Option<Spot>> {
         6 => Just(Some(Spot::Free("kube".to_owned()))),
         1 => Just(Some(Spot::Taken { by: "team/old".to_owned() })),
         1 => Just(Some(Spot::NoNode)),
-        1 => Just(Some(Spot::Shut { node: "kube".to_owned(), why: "is cordoned".to_owned() })),
+        1 => any::<bool>().prop_map(|lost| Some(shut(lost))),
         1 => Just(Some(unmade(None))),
         1 => Just(Some(unmade(Some("kube")))),
         1 => Just(None),
     ]
+}
+
+fn shut(lost: bool) -> Spot {
+    Spot::Shut { node: "kube".to_owned(), why: "is cordoned".to_owned(), lost }
 }
 
 fn unmade(selected: Option<&str>) -> Spot {

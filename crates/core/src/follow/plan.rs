@@ -8,6 +8,7 @@ use crate::ask::Other;
 use crate::eligible::Reach;
 use crate::eligible::volume::ToSelect;
 use crate::gang::Assembled;
+use crate::gang::standin::StandsIn;
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
 use crate::policy::Refusal;
@@ -84,6 +85,8 @@ pub struct Progress {
     pub others: BTreeMap<String, Other>,
     /// Since when the seats wait for volumes (ms).
     pub volumes_since: Option<i64>,
+    /// Since when the seat of a successor is lost to Kubernetes (ms).
+    pub lost_since: Option<i64>,
     /// Claims that were told their node, by uid: how often, and when last (ms).
     pub claims: BTreeMap<String, (u32, i64)>,
     /// When its allocation will end (ms), and whether by its time limit.
@@ -133,6 +136,8 @@ pub enum Spot {
         node: String,
         /// Why, as in `is cordoned`.
         why: String,
+        /// The node is lost to Kubernetes: its kubelet is not heard of.
+        lost: bool,
     },
     /// The seat is free, but volumes of the pod are still to be made there.
     Volumes {
@@ -143,6 +148,13 @@ pub enum Spot {
         /// For the user.
         message: String,
     },
+}
+
+impl Spot {
+    /// Whether Kubernetes has lost the node.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::NoNode | Self::Shut { lost: true, .. })
+    }
 }
 
 /// Everything a decision is made from.
@@ -189,6 +201,13 @@ pub enum Action {
         pod: String,
         /// Until when it may stay, in milliseconds from now, and why; `None`: it may stay.
         leave: Option<(i64, String)>,
+    },
+    /// Let a successor whose seat is lost start beside its gang, by writing on it for whom it stands in.
+    StandIn {
+        /// Pod uid.
+        pod: String,
+        /// For whom.
+        stands_in: StandsIn,
     },
     /// Find out which attempts of the gang there are in Slurm.
     Inquire,

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, Facts, Progress, Spot, TELL_CLAIM_AGAIN_MS};
+use super::{Action, Facts, LOST_FOR_MS, Progress, Spot, TELL_CLAIM_AGAIN_MS, unfinished};
+use crate::ask::OnLoss;
 use crate::eligible::volume::ToSelect;
 use crate::gang::Member;
+use crate::gang::standin::StandsIn;
 use crate::job::JobId;
 use crate::place::Seat;
 
@@ -53,7 +55,7 @@ impl Seating {
                         "Slurm job {job} has its nodes, but pod {by} still holds a device there; waiting for it to end"
                     ));
                 }
-                Some(Spot::Shut { node, why }) => {
+                Some(Spot::Shut { node, why, .. }) => {
                     out.shut = Some(format!(
                         "Slurm job {job} has its nodes, but node {node} {why}, so pod {} cannot go there",
                         member.name
@@ -106,6 +108,39 @@ fn tell_claims(
             node: node.to_owned(),
         });
     }
+}
+
+/// Members that were lost while their gang ran, and whose successors find that Kubernetes has lost the
+/// node of their seat: these start beside the gang. Also, when to look again for that.
+pub(super) fn stand_ins(
+    facts: &Facts<'_>,
+    start: &Start<'_>,
+    now: i64,
+) -> (Vec<Action>, Option<i64>) {
+    let progress = facts.progress;
+    // While a gang is bound for the first time, all of it is bound or nobody (rule 3).
+    let whole = progress.all_bound || !(progress.began || facts.assembled.torn);
+    let Some(since) = progress.lost_since.filter(|_| whole) else { return (Vec::new(), None) };
+    let due = since + LOST_FOR_MS;
+    if now < due {
+        return (Vec::new(), Some(due));
+    }
+    let stand_in = |member: &Member| {
+        let seat = start.seats.get(&member.uid)?;
+        let (gang, node) = (facts.assembled.gang.uid.clone(), seat.node.clone());
+        let stands_in = StandsIn { gang, rank: member.rank, job: start.job, node };
+        Some(Action::StandIn { pod: member.uid.clone(), stands_in })
+    };
+    (without_a_node(facts).filter_map(stand_in).collect(), None)
+}
+
+/// Members of a gang that goes on without those it loses, which are not bound and whose seat's node
+/// Kubernetes has lost.
+pub(crate) fn without_a_node<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Member> {
+    let spots = facts.spots;
+    let replaces = facts.assembled.gang.on_loss() == OnLoss::Replace;
+    let lost = move |m: &&Member| m.bound.is_none() && spots.get(&m.uid).is_some_and(Spot::is_lost);
+    unfinished(facts).filter(move |_| replaces).filter(lost)
 }
 
 /// Its Slurm job has no room for a member that came after the others were bound.

@@ -9,6 +9,7 @@ use crate::gang::{Bound, Gang, Later};
 use crate::pod::Demand;
 use crate::policy::Category;
 
+mod beside;
 mod elsewhere;
 mod never;
 mod staged;
@@ -372,6 +373,8 @@ impl Scene {
                 after: None,
                 nowhere: None,
                 torn: false,
+                stand_ins: Vec::new(),
+                stands_in: None,
             },
             verdict: None,
             progress: Progress::default(),

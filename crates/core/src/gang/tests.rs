@@ -5,6 +5,7 @@ use super::*;
 use crate::pod::{Container, Controller, PodSpec, Resources, SchedulingGate, SchedulingGroup};
 use crate::workload::Role;
 
+mod beside;
 mod kinds;
 
 proptest! {

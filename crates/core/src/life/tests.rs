@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::ask::Ask;
-use crate::follow::Ends;
+use crate::follow::{Ends, LOST_FOR_MS};
 use crate::gang::{Bound, Gang, Member, Notice};
 use crate::job::{BaseState, JobId};
 use crate::place::Seat;
@@ -48,6 +48,8 @@ impl Walk {
                 after: None,
                 nowhere: None,
                 torn: false,
+                stand_ins: Vec::new(),
+                stands_in: None,
             },
             made: 0,
             job: None,
@@ -250,6 +252,9 @@ impl Walk {
                 }
                 self.event(Event::Wrote { write: Write::Warn, pod: &pod, ok });
             }
+            Action::StandIn { pod, .. } => {
+                self.event(Event::Wrote { write: Write::StandIn, pod: &pod, ok });
+            }
             Action::SelectNode { uid, .. } => self.event(Event::Told { claim: &uid, ok }),
             Action::Forget => self.life = Life::default(),
             Action::NewRound => panic!("a new round is the machine's own"),
@@ -343,4 +348,40 @@ fn the_page_shows_every_phase_as_it_is() {
     let table = PAGE.lines().skip_while(|line| !line.starts_with("| phase |")).skip(2);
     let shown: Vec<&str> = table.take_while(|line| !line.is_empty()).collect();
     assert_eq!(shown, rows, "docs/reference/states.md should be:\n{}", rows.join("\n"));
+}
+
+/// A successor whose seat is lost is told that it stands in once that has lasted, and once.
+#[test]
+fn how_long_a_seat_is_lost_is_counted_while_it_is() {
+    let mut walk = Walk::new(1);
+    walk.create();
+    walk.create();
+    walk.assembled.gang.ask.on_loss = Some(crate::ask::OnLoss::Replace);
+    let seats = BTreeMap::from([("p1", 0), ("p2", 1)].map(|(uid, rank)| {
+        (uid.to_owned(), Seat { rank, node: format!("n{rank}"), indexes: Vec::new() })
+    }));
+    let (note, ends, renewed) = (String::new(), None, false);
+    let (job, generation) = (JobId(7), 1);
+    walk.event(Event::Heard(Verdict::Allocated { job, generation, seats, note, ends, renewed }));
+    let node = "n0".to_owned();
+    let indexes = BTreeMap::new();
+    walk.assembled.gang.members[0].bound = Some(Bound { generation, job, node, indexes });
+    let lost = BTreeMap::from([("p2".to_owned(), Spot::NoNode)]);
+    let free = BTreeMap::from([("p2".to_owned(), Spot::Free("n1".to_owned()))]);
+    let mut told = |now: i64, spots: &BTreeMap<String, Spot>| {
+        let assembled = &walk.assembled;
+        let (life, plan) = step(walk.life.clone(), Event::Looked { assembled, spots }, now);
+        walk.life = life;
+        let told = plan.actions.iter().filter(|a| matches!(a, Action::StandIn { .. })).count();
+        if told > 0 {
+            walk.now = now;
+            walk.event(Event::Wrote { write: Write::StandIn, pod: "p2", ok: true });
+        }
+        told
+    };
+    assert_eq!(told(0, &lost), 0);
+    assert_eq!(told(LOST_FOR_MS - 1, &free), 0, "it is back");
+    assert_eq!(told(LOST_FOR_MS, &lost), 0);
+    assert_eq!(told(2 * LOST_FOR_MS, &lost), 1);
+    assert_eq!(told(2 * LOST_FOR_MS + 1, &lost), 0, "the watch has yet to show it");
 }

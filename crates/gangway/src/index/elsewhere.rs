@@ -1,6 +1,6 @@
 //! Where pods may go, as nodes, claims, volumes and classes come and go.
 
-use gangway_core::eligible::taint::Toleration;
+use gangway_core::eligible::taint::{Taint, Toleration};
 use gangway_core::eligible::volume::{
     Claim, ClaimSource, Class, EphemeralSource, ToSelect, Topology, TopologyLabel, Volume,
     VolumeSpec, whence,
@@ -73,6 +73,34 @@ fn members_of_a_gang_have_their_own_rows() {
     let rows: Vec<&str> = gang.excluded_nodes.iter().map(AsRef::as_ref).collect();
     assert_eq!(rows, ["n[1-2]", ""]);
     assert_eq!(gang.members.iter().map(|m| m.reach).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn who_stands_in_stays_off_the_node_that_was_lost_also_where_kubernetes_does_not_have_it() {
+    let mut index = zones();
+    index.put_workload(job());
+    let mut successor = worker("b", 1);
+    successor.spec.node_selector = in_zone("x", "b").spec.node_selector;
+    let said = "job-uid/1/7/gone".to_owned();
+    successor.annotations.insert(names::STANDS_IN.to_owned(), said);
+    index.put_pod(worker("a", 0));
+    index.put_pod(successor);
+    index.settle();
+    let formed = index.assemble(&job_group());
+    let rows = |gang: usize| -> Vec<&str> {
+        formed[gang].gang.excluded_nodes.iter().map(AsRef::as_ref).collect()
+    };
+    assert_eq!((formed.len(), rows(0), rows(1)), (2, vec![], vec!["gone,n[1-2]"]));
+    // One whose kubelet is not heard of is lost, one that is cordoned is not.
+    let taint = |key: &str, node: &str| {
+        let (key, effect) = (key.to_owned(), "NoSchedule".to_owned());
+        let taints = vec![Taint { key, value: String::new(), effect }];
+        Node { taints, ..zone(node, "b") }
+    };
+    for (key, lost) in [("node.kubernetes.io/unreachable", true), ("team", false)] {
+        index.reach().put_node(&taint(key, "n3"));
+        assert_eq!(spot_on(&index, "b", "n3").is_lost(), lost, "{key}");
+    }
 }
 
 #[test]

@@ -196,6 +196,7 @@ impl PodReach {
         let templates = self.templates.get(group).map_or(&[][..], Vec::as_slice);
         let later = |role: &str| templates.iter().find(|(r, _)| r == role).map(|(_, own)| own);
         eligible::settle(assembled, &self.nodes, own, later);
+        eligible::shun(assembled);
     }
 
     /// The node that Slurm knows by this name.
