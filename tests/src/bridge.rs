@@ -27,6 +27,8 @@ pub struct Setup {
     pub slurm: String,
     /// Further keys of the one identity, such as `qos: [high]`.
     pub identity: String,
+    /// Whether SlurmPolicies decide: `off`, `auto`, `required`.
+    pub slurm_policies: &'static str,
     /// Further lines of the policy.
     pub policy: String,
     /// Further YAML for the configuration file.
@@ -49,6 +51,7 @@ impl Setup {
             heterogeneous: true,
             slurm: String::new(),
             identity: String::new(),
+            slurm_policies: "off",
             policy: String::new(),
             more: String::new(),
             who: "one".to_owned(),
@@ -97,7 +100,7 @@ impl Bridge {
         let yaml = format!(
             "cluster: {cluster}\n\
              slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {}, {} }}\n\
-             policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
+             policy:\n  defaultPartition: gangway\n  slurmPolicies: {}\n  {}\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
              {}",
@@ -106,6 +109,7 @@ impl Bridge {
             setup.immediate,
             setup.heterogeneous,
             setup.slurm,
+            setup.slurm_policies,
             setup.policy,
             setup.identity,
             setup.more,

@@ -94,6 +94,16 @@ impl Story {
         Bridge::new(self.world, &self.cluster, &setup)
     }
 
+    /// Runs kubectl as the administrator and gives what it prints.
+    pub fn kubectl(&self, words: &[&str]) -> String {
+        let mut command = std::process::Command::new(self.world.binary("kubectl"));
+        let ran = command.args(words).env("KUBECONFIG", self.world.kubeconfig()).output();
+        let ran = ran.expect("kubectl can be started");
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "kubectl {words:?}: {complaint}");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    }
+
     /// Prints a figure.
     pub fn note(&self, what: &str) {
         tell(&self.name, what);

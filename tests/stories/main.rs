@@ -36,6 +36,7 @@ mod no_room;
 mod orphans;
 mod partitions;
 mod poison;
+mod policies;
 mod process;
 mod prolog;
 mod pytorchjob;

@@ -4,18 +4,18 @@
 //! Members come in any order; a member's rank depends only on what it is (role and index), so it is
 //! the same however often it is computed (rule 9).
 
+mod carried;
 mod identity;
 mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ask::{Ask, OnLoss};
+use crate::ask::{Ask, OnLoss, Requester};
 use crate::eligible::Nowhere;
 use crate::job::JobId;
 use crate::names;
 use crate::order::natural;
-use crate::place::parse_ranges;
 use crate::pod::{self, Demand, Pod};
 use crate::workload::{Kind, Role, Shape, Workload};
 
@@ -196,6 +196,8 @@ pub struct Assembled {
     /// A member that is not bound was there when another was: binding them was begun and not finished.
     /// Told by the API server's clock alone, so that a bridge that has just started knows it.
     pub torn: bool,
+    /// Changes whenever what policy grants may have changed: whoever was refused asks again.
+    pub policies: u64,
 }
 
 /// Which workload a pod says it belongs to.
@@ -207,6 +209,7 @@ pub enum Claim {
     Workload(Kind, String),
 }
 
+use carried::{bound, notice};
 pub use identity::{claim, needs_grandparent};
 pub use parts::{gang_uid, own};
 
@@ -445,6 +448,8 @@ struct Builder<'a> {
     /// What is wrong with single pods, and which.
     faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
+    /// Who made the pods that they are made of so far, where all of them say it.
+    requester: Option<Option<Requester>>,
     /// What the member before needs: mostly the same, and then kept once.
     last: Arc<Demand>,
     /// How long the workload may run.
@@ -465,6 +470,7 @@ impl<'a> Builder<'a> {
             problems: Vec::new(),
             faults: BTreeMap::new(),
             asks: Vec::new(),
+            requester: None,
             last: Arc::default(),
             deadline,
             on_loss: None,
@@ -495,6 +501,11 @@ impl<'a> Builder<'a> {
         if at > 0 && counts {
             *first = Some(first.map_or(at, |first| first.min(at)));
         }
+        let own = Requester::read(&pod.annotations);
+        self.requester = Some(match self.requester.take() {
+            None => own,
+            Some(others) => others.zip(own).map(|(others, own)| others.with(own)),
+        });
         match Ask::read(self.annotations, &pod.annotations) {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
@@ -538,6 +549,7 @@ impl<'a> Builder<'a> {
                 ));
             }
         }
+        gang.ask.requester = self.requester.take().flatten();
         gang.ask.on_loss = gang.ask.on_loss.or(self.on_loss);
         gang.ask.time_limit_minutes = gang.ask.time_limit_minutes.or_else(|| self.time_limit());
         // Ten members with the same fault are one fault.
@@ -555,38 +567,8 @@ impl<'a> Builder<'a> {
         let torn =
             self.first_waiting.zip(self.first_bound).is_some_and(|(made, bound)| made <= bound);
         let problems = self.problems;
-        Assembled { gang, problems, leaving, over, after: None, nowhere: None, torn }
+        Assembled { gang, problems, leaving, over, after: None, nowhere: None, torn, policies: 0 }
     }
-}
-
-/// What a pod knows of its leaving, as it carries it.
-fn notice(pod: &Pod) -> Notice {
-    match (pod.annotations.get(names::LEAVE_BY), pod.annotations.get(names::CHECKPOINTED)) {
-        (None, _) => Notice::None,
-        (Some(_), Some(done)) if done == "true" => Notice::Checkpointed,
-        (Some(_), _) => Notice::Warned,
-    }
-}
-
-/// The binding a pod carries.
-fn bound(pod: &Pod) -> Option<Bound> {
-    let node = pod.node()?;
-    let number = |key: &str| pod.annotations.get(key).and_then(|v| v.parse().ok()).unwrap_or(0);
-    Some(Bound {
-        generation: number(names::GENERATION),
-        job: JobId(number(names::JOB_ID)),
-        node: pod.annotations.get(names::NODE).cloned().unwrap_or_else(|| node.to_owned()),
-        indexes: indexes(pod),
-    })
-}
-
-/// The devices a pod's annotations say it holds.
-fn indexes(pod: &Pod) -> BTreeMap<String, Vec<u32>> {
-    let named = pod.annotations.iter().filter_map(|(key, value)| {
-        let gres = key.strip_prefix(names::INDEX_PREFIX)?;
-        Some((gres.to_owned(), parse_ranges(value)?))
-    });
-    named.collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,12 @@ pub const JOB_ID: &str = "gangway.dev/job-id";
 pub const NODE: &str = "gangway.dev/node";
 /// Written by us on the Binding: the member's rank in its gang, from 0.
 pub const RANK: &str = "gangway.dev/rank";
+/// Written by admission on a pod, and on what pods are made of: the user who asked for it.
+pub const REQUESTER: &str = "gangway.dev/requester";
+/// Written by admission beside it: the groups of that user, separated by commas.
+pub const REQUESTER_GROUPS: &str = "gangway.dev/requester-groups";
+/// Label of a namespace whose pods are ours: admission looks at no other.
+pub const MANAGED_LABEL: &str = "gangway.dev/managed";
 /// Node annotation: where it is in Slurm's network, as Slurm writes it (`topo-block:b1,topo-tree:root:s1`).
 pub const TOPOLOGY: &str = "gangway.dev/slurm-topology";
 /// The peer's form of the same annotation.

@@ -214,6 +214,7 @@ mod tests {
             after: None,
             nowhere: None,
             torn: false,
+            policies: 0,
         }
     }
 

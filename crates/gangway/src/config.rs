@@ -8,6 +8,7 @@ mod command;
 mod election;
 mod kubescheduler;
 mod nodes;
+mod policy;
 mod section;
 mod topology;
 
@@ -17,12 +18,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use gangway_core::ask::TABLE;
 use gangway_core::inventory::Taints;
 use gangway_core::names;
 use gangway_core::placeholder::{JobIds, is_word};
 use gangway_core::poison::Sink;
-use gangway_core::policy::{Identity, Policy};
+use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +31,7 @@ pub(crate) use command::Command;
 pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 pub(crate) use nodes::Nodes;
+pub(crate) use policy::SlurmPolicies;
 use section::Section;
 pub(crate) use topology::Network;
 
@@ -103,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Listen,
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
+    /// Where SlurmPolicies are looked for.
+    pub(crate) slurm_policies: SlurmPolicies,
     pub(crate) resources: ResourceTable,
     pub(crate) gpu_types: GpuTypes,
     pub(crate) network: Network,
@@ -195,7 +198,7 @@ impl Settings {
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
-        let policy = read_policy(root.section("policy"), &slurm.user, &problems);
+        let (policy, slurm_policies) = policy::read(root.section("policy"), &slurm.user, &problems);
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
@@ -229,6 +232,7 @@ impl Settings {
             listen,
             tls,
             policy,
+            slurm_policies,
             resources,
             gpu_types,
             network,
@@ -351,53 +355,6 @@ fn read_tls(mut tls: Section<'_>, problems: &section::Problems) -> Option<Tls> {
     }
 }
 
-fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Problems) -> Policy {
-    let annotations = |section: &mut Section<'_>, key: &str| {
-        let names = section.texts(key);
-        for name in names.iter().filter(|name| TABLE.iter().all(|row| row.name != *name)) {
-            problems.add(&section.at(key), &format!("no annotation is called gangway.dev/{name}"));
-        }
-        names
-    };
-    let default_partition = policy.text("defaultPartition");
-    let partitions = policy.texts("partitions");
-    let closed = annotations(&mut policy, "closed");
-    let feature = policy.text("feature");
-    if feature.as_ref().is_some_and(|word| word.contains(|c: char| "&|*[](),: ".contains(c))) {
-        problems.add("policy.feature", "must be one word: a feature that all nodes for pods have");
-    }
-    let max_grace_seconds = policy.number("maxCheckpointGrace");
-    let mut identities: Vec<Identity> = Vec::new();
-    let listed = policy.sections("identities");
-    let any = !listed.is_empty();
-    for mut entry in listed {
-        let namespace = entry.required("namespace");
-        let user = entry.required("user");
-        let group = entry.text("group").unwrap_or_else(|| user.clone());
-        identities.push(Identity {
-            namespace,
-            user,
-            group,
-            account: entry.text("account"),
-            accounts: entry.texts("accounts"),
-            qos: entry.texts("qos"),
-            allow: annotations(&mut entry, "allow"),
-        });
-        entry.finish();
-    }
-    policy.finish();
-    if !any {
-        // Nothing configured at all: everything runs as the token's own user.
-        identities.push(Identity {
-            namespace: "*".to_owned(),
-            user: token_user.to_owned(),
-            group: token_user.to_owned(),
-            ..Identity::default()
-        });
-    }
-    Policy { default_partition, partitions, closed, feature, max_grace_seconds, identities }
-}
-
 fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
     let labels = Some(section.texts("labels")).filter(|labels| !labels.is_empty());
     let types = section.map("types");
@@ -407,6 +364,8 @@ fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
 
 #[cfg(test)]
 mod tests {
+    use gangway_core::policy::Source;
+
     use super::*;
 
     fn read(yaml: &str) -> Result<Settings, Vec<String>> {
@@ -423,7 +382,9 @@ mod tests {
         let settings = read("").expect("usable");
         assert_eq!(settings.cluster, "default");
         assert_eq!(settings.scheduler_name, "gangway");
-        assert_eq!(settings.policy.identities[0].user, "slurm");
+        // Nobody runs as the token's own user.
+        assert_eq!(settings.policy.identities, []);
+        assert_eq!(settings.slurm_policies, SlurmPolicies::Auto);
         assert!(settings.slurm.immediate);
     }
 
@@ -436,7 +397,7 @@ schedulerName: two words
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
-policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all], feature: 'a|b' }
+policy: { slurmPolicies: perhaps, identities: [ { user: u, role: admin, allow: [prio] }, { namespace: n, user: slurm }, { namespace: n, user: u, group: '0' } ], partitions: gpu, closed: [all], feature: 'a|b' }
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
@@ -457,6 +418,9 @@ warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
             "policy.identities[0].namespace:",
             "policy.identities[0].role:",
             "policy.identities[0].allow:",
+            "policy.identities[1].user:",
+            "policy.identities[2].user:",
+            "policy.slurmPolicies:",
             "policy.partitions:",
             "policy.closed:",
             "policy.feature:",
@@ -525,6 +489,8 @@ policy:
   defaultPartition: gpu
   feature: pods
   maxCheckpointGrace: 900
+  slurmPolicies: required
+  believeRequester: true
   identities:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
@@ -549,6 +515,8 @@ topology:
         assert_eq!(settings.slurm.sink.map(|sink| sink.partitions), Some(vec!["gpu".to_owned()]));
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
+        assert_eq!(settings.slurm_policies, SlurmPolicies::Required);
+        assert!(settings.policy.believes_requester && settings.policy.source == Source::Unread);
         assert_eq!(settings.policy.closed, ["exclusive"]);
         assert_eq!(settings.policy.feature.as_deref(), Some("pods"));
         assert_eq!(settings.policy.max_grace_seconds, Some(900));

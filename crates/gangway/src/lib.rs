@@ -25,6 +25,7 @@ mod mandate;
 mod metrics;
 mod nursery;
 pub mod planted;
+mod policies;
 mod prolog;
 mod queue;
 #[cfg(feature = "testing")]

@@ -55,7 +55,7 @@ pub(crate) struct Queue {
     slurm: Client,
     board: Arc<Board>,
     atlas: Arc<Atlas>,
-    policy: Policy,
+    policy: watch::Sender<Arc<Policy>>,
     table: ResourceTable,
     job_ids: JobIds,
     immediate: bool,
@@ -227,7 +227,7 @@ impl Queue {
             board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
             atlas: Arc::new(Atlas::new(settings.network.clone(), settings.gpu_types.clone())),
             slurm,
-            policy: settings.policy.clone(),
+            policy: watch::Sender::new(Arc::new(settings.policy.clone())),
             table: settings.resources.clone(),
             job_ids: settings.slurm.job_ids,
             immediate: settings.slurm.immediate,
@@ -253,6 +253,11 @@ impl Queue {
     /// The way to Slurm.
     pub(crate) fn slurm(&self) -> &Client {
         &self.slurm
+    }
+
+    /// What is granted to whom, to be changed as SlurmPolicies are.
+    pub(crate) fn policy(&self) -> &watch::Sender<Arc<Policy>> {
+        &self.policy
     }
 
     /// What is known of Slurm's jobs.

@@ -24,6 +24,7 @@ use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
+use crate::policies;
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
@@ -254,11 +255,17 @@ pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
     nursery.start("sweep", sweep::run(cluster.clone()));
     let client = cluster.client.clone();
     let world = cluster.world.clone();
-    let source = Source::new(cluster, world, readiness.clone());
+    let policy = queue.policy();
+    let watching =
+        policies::run(client.clone(), settings.slurm_policies, policy.clone(), stop.clone());
+    nursery.start("SlurmPolicies", watching);
+    let source = Source::new(cluster, world, readiness.clone()).heeding(policy.subscribe());
+    let read = policies::read(policy.subscribe());
     let (queue, mandate) = (queue.clone(), mandate.clone());
     let elected = settings.election.is_some();
     let begin = async move {
         mandate.granted().await;
+        read.await;
         // Whoever led before us may have asked Slurm for something at the last moment.
         if elected {
             queue.board().catch_up().await;

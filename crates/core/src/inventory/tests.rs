@@ -153,7 +153,8 @@ fn deletions_name_everybody_once_and_fit_a_url() {
     let read = |list: &str| crate::hostlist::Hostlist::parse(list).expect("a hostlist").names();
     let mut all: Vec<String> = lists.iter().flat_map(|(list, _)| read(list)).collect();
     let mut scattered = scattered;
-    (all.sort(), scattered.sort());
+    all.sort();
+    scattered.sort();
     assert_eq!(all, scattered);
     assert_eq!(deletions(&[]), []);
 }

@@ -48,6 +48,7 @@ impl Walk {
                 after: None,
                 nowhere: None,
                 torn: false,
+                policies: 0,
             },
             made: 0,
             job: None,
