@@ -37,7 +37,7 @@ pub(super) fn read(
     }
     let max_grace_seconds = policy.number("maxCheckpointGrace");
     let believes_requester = policy.flag("believeRequester").unwrap_or(false);
-    let slurm_policies = match policy.text("slurmPolicies").as_deref() {
+    let slurm_policies = match policy.text_or_off("slurmPolicies").as_deref() {
         None | Some("auto") => SlurmPolicies::Auto,
         Some("required") => SlurmPolicies::Required,
         Some("off") => SlurmPolicies::Off,
