@@ -102,6 +102,22 @@ impl Grant {
         self.terms.as_ref().is_none_or(|terms| terms.1.immediate)
     }
 
+    /// Whether an ask is inside what was granted, as far as it is known without its pods.
+    pub fn check(&self, ask: &Ask) -> Result<(), Refusal> {
+        let request = PlaceholderRequest {
+            name: String::new(),
+            user: self.user.clone(),
+            group: self.group.clone(),
+            account: self.account.clone(),
+            partition: self.partition.clone().unwrap_or_default(),
+            qos: self.qos.clone(),
+            time_limit_minutes: ask.time_limit_minutes,
+            components: Vec::new(),
+            options: ask.options.clone(),
+        };
+        self.hold(request).map(drop)
+    }
+
     /// Writes into a request what holds for whoever asks for nothing, and refuses one that is more than
     /// was granted.
     pub fn hold(&self, mut request: PlaceholderRequest) -> Result<PlaceholderRequest, Refusal> {

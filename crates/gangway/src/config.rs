@@ -4,6 +4,7 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod admission;
 mod command;
 mod election;
 mod kubescheduler;
@@ -27,6 +28,7 @@ use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use admission::{AdmissionFlags, AdmissionSettings, ServerTls};
 pub(crate) use command::Command;
 pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};

@@ -9,7 +9,7 @@
 pub(crate) mod offering;
 pub(crate) mod offers;
 mod server;
-mod tls;
+pub(crate) mod tls;
 mod wire;
 
 use std::net::SocketAddr;

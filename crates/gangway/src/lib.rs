@@ -2,6 +2,7 @@
 //!
 //! `main.rs` is the product. A rehearsal runs the same rooms between two ends of its own.
 
+mod admission;
 mod apiserver;
 mod atlas;
 mod bell;
@@ -57,6 +58,8 @@ enum Command {
     Extender(Box<config::ExtenderFlags>),
     /// Keep Slurm's nodes and Kubernetes' the same: register, change, drain and delete; tell of drains.
     Controllers(Box<config::Flags>),
+    /// Answer the API server as its webhook: say who asked, and refuse what policy or Slurm would.
+    Admission(Box<config::AdmissionFlags>),
     /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
     /// GPUs have ended.
     Prolog(Box<prolog::Flags>),
@@ -76,6 +79,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Scheduler(flags) => scheduler::run(&flags).await?,
             Command::Controllers(flags) => controllers::run(&flags).await?,
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
+            Command::Admission(flags) => admission::run(&flags).await?,
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {

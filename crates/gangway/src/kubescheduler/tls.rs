@@ -33,7 +33,7 @@ const HANDSHAKES: usize = 64;
 type Shaken = Option<(TlsStream<TcpStream>, SocketAddr)>;
 
 /// Accepts connections whose handshake is done.
-pub(super) struct TlsListener {
+pub(crate) struct TlsListener {
     tcp: TcpListener,
     acceptor: TlsAcceptor,
     shaking: FuturesUnordered<BoxFuture<'static, Shaken>>,
@@ -41,8 +41,12 @@ pub(super) struct TlsListener {
 
 impl TlsListener {
     pub(super) fn new(tcp: TcpListener, tls: &Tls) -> anyhow::Result<Self> {
-        let acceptor = TlsAcceptor::from(Arc::new(config(tls).context("certificates of tls")?));
-        Ok(Self { tcp, acceptor, shaking: FuturesUnordered::new() })
+        Ok(Self::accepting(tcp, Arc::new(config(tls).context("certificates of tls")?)))
+    }
+
+    /// The same for a server that knows its certificates.
+    pub(crate) fn accepting(tcp: TcpListener, config: Arc<ServerConfig>) -> Self {
+        Self { tcp, acceptor: TlsAcceptor::from(config), shaking: FuturesUnordered::new() }
     }
 }
 
