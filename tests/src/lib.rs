@@ -4,6 +4,7 @@
 //! at [`Story`]; the stories themselves are in `stories/`. Nothing here decides what is right, and
 //! nothing waits by the clock alone: every wait looks at a state, with a deadline.
 
+mod admission;
 mod audit;
 mod bridge;
 mod chance;
@@ -24,6 +25,7 @@ mod story;
 mod wait;
 mod world;
 
+pub use admission::Admission;
 pub use audit::Write;
 pub use bridge::{Bridge, Setup};
 pub use chance::Chance;

@@ -104,6 +104,20 @@ impl Story {
         String::from_utf8_lossy(&ran.stdout).into_owned()
     }
 
+    /// Runs kubectl in the story's namespace as somebody who is in a group: what it prints, or its complaint.
+    pub fn kubectl_as(
+        &self,
+        (user, group): (&str, &str),
+        words: &[&str],
+        input: &str,
+    ) -> Result<String, String> {
+        let mut command = std::process::Command::new(self.world.binary("kubectl"));
+        let namespace = format!("--namespace={}", self.kube.namespace);
+        let (user, group) = (format!("--as={user}"), format!("--as-group={group}"));
+        command.args([&namespace, &user, &group, "--as-group=system:authenticated"]).args(words);
+        crate::admission::fed(command.env("KUBECONFIG", self.world.kubeconfig()), input)
+    }
+
     /// Prints a figure.
     pub fn note(&self, what: &str) {
         tell(&self.name, what);

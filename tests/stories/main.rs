@@ -6,6 +6,7 @@
 mod answer_lost;
 mod asking;
 mod assembly;
+mod attacks;
 mod bad_input;
 mod bare_metal;
 mod blocks;

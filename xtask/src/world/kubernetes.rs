@@ -30,6 +30,9 @@ const CONTROLLERS: &str = "system:serviceaccount:gangway:gangway-controllers";
 /// The user that `gangway prolog` is.
 const PROLOG: &str = "system:serviceaccount:gangway:gangway-prolog";
 
+/// The user that `gangway admission` is.
+const ADMISSION: &str = "system:serviceaccount:gangway:gangway-admission";
+
 /// The group that kubelets are in.
 const NODES: &str = "system:nodes";
 
@@ -90,6 +93,7 @@ impl Kubernetes<'_> {
         fs::write(directory.join("audit-policy.yaml"), AUDIT)?;
         fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
         let (admin, bridge, controllers, prolog) = (token()?, token()?, token()?, token()?);
+        let admission = token()?;
         let mut kubelets = String::new();
         for name in self.kubelets {
             let own = token()?;
@@ -103,11 +107,14 @@ impl Kubernetes<'_> {
             &format!(
                 "{admin},admin,admin,system:masters\n{bridge},{BRIDGE},bridge,\"{groups}\"\n\
                  {controllers},{CONTROLLERS},controllers,\"{groups}\"\n\
-                 {prolog},{PROLOG},prolog,\"{groups}\"\n{kubelets}"
+                 {prolog},{PROLOG},prolog,\"{groups}\"\n\
+                 {admission},{ADMISSION},admission,\"{groups}\"\n{kubelets}"
             ),
         )?;
         self.secret("kubeconfig", &self.kubeconfig("admin", &admin))?;
         self.secret("gangway.kubeconfig", &self.kubeconfig("gangway-scheduler", &bridge))?;
+        let webhook = self.kubeconfig("gangway-admission", &admission);
+        self.secret("admission.kubeconfig", &webhook)?;
         let nodes = self.kubeconfig("gangway-controllers", &controllers);
         self.secret("controllers.kubeconfig", &nodes)?;
         self.secret("prolog.kubeconfig", &self.kubeconfig_inside("gangway-prolog", &prolog))

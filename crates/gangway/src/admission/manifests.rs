@@ -245,6 +245,8 @@ fn bindings(house: &House) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gangway_core::admission::MAKERS_OF_PODS;
+
     use super::*;
     use crate::config::{AdmissionFlags, AdmissionSettings};
 
@@ -262,6 +264,22 @@ mod tests {
             found == wanted,
             "manifests/admission/policies.yaml is not what `gangway admission --print-policies` writes"
         );
+    }
+
+    #[test]
+    fn the_webhook_is_asked_of_every_kind_that_core_guards() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/admission/webhook.yaml");
+        let text = std::fs::read_to_string(path).expect("the manifest is there");
+        for (group, resources) in MAKERS_OF_PODS {
+            let group = if group.is_empty() { "''" } else { group };
+            let resources =
+                format!("operations: [CREATE, UPDATE], resources: [{}]", resources.join(", "));
+            let rules = text.lines().filter(|line| {
+                line.contains(&format!("apiGroups: [{group}]")) && line.contains(&resources)
+            });
+            assert_eq!(rules.count(), 2, "{group} {resources}: to change and to look at");
+        }
+        assert!(text.contains("resources: [pods, 'pods/*']"), "subresources carry metadata too");
     }
 
     #[test]
