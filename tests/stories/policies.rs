@@ -37,6 +37,19 @@ async fn nobody_gets_anything_before_a_policy_says_so_and_those_who_wait_follow_
     assert_eq!((&shown["user_name"], &shown["group_name"]), (&json!("bob"), &json!("bob")));
     assert_eq!(shown["time_limit"]["number"], json!(120));
 
+    // What was applied, and what Slurm does not know, stands on the policy.
+    said(&policies, "team", "True", "jobs run as bob of group bob, accounts team2").await;
+    let mut strange = terms("elsewhere");
+    (strange["accounts"], strange["partitions"]) = (json!(["team2", "team9"]), json!(["nowhere"]));
+    policies.make("strange", &strange).await;
+    said(&policies, "strange", "False", "user bob has no association with account team9").await;
+    said(&policies, "strange", "False", "Slurm has no partition nowhere").await;
+    policies.change("strange", &json!({"user": "nobody9"})).await;
+    said(&policies, "strange", "False", "Slurm's accounting knows no user nobody9").await;
+    policies.change("strange", &json!({"user": "slurm"})).await;
+    said(&policies, "strange", "False", "nobody may run as slurm").await;
+    policies.drop("strange").await;
+
     // Inside what is open one may choose; everything beyond is refused in words.
     for (name, value, words) in [
         ("account", "team1", "account team1; to choose from: team2"),
@@ -68,6 +81,17 @@ async fn nobody_gets_anything_before_a_policy_says_so_and_those_who_wait_follow_
     story.told("later", "no SlurmPolicy lets gangs").await;
     story.nothing_lives(SOON).await;
     story.end().await;
+}
+
+/// Waits until a policy's status says this.
+async fn said(policies: &Policies, which: &str, status: &str, words: &str) {
+    wait(&format!("policy {which} says {words:?}"), SOON, async || {
+        let told = policies.get(which).await["status"]["conditions"][0].clone();
+        let message = told["message"].as_str().unwrap_or_default();
+        let right = told["status"] == status && message.contains(words);
+        if right { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
 }
 
 /// The one placeholder that lives waits in this partition.

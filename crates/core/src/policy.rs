@@ -3,12 +3,14 @@
 //! User metadata is never authority (rule 7): the Slurm user comes from here, and an annotation may
 //! only choose among what is open to its namespace.
 
+mod known;
 mod rule;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+pub use known::{Known, unknown};
 pub use rule::{ANY, Rule, Sharing, Terms, closest, is_root};
 
 use crate::ask::{Ask, Requester, TABLE};

@@ -3,6 +3,8 @@
 //! Watches and puts together; what is granted is core's to say. Until it is known whether there are any nothing is
 //! granted, and what was read last holds for as long as the API server does not answer.
 
+pub(crate) mod status;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
 use crate::command::Caller;
-use crate::config::{self, Flags, Settings};
+use crate::config::{self, Flags, Settings, SlurmPolicies};
 use crate::door;
 use crate::election::Election;
 use crate::extender;
@@ -259,6 +259,13 @@ pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
     let watching =
         policies::run(client.clone(), settings.slurm_policies, policy.clone(), stop.clone());
     nursery.start("SlurmPolicies", watching);
+    if settings.slurm_policies != SlurmPolicies::Off {
+        let (client, slurm, leads) = (client.clone(), queue.slurm().clone(), mandate.clone());
+        let (policy, stop) = (policy.subscribe(), stop.clone());
+        nursery.start("policy status", async move {
+            policies::status::run(client, slurm, policy, leads.granted(), stop).await
+        });
+    }
     let source = Source::new(cluster, world, readiness.clone()).heeding(policy.subscribe());
     let read = policies::read(policy.subscribe());
     let (queue, mandate) = (queue.clone(), mandate.clone());

@@ -3,6 +3,7 @@
 //! It must never ask twice for what may have had an effect. The calls themselves are in
 //! `client::{jobs, nodes, controller}`; the wire is in `transport`.
 
+mod accounts;
 mod controller;
 mod jobs;
 mod nodes;
@@ -23,6 +24,7 @@ use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
 
+pub use accounts::Association;
 pub use controller::{Diagnostics, Ping};
 pub use jobs::{Cancelled, FinishedJob, Jobs, Submitted};
 pub use nodes::{Node, NodeUpdate, Partition};

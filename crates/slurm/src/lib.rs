@@ -33,8 +33,8 @@ mod transport;
 mod wire;
 
 pub use client::{
-    Cancelled, Client, Config, Diagnostics, FinishedJob, Jobs, Node, NodeUpdate, Partition, Ping,
-    Submitted, Version,
+    Association, Cancelled, Client, Config, Diagnostics, FinishedJob, Jobs, Node, NodeUpdate,
+    Partition, Ping, Submitted, Version,
 };
 pub use code::SlurmCode;
 pub use error::Error;

@@ -18,6 +18,8 @@ pub const ANY: &str = "*";
 pub struct Rule {
     /// Its name.
     pub name: String,
+    /// Which writing of it this is.
+    pub generation: i64,
     /// Namespaces it is for; [`ANY`] is every one.
     pub namespaces: Vec<String>,
     /// Where not empty: only requesters in one of these groups.
@@ -107,9 +109,11 @@ impl Rule {
         };
         let (namespaces, groups) = (texts("namespaces"), texts("groups"));
         let name = object.pointer("/metadata/name").and_then(Value::as_str);
+        let generation = object.pointer("/metadata/generation");
         let terms = serde_json::from_value::<Spec>(spec).map_err(|error| error.to_string());
         Self {
             name: name.unwrap_or_default().to_owned(),
+            generation: generation.and_then(Value::as_i64).unwrap_or(0),
             namespaces,
             groups,
             terms: terms.and_then(Terms::read),
