@@ -96,6 +96,8 @@ struct Entry {
     /// The latest attempt that was submitted here, whatever came of it; 0 for none.
     submitted: AtomicU32,
     verdict: watch::Sender<Option<Verdict>>,
+    /// By which policy the placeholder is what was granted, where that is known.
+    granted_by: Mutex<Option<Arc<Policy>>>,
     /// A submit of this gang was in doubt once. slurmctld may still act on it, so from then on only the
     /// queued way is taken, where the chosen id makes a second one impossible.
     doubted: AtomicBool,
@@ -122,6 +124,7 @@ impl Entry {
             release: Mutex::new(None),
             submitted: AtomicU32::new(0),
             verdict: watch::Sender::new(None),
+            granted_by: Mutex::new(None),
             doubted: AtomicBool::new(false),
             done: CancellationToken::new(),
         }
@@ -175,6 +178,17 @@ impl Entry {
 
     fn follows(&self, job: JobId, generation: u32) {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = (job, generation);
+    }
+
+    /// What its placeholder asks for is what this policy grants.
+    fn is_granted_by(&self, policy: &Arc<Policy>) {
+        *self.granted_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
+    }
+
+    /// Whether that is known of this policy.
+    fn was_granted_by(&self, policy: &Arc<Policy>) -> bool {
+        let known = self.granted_by.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy))
     }
 
     fn releasing(&self) -> Option<Release> {

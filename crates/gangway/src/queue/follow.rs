@@ -205,6 +205,7 @@ impl Queue {
             Err(next) => return next,
         }
         entry.submitted.store(stamp.generation, Ordering::Relaxed);
+        entry.is_granted_by(&policy);
         let doubted = entry.doubted.load(Ordering::Relaxed);
         let at_once = immediate && !doubted && !request.options.needs_queue() && id.is_none();
         match self.submit_typed(stamp, &request, at_once, id).await {
