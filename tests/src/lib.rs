@@ -20,6 +20,7 @@ mod policies;
 mod pool;
 mod proxy;
 mod requests;
+pub mod rights;
 mod slurm;
 mod story;
 mod wait;

@@ -487,8 +487,10 @@ async fn with_certificates_only_their_owners_get_in() {
         "door: {{ url: 'https://localhost:{}', certificate: '{client}', key: '{client_key}', ca: '{ca}' }}\n",
         story.bridge.grpc
     );
+    // With an election too, as two replicas would hold it.
+    let election = format!("leaderElection: {{ enabled: true, name: {} }}\n", story.cluster);
     let terms = Terms {
-        more: door + &server,
+        more: door + &server + &election,
         scheme: "https",
         tls: json!({"certFile": client, "keyFile": client_key, "caFile": ca}),
         ..Terms::default()

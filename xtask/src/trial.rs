@@ -79,6 +79,7 @@ pub(crate) fn run() -> Result<bool> {
         variables.push(("GANGWAY_TIMES", times.clone().into()));
         outcomes.push(cargo(&top, "tests", &tests, &variables));
         longest(&times);
+        outcomes.push(timed("rights", || rights(&worlds)));
     } else {
         say("tests: not run, there is no world for them");
         outcomes.push(("tests".to_owned(), Duration::ZERO, false));
@@ -213,6 +214,13 @@ fn await_all(children: Vec<Child>) -> Result<bool> {
 fn each(worlds: &[World], verb: &str) -> bool {
     let failed = worlds.iter().filter(|world| !succeeds(&mut world.command(verb)));
     failed.count() == 0
+}
+
+/// Whether our service accounts did everything they may, and were refused nothing, in all worlds together.
+fn rights(worlds: &[World]) -> bool {
+    let Ok(xtask) = std::env::current_exe() else { return false };
+    let mut command = Command::new(xtask.with_file_name("rights"));
+    succeeds(command.args(worlds.iter().map(|world| world.dir.join("audit.log"))))
 }
 
 fn succeeds(command: &mut Command) -> bool {

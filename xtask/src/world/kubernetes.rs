@@ -27,6 +27,9 @@ const BRIDGE: &str = "system:serviceaccount:gangway:gangway-scheduler";
 /// The user that `gangway controllers` is.
 const CONTROLLERS: &str = "system:serviceaccount:gangway:gangway-controllers";
 
+/// The user that `gangway extender` is.
+const EXTENDER: &str = "system:serviceaccount:gangway:gangway-extender";
+
 /// The user that `gangway prolog` is.
 const PROLOG: &str = "system:serviceaccount:gangway:gangway-prolog";
 
@@ -94,6 +97,7 @@ impl Kubernetes<'_> {
         fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
         let (admin, bridge, controllers, prolog) = (token()?, token()?, token()?, token()?);
         let admission = token()?;
+        let extender = token()?;
         let mut kubelets = String::new();
         for name in self.kubelets {
             let own = token()?;
@@ -107,6 +111,7 @@ impl Kubernetes<'_> {
             &format!(
                 "{admin},admin,admin,system:masters\n{bridge},{BRIDGE},bridge,\"{groups}\"\n\
                  {controllers},{CONTROLLERS},controllers,\"{groups}\"\n\
+                 {extender},{EXTENDER},extender,\"{groups}\"\n\
                  {prolog},{PROLOG},prolog,\"{groups}\"\n\
                  {admission},{ADMISSION},admission,\"{groups}\"\n{kubelets}"
             ),
@@ -117,6 +122,7 @@ impl Kubernetes<'_> {
         self.secret("admission.kubeconfig", &webhook)?;
         let nodes = self.kubeconfig("gangway-controllers", &controllers);
         self.secret("controllers.kubeconfig", &nodes)?;
+        self.secret("extender.kubeconfig", &self.kubeconfig("gangway-extender", &extender))?;
         self.secret("prolog.kubeconfig", &self.kubeconfig_inside("gangway-prolog", &prolog))
     }
 
