@@ -35,6 +35,8 @@ pub struct Setup {
     pub more: String,
     /// Which bridge of the story it is, as the audit log and the Lease show it.
     pub who: String,
+    /// What it logs.
+    pub log: &'static str,
     /// The subcommand: `scheduler`, or `controllers`.
     pub verb: &'static str,
     /// Another way to the API server than the world's own.
@@ -55,6 +57,7 @@ impl Setup {
             policy: String::new(),
             more: String::new(),
             who: "one".to_owned(),
+            log: "info,gangway=debug",
             verb: "scheduler",
             kubeconfig: None,
         }
@@ -73,6 +76,7 @@ pub struct Bridge {
     directory: PathBuf,
     kubeconfig: PathBuf,
     who: String,
+    filter: &'static str,
     verb: &'static str,
     child: Option<Child>,
     /// Where its next process dies.
@@ -92,6 +96,7 @@ impl Bridge {
             health,
             kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
             who,
+            filter: setup.log,
             verb: setup.verb,
             child: None,
             armed: None,
@@ -165,7 +170,7 @@ impl Bridge {
         let child = Self::command(self.verb, &self.config())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args(["--log", "info,gangway=debug", "--identity", &self.who])
+            .args(["--log", self.filter, "--identity", &self.who])
             .envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)))
             .env("GANGWAY_CRASH_LOG", self.passed_file())
             .stdout(Stdio::null())

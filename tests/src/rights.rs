@@ -40,7 +40,8 @@ pub type ByUser = BTreeMap<String, BTreeSet<Right>>;
 /// What roles, and their bindings to service accounts, grant in these objects.
 pub fn granted(objects: &[Value]) -> ByUser {
     let mut rights = ByUser::new();
-    for binding in objects.iter().filter(|object| is(object, &["ClusterRoleBinding", "RoleBinding"]))
+    for binding in
+        objects.iter().filter(|object| is(object, &["ClusterRoleBinding", "RoleBinding"]))
     {
         let namespace = text(binding, "/metadata/namespace");
         let (kind, name) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
@@ -140,7 +141,8 @@ fn covers(granted: &Right, used: &Right) -> bool {
 /// Rights that none of ours may have, whatever uses them.
 pub fn forbidden(granted: &ByUser) -> Vec<String> {
     let far = |right: &Right| {
-        let wild = [&right.verb, &right.group, &right.resource].iter().any(|word| word.contains('*'));
+        let wild =
+            [&right.verb, &right.group, &right.resource].iter().any(|word| word.contains('*'));
         let reads = ["get", "list", "watch"].contains(&right.verb.as_str());
         let secret = right.resource == "secrets" && reads && right.namespace.is_empty();
         let deletes = right.verb.starts_with("delete") && right.resource == "pods";

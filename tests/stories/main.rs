@@ -55,3 +55,4 @@ mod taints;
 mod turnover;
 mod two_leaders;
 mod volumes;
+mod wires;

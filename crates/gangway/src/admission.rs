@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{self, Hand};
 use crate::config::{AdmissionFlags, AdmissionSettings};
 use crate::http::{self, Readiness};
-use crate::kubescheduler::tls::TlsListener;
+use crate::tls::TlsListener;
 use crate::nursery::nursery;
 use crate::policies;
 

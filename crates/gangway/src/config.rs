@@ -11,6 +11,8 @@ mod kubescheduler;
 mod nodes;
 mod policy;
 mod section;
+mod slurm;
+mod tls;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -21,8 +23,7 @@ use anyhow::Context as _;
 use clap::Args;
 use gangway_core::inventory::Taints;
 use gangway_core::names;
-use gangway_core::placeholder::{JobIds, is_word};
-use gangway_core::poison::Sink;
+use gangway_core::placeholder::is_word;
 use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
@@ -35,6 +36,10 @@ pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 pub(crate) use nodes::Nodes;
 pub(crate) use policy::SlurmPolicies;
 use section::Section;
+pub(crate) use slurm::Slurm;
+use slurm::read_slurm;
+pub(crate) use tls::Tls;
+use tls::read_tls;
 pub(crate) use topology::Network;
 
 /// Flags of `gangway scheduler`.
@@ -121,36 +126,11 @@ pub(crate) struct Settings {
     pub(crate) warning_command: Option<Command>,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Slurm {
-    pub(crate) url: String,
-    pub(crate) token_file: PathBuf,
-    /// The token's user.
-    pub(crate) user: String,
-    /// Whether the immediate path may be used.
-    pub(crate) immediate: bool,
-    /// Whether a gang of different roles may be a heterogeneous job.
-    pub(crate) heterogeneous: bool,
-    pub(crate) job_ids: JobIds,
-    /// Who answers for EXTERNAL nodes, where they are to be healed.
-    pub(crate) sink: Option<Sink>,
-    /// For so many seconds a node that has failed is not asked for again.
-    pub(crate) shun_failed_nodes: u32,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listen {
     pub(crate) grpc: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) health: SocketAddr,
-}
-
-/// Certificates of the gRPC door; with them, clients must show one of the same CA.
-#[derive(Clone, Debug)]
-pub(crate) struct Tls {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-    pub(crate) client_ca: PathBuf,
 }
 
 /// Why the settings cannot be used.
@@ -264,70 +244,6 @@ fn parse_yaml(text: &str) -> Result<serde_json::Value, serde_saphyr::Error> {
     serde_saphyr::from_str(text)
 }
 
-fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problems) -> Slurm {
-    let url = flags.slurm_url.clone().or_else(|| slurm.text("url"));
-    // A flag goes over the file, so the file's value is read either way: it is no unknown key.
-    let _ = slurm.text("url");
-    let file = slurm.text("tokenFile").map(PathBuf::from);
-    let token_file = flags.slurm_token_file.clone().or(file);
-    if url.is_none() {
-        problems.add("slurm.url", "is missing: give it here, as --slurm-url or as $SLURM_REST_URL");
-    }
-    if let Some(url) = &url
-        && !(url.starts_with("http://") || url.starts_with("https://"))
-    {
-        problems.add("slurm.url", "must begin with http:// or https://");
-    }
-    if token_file.is_none() {
-        problems.add(
-            "slurm.tokenFile",
-            "is missing: give it here, as --slurm-token-file or as $SLURM_TOKEN_FILE",
-        );
-    }
-    let user = slurm.text("user").unwrap_or_else(|| "slurm".to_owned());
-    let immediate = slurm.flag("immediate").unwrap_or(true);
-    let heterogeneous = slurm.flag("heterogeneous").unwrap_or(true);
-    let mut ids = slurm.section("jobIds");
-    let default = JobIds::default();
-    let job_ids = JobIds {
-        first: ids.number("first").unwrap_or(default.first),
-        last: ids.number("last").unwrap_or(default.last),
-    };
-    ids.finish();
-    let sink = read_sink(slurm.section("sink"), problems);
-    let shun_failed_nodes = slurm.number("shunFailedNodes").unwrap_or(300);
-    slurm.finish();
-    if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
-        problems.add("slurm.jobIds", "must be a range 1 <= first < last <= 67108863");
-    }
-    Slurm {
-        url: url.unwrap_or_default(),
-        token_file: token_file.unwrap_or_default(),
-        user,
-        immediate,
-        heterogeneous,
-        job_ids,
-        shun_failed_nodes,
-        sink,
-    }
-}
-
-fn read_sink(mut sink: Section<'_>, problems: &section::Problems) -> Option<Sink> {
-    let (address, partitions) = (sink.text("address"), sink.texts("partitions"));
-    sink.finish();
-    match address {
-        Some(address) if !partitions.is_empty() => Some(Sink { address, partitions }),
-        None if partitions.is_empty() => None,
-        _ => {
-            problems.add(
-                "slurm.sink",
-                "needs address, and partitions: those whose EXTERNAL nodes are ours",
-            );
-            None
-        }
-    }
-}
-
 fn read_listen(mut listen: Section<'_>) -> Listen {
     let mut address = |key: &str, port: u16| {
         listen.address(key).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
@@ -339,22 +255,6 @@ fn read_listen(mut listen: Section<'_>) -> Listen {
     };
     listen.finish();
     out
-}
-
-fn read_tls(mut tls: Section<'_>, problems: &section::Problems) -> Option<Tls> {
-    let [certificate, key, client_ca] =
-        ["certificate", "key", "clientCA"].map(|k| tls.text(k).map(PathBuf::from));
-    tls.finish();
-    match (certificate, key, client_ca) {
-        (None, None, None) => None,
-        (Some(certificate), Some(key), Some(client_ca)) => {
-            Some(Tls { certificate, key, client_ca })
-        }
-        _ => {
-            problems.add("tls", "needs certificate, key and clientCA together");
-            None
-        }
-    }
 }
 
 fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {

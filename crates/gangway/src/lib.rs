@@ -34,6 +34,8 @@ pub mod rehearsal;
 mod report;
 mod scheduler;
 mod source;
+mod tls;
+mod token;
 mod wall;
 mod warn;
 
@@ -63,6 +65,8 @@ enum Command {
     /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
     /// GPUs have ended.
     Prolog(Box<prolog::Flags>),
+    /// Mint short-lived tokens for slurmrestd into a file, so that only this process holds Slurm's key.
+    Token(Box<token::Flags>),
     /// List the fail points: where a test can let this bridge die.
     #[cfg(feature = "fail-points")]
     FailPoints,
@@ -80,6 +84,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Controllers(flags) => controllers::run(&flags).await?,
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
             Command::Admission(flags) => admission::run(&flags).await?,
+            Command::Token(flags) => token::run(&flags).await?,
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {

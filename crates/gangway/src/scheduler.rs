@@ -134,6 +134,7 @@ pub(crate) fn slurm_client(
 ) -> anyhow::Result<SlurmClient> {
     let token = TokenSource::File(settings.slurm.token_file.clone());
     let mut config = SlurmConfig::new(&settings.slurm.url, token);
+    config.tls.clone_from(&settings.slurm.tls);
     config.user.clone_from(&settings.slurm.user);
     config.observer = Some(Arc::new(Observed(metrics.clone())));
     config.gate = Some(Arc::new(mandate.clone()));

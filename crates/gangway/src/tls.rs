@@ -26,8 +26,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -49,14 +49,20 @@ type Shaken = Option<(TlsStream<TcpStream>, SocketAddr)>;
 /// Accepts connections whose handshake is done.
 pub(crate) struct TlsListener {
     tcp: TcpListener,
-    keys: Keys,
+    keys: Source,
     shaking: FuturesUnordered<BoxFuture<'static, Shaken>>,
 }
 
 impl TlsListener {
     pub(crate) fn new(tcp: TcpListener, tls: Tls, speaks: &'static [u8]) -> anyhow::Result<Self> {
-        let keys = Keys::read(tls, speaks).context("certificates of tls")?;
+        let keys = Source::Files(Keys::read(tls, speaks).context("certificates of tls")?);
         Ok(Self { tcp, keys, shaking: FuturesUnordered::new() })
+    }
+
+    /// The same for a server that knows its certificates.
+    pub(crate) fn accepting(tcp: TcpListener, config: Arc<ServerConfig>) -> Self {
+        let keys = Source::Given(TlsAcceptor::from(config));
+        Self { tcp, keys, shaking: FuturesUnordered::new() }
     }
 
     /// The same as a stream.
@@ -103,6 +109,23 @@ impl Listener for TlsListener {
     }
 }
 
+/// Where certificates come from.
+enum Source {
+    /// Files, which are looked at.
+    Files(Keys),
+    /// Somebody who looks himself.
+    Given(TlsAcceptor),
+}
+
+impl Source {
+    fn acceptor(&mut self) -> &TlsAcceptor {
+        match self {
+            Self::Files(keys) => keys.acceptor(),
+            Self::Given(acceptor) => acceptor,
+        }
+    }
+}
+
 /// The certificates in use.
 struct Keys {
     tls: Tls,
@@ -110,6 +133,13 @@ struct Keys {
     files: Files,
     acceptor: TlsAcceptor,
     looked: Instant,
+}
+
+/// TLS that believes nobody: for clients that never speak it.
+pub(crate) fn nobody() -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// Certificate, key and CA as they were read.
@@ -127,7 +157,7 @@ impl Keys {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             if let Err(error) = self.look() {
-                let error = crate::chain::chain(error.as_ref());
+                let error = crate::chain::explain(error.as_ref());
                 tracing::warn!(error, "new certificates cannot be used; the old ones are kept");
             }
         }

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::code::SlurmCode;
 use crate::error::Error;
 use crate::observe::{Gate, Observer};
+use crate::tls::Tls;
 use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
@@ -32,8 +33,10 @@ pub use nodes::{Node, NodeUpdate, Partition};
 /// How to reach one slurmrestd.
 #[derive(Clone)]
 pub struct Config {
-    /// Base URL: `http://host:port`, and a path where a proxy adds one.
+    /// Base URL: `http://host:port` or `https://host:port`, and a path where a proxy adds one.
     pub url: String,
+    /// For `https`: whom to believe, and what we show.
+    pub tls: Option<Tls>,
     /// Where the JWT is.
     pub token: TokenSource,
     /// The user we speak as (`X-SLURM-USER-NAME`): SlurmUser for what the bridge does.
@@ -62,6 +65,7 @@ impl Config {
     pub fn new(url: impl Into<String>, token: TokenSource) -> Self {
         Self {
             url: url.into(),
+            tls: None,
             token,
             user: "slurm".to_owned(),
             timeout: Duration::from_secs(10),
@@ -81,6 +85,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("url", &self.url)
+            .field("tls", &self.tls)
             .field("token", &self.token)
             .field("user", &self.user)
             .field("timeout", &self.timeout)

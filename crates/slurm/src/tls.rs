@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -116,6 +116,20 @@ impl Held {
     }
 }
 
+/// TLS that believes nobody: for clients that never speak it.
+pub(crate) fn nobody() -> Result<&'static ClientConfig, Error> {
+    static NOBODY: LazyLock<Result<ClientConfig, tokio_rustls::rustls::Error>> =
+        LazyLock::new(|| {
+            let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let builder = builder.with_safe_default_protocol_versions()?;
+            Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+        });
+    NOBODY.as_ref().map_err(|source| Error::Config {
+        what: "TLS".to_owned(),
+        source: Some(Box::new(source.clone())),
+    })
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
     let all = read().map_err(|source| unreadable(path, io::Error::other(source)))?;
@@ -127,4 +141,49 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 
 fn unreadable(path: &Path, source: io::Error) -> Error {
     Error::Certificate { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn write(path: &Path, text: &str) {
+        let next = path.with_extension("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, path).unwrap();
+    }
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let own = CertificateParams::new(vec!["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+        (own.pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn rotated_files_are_read_again_and_half_of_a_pair_never_counts() {
+        let dir = std::env::temp_dir().join(format!("gangway-slurm-tls-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let [ca, certificate, key] = ["ca", "crt", "key"].map(|name| dir.join(name));
+        let (own, secret) = pair();
+        write(&ca, &own);
+        write(&certificate, &own);
+        let client = ClientCertificate { certificate: certificate.clone(), key: key.clone() };
+        let certificates = Certificates::new(Tls { ca: ca.clone(), client: Some(client) });
+        let missing = certificates.current().map(|_| ()).unwrap_err();
+        assert!(matches!(missing, Error::Certificate { path, .. } if path == key));
+
+        write(&key, &secret);
+        let turn = || certificates.current().unwrap().turn;
+        assert_eq!((turn(), turn()), (0, 0), "nothing has changed");
+        let (new, new_secret) = pair();
+        write(&certificate, &new);
+        assert_eq!(turn(), 0, "a certificate without its key");
+        write(&key, &new_secret);
+        assert_eq!((turn(), turn()), (1, 1));
+        write(&ca, "no certificate");
+        assert_eq!(turn(), 1, "what cannot be read replaces nothing");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -1,6 +1,10 @@
 //! Compares what our service accounts may do with what they did: `rights AUDIT-LOG...`. Run by `cargo xtask test` when
 //! the stories of all worlds have been told.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program talks to a person")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program talks to a person"
+)]
 
 use std::path::Path;
 use std::process::ExitCode;
