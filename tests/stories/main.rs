@@ -10,6 +10,7 @@ mod attacks;
 mod bad_input;
 mod bare_metal;
 mod blocks;
+mod chart;
 mod comeback;
 mod crash_points;
 mod door;

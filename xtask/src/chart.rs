@@ -13,9 +13,10 @@ use crate::world::repo;
 const KUBERNETES: &str = "1.29";
 
 /// What must be refused, and a word of why: values that cannot work together, and such as the schema does not know.
-const REFUSED: [(&[&str], &str); 5] = [
+const REFUSED: [(&[&str], &str); 6] = [
     (&["slurm.url=https://slurmrestd:6820"], "slurm.tls.secret"),
     (&["extender.enabled=true"], "door.enabled"),
+    (&["admission.enabled=true"], "certManager.enabled"),
     (&["controllers.enabled=true"], "config.nodes"),
     (&["cluster=two words"], "cluster"),
     (&["slurm.tokn.secret=x"], "tokn"),

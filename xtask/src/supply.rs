@@ -22,6 +22,7 @@ pub(crate) fn run() -> Result<bool> {
         eprintln!("supply: {problem}");
     }
     let bill = top.join("target/gangway.cdx.json");
+    fs::create_dir_all(top.join("target"))?;
     let parts = packages(&top, &["-p", "gangway", "-e", "normal"])?;
     fs::write(&bill, cyclonedx(&parts, &Lock::read(&top)?))
         .with_context(|| format!("cannot write {}", bill.display()))?;

@@ -32,9 +32,9 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{self, Hand};
 use crate::config::{AdmissionFlags, AdmissionSettings};
 use crate::http::{self, Readiness};
-use crate::tls::TlsListener;
 use crate::nursery::nursery;
 use crate::policies;
+use crate::tls::TlsListener;
 
 /// Largest question that is read: an object and the one before it, as large as the API server takes them.
 const MAX_BODY: usize = 8 << 20;

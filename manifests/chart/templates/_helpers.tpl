@@ -30,6 +30,7 @@ capabilities: { drop: [ALL] }
 scheduler: true
 controllers: {{ .Values.controllers.enabled }}
 extender: {{ .Values.extender.enabled }}
+admission: {{ .Values.admission.enabled }}
 {{- end }}
 
 {{/* The configuration file of `gangway scheduler` and `gangway controllers`. */}}
@@ -75,4 +76,28 @@ extender: {{ .Values.extender.enabled }}
 {{- $config := dict "cluster" .Values.cluster "schedulerName" .Values.extender.schedulerName "door" $door "tls" $tls "listen" $listen }}
 {{- $_ := set $config "leaderElection" (dict "enabled" true "name" (printf "%s-extender" .Release.Name)) }}
 {{- toYaml (merge $config .Values.extender.config) }}
+{{- end }}
+
+{{/* The configuration file of `gangway admission`: the policy is the scheduler's. */}}
+{{- define "gangway.admissionConfig" -}}
+{{- $account := printf "system:serviceaccount:%s:%s" .Release.Namespace .Release.Name }}
+{{- $ours := list (printf "%s-scheduler" $account) (printf "%s-extender" $account) }}
+{{- $tls := dict "certificate" "/run/gangway/tls/tls.crt" "key" "/run/gangway/tls/tls.key" }}
+{{- $listen := dict "webhook" "0.0.0.0:9443" "metrics" "0.0.0.0:9090" "health" "0.0.0.0:8081" }}
+{{- $config := dict "cluster" .Values.cluster "schedulerName" .Values.schedulerName "slurmUser" .Values.slurm.user "tls" $tls "listen" $listen "ours" $ours }}
+{{- with .Values.admission.makers }}{{- $_ := set $config "makers" . }}{{- end }}
+{{- range $key := list "policy" "resources" }}
+{{- with get $.Values.config $key }}{{- $_ := set $config $key . }}{{- end }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* Which configuration a subcommand has, and its text. */}}
+{{- define "gangway.file" -}}
+{{- if has .part (list "extender" "admission") }}{{ .part }}.yaml{{ else }}gangway.yaml{{ end }}
+{{- end }}
+{{- define "gangway.text" -}}
+{{- if eq .part "extender" }}{{ include "gangway.extenderConfig" .root }}
+{{- else if eq .part "admission" }}{{ include "gangway.admissionConfig" .root }}
+{{- else }}{{ include "gangway.config" .root }}{{ end }}
 {{- end }}
