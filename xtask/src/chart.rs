@@ -37,7 +37,7 @@ pub(crate) fn run(accept: bool) -> Result<bool> {
         match chart.render(&words) {
             Err(error) if format!("{error:#}").contains(why) => {}
             Err(error) => {
-                problems.push(format!("{set:?} is refused without a word on {why}: {error:#}"))
+                problems.push(format!("{set:?} is refused without a word on {why}: {error:#}"));
             }
             Ok(_) => problems.push(format!("{set:?} is not refused")),
         }
