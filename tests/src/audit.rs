@@ -47,6 +47,20 @@ impl Story {
         })
     }
 
+    /// How often the API server has refused somebody who was acted for (`kubectl --as`) here.
+    pub fn refusals_of(&self, user: &str) -> usize {
+        let log =
+            std::fs::read_to_string(self.world.audit_log()).expect("the audit log can be read");
+        let own = log.lines().filter(|line| line.contains(&self.cluster));
+        let refused = |line: &str| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            let who = event.pointer("/impersonatedUser/username").and_then(Value::as_str);
+            let code = event.pointer("/responseStatus/code").and_then(Value::as_u64);
+            (who == Some(user) && code.is_some_and(|code| (400..500).contains(&code))).then_some(())
+        };
+        own.filter_map(refused).count()
+    }
+
     /// When the last of these writes about pods whose names begin so was answered.
     pub fn last(&self, what: &str, prefix: &str) -> Timestamp {
         let found = self.writes().into_iter().rev();

@@ -27,12 +27,16 @@ pub struct Setup {
     pub slurm: String,
     /// Further keys of the one identity, such as `qos: [high]`.
     pub identity: String,
+    /// Whether SlurmPolicies decide: `off`, `auto`, `required`.
+    pub slurm_policies: &'static str,
     /// Further lines of the policy.
     pub policy: String,
     /// Further YAML for the configuration file.
     pub more: String,
     /// Which bridge of the story it is, as the audit log and the Lease show it.
     pub who: String,
+    /// What it logs.
+    pub log: &'static str,
     /// The subcommand: `scheduler`, or `controllers`.
     pub verb: &'static str,
     /// Another way to the API server than the world's own.
@@ -49,9 +53,11 @@ impl Setup {
             heterogeneous: true,
             slurm: String::new(),
             identity: String::new(),
+            slurm_policies: "off",
             policy: String::new(),
             more: String::new(),
             who: "one".to_owned(),
+            log: "info,gangway=debug",
             verb: "scheduler",
             kubeconfig: None,
         }
@@ -70,6 +76,7 @@ pub struct Bridge {
     directory: PathBuf,
     kubeconfig: PathBuf,
     who: String,
+    filter: &'static str,
     verb: &'static str,
     child: Option<Child>,
     /// Where its next process dies.
@@ -89,6 +96,7 @@ impl Bridge {
             health,
             kubeconfig: setup.kubeconfig.clone().unwrap_or_else(|| world.bridge_kubeconfig()),
             who,
+            filter: setup.log,
             verb: setup.verb,
             child: None,
             armed: None,
@@ -97,7 +105,7 @@ impl Bridge {
         let yaml = format!(
             "cluster: {cluster}\n\
              slurm: {{ url: '{}', tokenFile: '{}', immediate: {}, heterogeneous: {}, {} }}\n\
-             policy:\n  defaultPartition: gangway\n  {}\n  identities:\n    \
+             policy:\n  defaultPartition: gangway\n  slurmPolicies: {}\n  {}\n  identities:\n    \
              - {{ namespace: '*', user: alice, group: alice, account: team1, {} }}\n\
              listen: {{ grpc: '127.0.0.1:{grpc}', metrics: '127.0.0.1:{metrics}', health: '127.0.0.1:{health}' }}\n\
              {}",
@@ -106,6 +114,7 @@ impl Bridge {
             setup.immediate,
             setup.heterogeneous,
             setup.slurm,
+            setup.slurm_policies,
             setup.policy,
             setup.identity,
             setup.more,
@@ -161,7 +170,7 @@ impl Bridge {
         let child = Self::command(self.verb, &self.config())
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
-            .args(["--log", "info,gangway=debug", "--identity", &self.who])
+            .args(["--log", self.filter, "--identity", &self.who])
             .envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)))
             .env("GANGWAY_CRASH_LOG", self.passed_file())
             .stdout(Stdio::null())

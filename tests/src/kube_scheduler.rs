@@ -52,7 +52,7 @@ pub struct KubeScheduler {
     health: u16,
     directory: PathBuf,
     binary: PathBuf,
-    bridge_kubeconfig: PathBuf,
+    kubeconfig: PathBuf,
     extender: Option<Child>,
     scheduler: Option<Child>,
     /// Where the next extender dies.
@@ -75,7 +75,7 @@ impl KubeScheduler {
             metrics,
             health,
             binary,
-            bridge_kubeconfig: story.world.bridge_kubeconfig(),
+            kubeconfig: story.world.extender_kubeconfig(),
             extender: None,
             scheduler: None,
             armed: None,
@@ -131,7 +131,7 @@ impl KubeScheduler {
             command.env_remove(name);
         }
         command.arg("extender").arg("--config").arg(self.directory.join("extender.yaml"));
-        command.arg("--kubeconfig").arg(&self.bridge_kubeconfig);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
         command.args(["--log", "info,gangway=debug"]);
         command.envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)));
         self.extender = Some(self.spawn("extender", &mut command));

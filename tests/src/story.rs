@@ -94,6 +94,30 @@ impl Story {
         Bridge::new(self.world, &self.cluster, &setup)
     }
 
+    /// Runs kubectl as the administrator and gives what it prints.
+    pub fn kubectl(&self, words: &[&str]) -> String {
+        let mut command = std::process::Command::new(self.world.binary("kubectl"));
+        let ran = command.args(words).env("KUBECONFIG", self.world.kubeconfig()).output();
+        let ran = ran.expect("kubectl can be started");
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "kubectl {words:?}: {complaint}");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    }
+
+    /// Runs kubectl in the story's namespace as somebody who is in a group: what it prints, or its complaint.
+    pub fn kubectl_as(
+        &self,
+        (user, group): (&str, &str),
+        words: &[&str],
+        input: &str,
+    ) -> Result<String, String> {
+        let mut command = std::process::Command::new(self.world.binary("kubectl"));
+        let namespace = format!("--namespace={}", self.kube.namespace);
+        let (user, group) = (format!("--as={user}"), format!("--as-group={group}"));
+        command.args([&namespace, &user, &group, "--as-group=system:authenticated"]).args(words);
+        crate::admission::fed(command.env("KUBECONFIG", self.world.kubeconfig()), input)
+    }
+
     /// Prints a figure.
     pub fn note(&self, what: &str) {
         tell(&self.name, what);

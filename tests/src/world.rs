@@ -154,6 +154,16 @@ impl World {
         self.var("GANGWAY_CONTROLLERS_KUBECONFIG").into()
     }
 
+    /// The way to the API server with the rights of `gangway admission`.
+    pub fn admission_kubeconfig(&self) -> PathBuf {
+        self.var("GANGWAY_ADMISSION_KUBECONFIG").into()
+    }
+
+    /// The way to the API server with the rights of `gangway extender`.
+    pub fn extender_kubeconfig(&self) -> PathBuf {
+        self.var("GANGWAY_EXTENDER_KUBECONFIG").into()
+    }
+
     /// The port of the slurmd that answers for EXTERNAL nodes, on loopback.
     pub fn sink_port(&self) -> u16 {
         self.var("GANGWAY_SINK_PORT").parse().expect("a port")

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gangway_api::v1;
 use gangway_api::v1::extender_client::ExtenderClient;
 use gangway_core::job::{BaseState, JobId};
-use gangway_tests::Story;
+use gangway_tests::{SOON, Story, wait};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -122,7 +122,7 @@ async fn only_a_client_with_a_certificate_of_our_ca_is_let_in() {
             path.display().to_string()
         };
         setup.more = format!(
-            "tls: {{ certificate: '{}', key: '{}', clientCA: '{}' }}\n",
+            "tls: {{ certificate: '{}', key: '{}', clientCA: '{}', clients: [a-client] }}\n",
             file("tls.crt", &certificate),
             file("tls.key", &key),
             file("ca.crt", &ours.ca.pem()),
@@ -142,6 +142,8 @@ async fn only_a_client_with_a_certificate_of_our_ca_is_let_in() {
 
     let known = connect(trusting().identity(identity(ours.sign(&["a-client"])))).await;
     assert_eq!(known, Ok(()), "a client of ours");
+    let unlisted = connect(trusting().identity(identity(ours.sign(&["another"])))).await;
+    assert!(unlisted.is_err(), "a client of our CA whose name is not listed");
     let stranger = connect(trusting().identity(identity(theirs.sign(&["a-client"])))).await;
     assert!(stranger.is_err(), "a client of another CA");
     let nobody = connect(trusting()).await;
@@ -150,6 +152,21 @@ async fn only_a_client_with_a_certificate_of_our_ca_is_let_in() {
     let plain = explain(plain.expect("a URL").timeout(Duration::from_secs(10)).connect().await);
     assert!(plain.await.is_err(), "a client without TLS");
     story.note(&format!("without a certificate: {}", nobody.expect_err("just seen")));
+
+    // Everything is rotated, and nobody starts anew.
+    let next = Trust::new();
+    let (certificate, key) = next.sign(&["localhost"]);
+    for (name, text) in [("tls.crt", certificate), ("tls.key", key), ("ca.crt", next.pem())] {
+        std::fs::write(files.join(name), text).expect("the temporary directory can be written");
+    }
+    wait("a client of the next CA is let in", SOON, async || {
+        let (certificate, key) = next.sign(&["a-client"]);
+        let tls = ClientTlsConfig::new().ca_certificate(next.ca());
+        connect(tls.identity(Identity::from_pem(certificate, key))).await
+    })
+    .await;
+    let before = connect(trusting().identity(identity(ours.sign(&["a-client"])))).await;
+    assert!(before.is_err(), "a client of the CA before");
 
     // The scheduler's own way in needs none.
     let template = gangway_tests::manifest::template(8, &[]);

@@ -72,7 +72,7 @@ async fn places_a_gang_of_eight(name: &str, node_cache_capable: bool) {
     assert!((bound - 8.0).abs() < 0.1, "kube-scheduler had eight pods bound, not {bound}");
     let bindings = writes(&story, "train-");
     story.note(&format!("writes: {bindings:?}"));
-    assert_eq!(bindings.get("gangway-scheduler create binding"), Some(&8), "{bindings:?}");
+    assert_eq!(bindings.get("gangway-extender create binding"), Some(&8), "{bindings:?}");
     assert_eq!(bindings.get("admin create binding"), None, "kube-scheduler itself bound none");
 
     story.kube.delete(&job).await;
@@ -176,7 +176,7 @@ async fn kube_schedulers_own_condition_carries_the_reason_and_nothing_is_preempt
     let bindings = writes(&story, "huge-");
     story.note(&format!("writes for {members} waiting pods: {bindings:?}"));
     let written = |what: &str| bindings.get(what).copied().unwrap_or(0);
-    assert!(written("gangway-scheduler patch status") <= 2 * (room as usize + 1), "{bindings:?}");
+    assert!(written("gangway-extender patch status") <= 2 * (room as usize + 1), "{bindings:?}");
     stock.end(story).await;
 }
 
@@ -263,7 +263,7 @@ async fn a_volume_that_waits_for_its_first_consumer_is_made_on_slurms_node() {
     let ours = log.lines().filter(|line| {
         line.contains(&story.cluster)
             && line.contains("\"resource\":\"persistentvolumeclaims\"")
-            && line.contains("gangway-scheduler")
+            && line.contains("gangway-extender")
             && (line.contains("\"verb\":\"patch\"") || line.contains("\"verb\":\"update\""))
     });
     assert_eq!(ours.count(), 0, "the claims are kube-scheduler's");
@@ -487,8 +487,10 @@ async fn with_certificates_only_their_owners_get_in() {
         "door: {{ url: 'https://localhost:{}', certificate: '{client}', key: '{client_key}', ca: '{ca}' }}\n",
         story.bridge.grpc
     );
+    // With an election too, as two replicas would hold it.
+    let election = format!("leaderElection: {{ enabled: true, name: {} }}\n", story.cluster);
     let terms = Terms {
-        more: door + &server,
+        more: door + &server + &election,
         scheme: "https",
         tls: json!({"certFile": client, "keyFile": client_key, "caFile": ca}),
         ..Terms::default()

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gangway_core::job::Standing;
-use gangway_tests::{Bridge, Pod, SOON, Story, http, manifest, wait};
+use gangway_tests::{Bridge, Pod, Policies, SOON, Story, http, manifest, wait};
 
 /// Needs the binary, which is only built where there is a world.
 #[test]
@@ -93,10 +93,12 @@ async fn an_end_in_the_middle_of_binding_is_a_good_one() {
     story.end().await;
 }
 
-/// A world that is not ours: the environment says where Slurm and Kubernetes are, and nothing else is known.
+/// A world that is not ours: the environment says where Slurm and Kubernetes are, and a SlurmPolicy who may ask;
+/// nothing else is known. Without one nobody runs, least of all as the token's own user.
 #[tokio::test]
 async fn the_environment_is_enough_to_run() {
     let Some(story) = Story::prepare("environment", |_| {}).await else { return };
+    let policies = Policies::of(&story).await;
     // Other bridges may hold the usual ports, so only these are said by file.
     let file = story.bridge.directory().join("ports.yaml");
     let [grpc, metrics, health] = [(); 3].map(|()| http::free_port());
@@ -114,9 +116,14 @@ async fn the_environment_is_enough_to_run() {
     let pod =
         manifest::pod("alone", &manifest::template(8, &[("gangway.dev/partition", "gangway")]));
     story.kube.create(&pod).await;
+    story.told("alone", "no SlurmPolicy lets gangs").await;
+    let team = serde_json::json!({
+        "namespaces": [story.kube.namespace], "user": "bob", "accounts": ["team2"], "partitions": ["gangway"],
+    });
+    policies.make("team", &team).await;
     let pods = story.bound("alone", 1).await;
     let job = story.slurm.job(pods[0].job()).await;
-    assert_eq!(job.user, "slurm", "nobody was said to be asked for: the token's own user asks");
+    assert_eq!((job.user.as_str(), job.account.as_str()), ("bob", "team2"));
     story.kube.delete_pod("alone").await;
     wait("the placeholder ends", SOON, async || {
         let state = story.slurm.job(job.id.0).await.state;
@@ -125,6 +132,7 @@ async fn the_environment_is_enough_to_run() {
     .await;
     bridge.kill().expect("it runs");
     bridge.wait().expect("it is ours");
+    policies.drop("team").await;
     story.end().await;
 }
 

@@ -7,7 +7,9 @@ use serde_json::json;
 #[tokio::test]
 async fn a_node_that_is_interrupted_is_drained_and_its_gang_goes_on() {
     let Some(story) = Story::begin("spot").await else { return };
-    let mut pool = Pool::of(&story, "");
+    // With an election, as two replicas would hold it.
+    let election = format!("\nleaderElection: {{ enabled: true, name: {} }}", story.cluster);
+    let mut pool = Pool::of(&story, &election);
     pool.controllers.start().await;
     pool.add("spot-1").await;
     pool.in_slurm("spot-1", "is idle", |node| node.is("IDLE")).await;

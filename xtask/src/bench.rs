@@ -51,7 +51,7 @@ pub(crate) fn core() -> Result<bool> {
 
 fn core_lines() -> Result<Vec<String>> {
     let mut cargo = leashed(cargo());
-    cargo.args(["bench", "--quiet", "-p", "gangway-bench-core", "--bench", "wall"]);
+    cargo.args(["bench", "--locked", "--quiet", "-p", "gangway-bench-core", "--bench", "wall"]);
     cargo.current_dir(repo()?);
     lines_of(&mut cargo)
 }
@@ -109,7 +109,16 @@ fn in_a_world(
 fn build() -> Result<()> {
     let mut cargo = leashed(cargo());
     // In one go: apart, their dependencies would be built twice with different features.
-    cargo.args(["build", "--release", "--quiet", "-p", "gangway", "-p", "gangway-benches"]);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--quiet",
+        "-p",
+        "gangway",
+        "-p",
+        "gangway-benches",
+    ]);
     cargo.current_dir(repo()?);
     step("building gangway and its bench in release", || {
         ensure!(cargo.status().context("cannot start cargo")?.success(), "cargo build failed");

@@ -7,12 +7,15 @@
 
 mod bench;
 mod cache;
+mod chart;
 mod codegen;
 mod debian;
 mod demo;
 mod fuzz;
+mod image;
 mod process;
 mod progress;
+mod supply;
 mod tidy;
 mod trial;
 mod world;
@@ -62,6 +65,13 @@ Usage: cargo xtask COMMAND
   fuzz [--seconds N] [TARGET]
                  Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
                  TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
+  chart [--accept]
+                 Lints and renders the Helm chart, and compares manifests/gangway.yaml and its README with what it gives;
+                 --accept writes them. Builds Helm into the cache where it is missing.
+  image          Runs the steps of the Dockerfile without an engine: a static release build, started in an empty root.
+                 Fails above 30 MB.
+  supply         Licences, sources and bans by deny.toml, a reason for each dependency, and the list of parts of the
+                 binary (target/gangway.cdx.json, CycloneDX).
   codegen        Write the generated code again from proto/.
   tidy           The rules of the house that are checked by code.
 
@@ -159,6 +169,20 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             Options::parse(&words, &[])?;
             codegen::run()?;
             Ok(true)
+        }
+        "chart" => match words.as_slice() {
+            [] => chart::run(false),
+            [accept] if accept == "--accept" => chart::run(true),
+            _ => bail!("chart takes --accept or nothing"),
+        },
+        "image" => {
+            Options::parse(&words, &[])?;
+            image::run()?;
+            Ok(true)
+        }
+        "supply" => {
+            Options::parse(&words, &[])?;
+            supply::run()
         }
         "tidy" => {
             Options::parse(&words, &[])?;

@@ -85,7 +85,16 @@ impl Files {
 fn core_is_pure(top: &Path) -> Result<Vec<String>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut tree = Command::new(cargo);
-    tree.current_dir(top).args(["tree", "-p", "gangway-core", "-e", "normal", "--prefix", "none"]);
+    tree.current_dir(top).args([
+        "tree",
+        "--locked",
+        "-p",
+        "gangway-core",
+        "-e",
+        "normal",
+        "--prefix",
+        "none",
+    ]);
     let said = ask(&mut tree, "")?;
     let names: BTreeSet<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
     let foreign = names

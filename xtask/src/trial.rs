@@ -35,6 +35,9 @@ pub(crate) fn run() -> Result<bool> {
     outcomes.push(cargo(&top, "format", &["fmt", "--all", "--check"], &[]));
     outcomes.push(timed("tidy", || crate::tidy::run().unwrap_or_else(|error| complain(&error))));
 
+    outcomes
+        .push(timed("supply", || crate::supply::run().unwrap_or_else(|error| complain(&error))));
+
     // The worlds come up while the compiler works: they wait for daemons, the compiler for the CPU.
     let guards = worlds.iter().map(World::guard).collect::<Result<Vec<_>>>()?;
     let up_since = Instant::now();
@@ -61,6 +64,8 @@ pub(crate) fn run() -> Result<bool> {
     let tests = [&["test", "--workspace", "--quiet"][..], &apart, &armed].concat();
     let compile = [&tests[..], &["--no-run"]].concat();
     outcomes.push(cargo(&top, "build tests", &compile, &[]));
+    outcomes
+        .push(timed("chart", || crate::chart::run(false).unwrap_or_else(|error| complain(&error))));
     let model = ["-p", "gangway-model", "-p", "gangway-simulator"];
     let seeds = [&["test", "--profile", "simulator", "--quiet"][..], &model].concat();
     let compile = [&seeds[..], &["--no-run"]].concat();
@@ -77,8 +82,10 @@ pub(crate) fn run() -> Result<bool> {
         let _ = std::fs::remove_file(&times);
         let mut variables = World::variables(&worlds)?;
         variables.push(("GANGWAY_TIMES", times.clone().into()));
+        variables.push(("GANGWAY_HELM", crate::cache::binaries::helm()?.join("helm").into()));
         outcomes.push(cargo(&top, "tests", &tests, &variables));
         longest(&times);
+        outcomes.push(timed("rights", || rights(&worlds)));
     } else {
         say("tests: not run, there is no world for them");
         outcomes.push(("tests".to_owned(), Duration::ZERO, false));
@@ -183,7 +190,7 @@ impl Beside {
         let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = leashed("nice");
-        command.args(["-n", "19"]).arg(cargo).args(words).current_dir(top);
+        command.args(["-n", "19"]).arg(cargo).args(locked(words)).current_dir(top);
         command.envs(env.iter().map(|(name, value)| (name, value)));
         let child = command.stdout(out.try_clone()?).stderr(out).spawn();
         let child = child.with_context(|| format!("cannot start {name}"))?;
@@ -213,6 +220,13 @@ fn await_all(children: Vec<Child>) -> Result<bool> {
 fn each(worlds: &[World], verb: &str) -> bool {
     let failed = worlds.iter().filter(|world| !succeeds(&mut world.command(verb)));
     failed.count() == 0
+}
+
+/// Whether our service accounts did everything they may, and were refused nothing, in all worlds together.
+fn rights(worlds: &[World]) -> bool {
+    let Ok(xtask) = std::env::current_exe() else { return false };
+    let mut command = Command::new(xtask.with_file_name("rights"));
+    succeeds(command.args(worlds.iter().map(|world| world.dir.join("audit.log"))))
 }
 
 fn succeeds(command: &mut Command) -> bool {
@@ -265,9 +279,19 @@ fn cargo(top: &Path, name: &str, words: &[&str], env: &[(&str, OsString)]) -> Ou
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     timed(name, || {
         let mut command = leashed(cargo);
-        command.args(words).current_dir(top).envs(env.iter().map(|(name, value)| (name, value)));
+        command.args(locked(words)).current_dir(top);
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         command.status().is_ok_and(|status| status.success())
     })
+}
+
+/// With exactly what Cargo.lock says.
+fn locked<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let mut words = words.to_vec();
+    if words.first().is_some_and(|verb| *verb != "fmt") {
+        words.insert(1, "--locked");
+    }
+    words
 }
 
 fn timed(name: &str, work: impl FnOnce() -> bool) -> Outcome {

@@ -6,6 +6,7 @@
 //! follow it.
 
 mod dependency;
+mod requester;
 mod table;
 mod words;
 
@@ -13,7 +14,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use dependency::{Dependency, Other, Outcome, Settled};
+pub use requester::Requester;
 pub use table::{Row, TABLE};
+pub(crate) use words::{minutes, word};
 
 use crate::job::{GresRequest, Options};
 use crate::names::{ALIAS_PREFIX, PREFIX};
@@ -44,6 +47,8 @@ pub struct Ask {
     /// What Kubernetes shows of the workloads that `dependency` names, by `kind/name`; one that is
     /// not there does not exist. Seen, not asked.
     pub others: BTreeMap<String, Other>,
+    /// Who asked for the pods, as admission saw it. Seen, not asked.
+    pub requester: Option<Requester>,
     /// `gangway.dev/checkpoint-grace`, seconds
     pub grace_seconds: Option<u32>,
     /// `gangway.dev/checkpoint-hook`
@@ -90,6 +95,8 @@ impl OnLoss {
 
 /// Annotations that are written by others than the user and mean nothing here.
 const NOT_ASKS: &[&str] = &[
+    "requester",
+    "requester-groups",
     "user",
     "gang",
     "generation",

@@ -204,7 +204,9 @@ fn incomplete(facts: &Facts<'_>) -> String {
 
 fn refused(facts: &Facts<'_>, refusal: &Refusal, now: i64) -> Plan {
     let again = facts.progress.asked.as_ref().map_or(now, |a| a.at) + ASK_AGAIN_MS;
-    if pods_changed(facts) || others_changed(facts) || reach_changed(facts) || now >= again {
+    let policies = facts.progress.asked.as_ref().map_or(0, |a| a.policies);
+    let changed = policies != facts.assembled.policies || reach_changed(facts);
+    if pods_changed(facts) || others_changed(facts) || changed || now >= again {
         return Plan::act(Action::NewRound);
     }
     Plan { wake: Some(again), ..Plan::say("Refused", refusal.message.clone(), true) }

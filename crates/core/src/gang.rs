@@ -13,7 +13,7 @@ pub mod standin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ask::{Ask, OnLoss};
+use crate::ask::{Ask, OnLoss, Requester};
 use crate::eligible::Nowhere;
 use crate::job::JobId;
 use crate::names;
@@ -202,6 +202,8 @@ pub struct Assembled {
     pub stand_ins: Vec<StandIn>,
     /// This is such a pod, a gang of one to Slurm.
     pub stands_in: Option<StandsIn>,
+    /// Changes whenever what policy grants may have changed: whoever was refused asks again.
+    pub policies: u64,
 }
 
 /// Which workload a pod says it belongs to.
@@ -443,6 +445,8 @@ struct Builder<'a> {
     /// What is wrong with single pods, and which.
     faults: BTreeMap<String, Vec<String>>,
     asks: Vec<(String, Ask)>,
+    /// Who made the pods that they are made of so far, where all of them say it.
+    requester: Option<Option<Requester>>,
     /// What the member before needs: mostly the same, and then kept once.
     last: Arc<Demand>,
     /// How long the workload may run.
@@ -463,6 +467,7 @@ impl<'a> Builder<'a> {
             problems: Vec::new(),
             faults: BTreeMap::new(),
             asks: Vec::new(),
+            requester: None,
             last: Arc::default(),
             deadline,
             on_loss: None,
@@ -493,6 +498,11 @@ impl<'a> Builder<'a> {
         if at > 0 && counts {
             *first = Some(first.map_or(at, |first| first.min(at)));
         }
+        let own = Requester::read(&pod.annotations);
+        self.requester = Some(match self.requester.take() {
+            None => own,
+            Some(others) => others.zip(own).map(|(others, own)| others.with(own)),
+        });
         match Ask::read(self.annotations, &pod.annotations) {
             Ok(ask) => self.asks.push((pod.name.clone(), ask)),
             Err(problems) => self.problems.extend(problems),
@@ -536,6 +546,7 @@ impl<'a> Builder<'a> {
                 ));
             }
         }
+        gang.ask.requester = self.requester.take().flatten();
         gang.ask.on_loss = gang.ask.on_loss.or(self.on_loss);
         gang.ask.time_limit_minutes = gang.ask.time_limit_minutes.or_else(|| self.time_limit());
         // Ten members with the same fault are one fault.
@@ -563,6 +574,7 @@ impl<'a> Builder<'a> {
             torn,
             stand_ins: Vec::new(),
             stands_in: None,
+            policies: 0,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! Read in this order: [`gang`], [`eligible`], [`policy`], [`translate`], [`placeholder`], [`topology`],
 //! [`place`], [`follow`]; apart from them, for nodes: [`inventory`].
 
+pub mod admission;
 pub mod ask;
 pub mod eligible;
 pub mod follow;

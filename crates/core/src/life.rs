@@ -291,7 +291,8 @@ impl Life {
             let bound_for = gang.members.iter().filter_map(|m| Some(m.bound.as_ref()?.job));
             let bound_for = bound_for.collect();
             let reach = Reach::of(gang);
-            self.progress.asked = Some(Asked { pods, at, reach, bound, bound_for });
+            let policies = assembled.policies;
+            self.progress.asked = Some(Asked { pods, at, reach, bound, bound_for, policies });
             self.progress.others.clone_from(&gang.ask.others);
             self.progress.released = false;
         }

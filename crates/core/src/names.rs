@@ -22,6 +22,12 @@ pub const RANK: &str = "gangway.dev/rank";
 /// Written by us on a pod before it is asked for beside its gang: `<gang uid>/<rank>/<job>/<node>`, the member that
 /// it stands in for, the gang's placeholder, and the node that was lost.
 pub const STANDS_IN: &str = "gangway.dev/stands-in";
+/// Written by admission on a pod, and on what pods are made of: the user who asked for it.
+pub const REQUESTER: &str = "gangway.dev/requester";
+/// Written by admission beside it: the groups of that user, separated by commas.
+pub const REQUESTER_GROUPS: &str = "gangway.dev/requester-groups";
+/// Label of a namespace whose pods are ours: admission looks at no other.
+pub const MANAGED_LABEL: &str = "gangway.dev/managed";
 /// Node annotation: where it is in Slurm's network, as Slurm writes it (`topo-block:b1,topo-tree:root:s1`).
 pub const TOPOLOGY: &str = "gangway.dev/slurm-topology";
 /// The peer's form of the same annotation.

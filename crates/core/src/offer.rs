@@ -216,6 +216,7 @@ mod tests {
             torn: false,
             stand_ins: Vec::new(),
             stands_in: None,
+            policies: 0,
         }
     }
 

@@ -3,9 +3,18 @@
 //! User metadata is never authority (rule 7): the Slurm user comes from here, and an annotation may
 //! only choose among what is open to its namespace.
 
-use std::fmt;
+mod known;
+mod rule;
 
-use crate::ask::{Ask, TABLE};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+pub use known::{Known, unknown};
+pub use rule::{ANY, Rule, Sharing, Terms, closest, is_root};
+
+use crate::ask::{Ask, Requester, TABLE};
+use crate::job::PlaceholderRequest;
 use crate::names::PREFIX;
 
 /// What the platform team wrote in the configuration.
@@ -24,6 +33,24 @@ pub struct Policy {
     pub max_grace_seconds: Option<u32>,
     /// Who each namespace is to Slurm; the first match counts.
     pub identities: Vec<Identity>,
+    /// The token's user: nobody's jobs may be its own.
+    pub slurm_user: String,
+    /// Whether the requester that a pod carries is believed, because admission guards it.
+    pub believes_requester: bool,
+    /// Who says what is granted.
+    pub source: Source,
+}
+
+/// Who says what is granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// [`Policy::identities`].
+    #[default]
+    Identities,
+    /// SlurmPolicies, which have not been read yet: nothing is granted.
+    Unread,
+    /// These SlurmPolicies, and nobody else.
+    Rules(Vec<Rule>),
 }
 
 /// What is closed without a word of the platform team: it would put one user before all others, and a
@@ -67,6 +94,47 @@ pub struct Grant {
     pub qos: Option<String>,
     /// Feature that its nodes must have.
     pub feature: Option<String>,
+    /// Where a SlurmPolicy grants it: its name, and the most that the request may ask for.
+    pub terms: Option<Arc<(String, Terms)>>,
+}
+
+impl Grant {
+    /// Whether its jobs may be asked for at once.
+    pub fn immediate(&self) -> bool {
+        self.terms.as_ref().is_none_or(|terms| terms.1.immediate)
+    }
+
+    /// Whether an ask is inside what was granted, as far as it is known without its pods.
+    pub fn check(&self, ask: &Ask) -> Result<(), Refusal> {
+        let request = PlaceholderRequest {
+            name: String::new(),
+            user: self.user.clone(),
+            group: self.group.clone(),
+            account: self.account.clone(),
+            partition: self.partition.clone().unwrap_or_default(),
+            qos: self.qos.clone(),
+            time_limit_minutes: ask.time_limit_minutes,
+            components: Vec::new(),
+            options: ask.options.clone(),
+        };
+        self.hold(request).map(drop)
+    }
+
+    /// Writes into a request what holds for whoever asks for nothing, and refuses one that is more than
+    /// was granted.
+    pub fn hold(&self, mut request: PlaceholderRequest) -> Result<PlaceholderRequest, Refusal> {
+        let Some((name, terms)) = self.terms.as_deref() else { return Ok(request) };
+        terms.narrow(&mut request);
+        match terms.exceeded(&request) {
+            None => Ok(request),
+            Some(what) => Err(Refusal::new(
+                Category::Policy,
+                format!(
+                    "the gang asks for {what}; ask for less, or ask the platform team to open it (SlurmPolicy {name})"
+                ),
+            )),
+        }
+    }
 }
 
 /// Why something cannot run as asked.
@@ -129,6 +197,72 @@ impl Refusal {
 
 /// Decides what a gang of `namespace` gets of what it asks.
 pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refusal> {
+    let granted = match &policy.source {
+        Source::Identities => by_identity(policy, namespace, ask),
+        Source::Unread => Err(Refusal::new(
+            Category::Policy,
+            "the SlurmPolicies have not been read yet; nothing is granted before",
+        )),
+        Source::Rules(rules) => by_rule(policy, rules, namespace, ask),
+    }?;
+    for (what, name) in [("user", &granted.user), ("group", &granted.group)] {
+        if is_root(name) || *name == policy.slurm_user {
+            return Err(Refusal::new(
+                Category::Policy,
+                format!(
+                    "namespace {namespace} is mapped to the Slurm {what} {name}, as whom nobody may run; ask the platform team to map it to a user of its own"
+                ),
+            ));
+        }
+    }
+    Ok(granted)
+}
+
+/// What SlurmPolicies grant: everything that is not opened by the one that counts is shut.
+fn by_rule(policy: &Policy, rules: &[Rule], namespace: &str, ask: &Ask) -> Result<Grant, Refusal> {
+    let refuse = |message: String| Refusal::new(Category::Policy, message);
+    let requester = ask.requester.as_ref().filter(|_| policy.believes_requester);
+    let nobody = BTreeSet::new();
+    let groups = requester.map_or(&nobody, |requester| &requester.groups);
+    let rule = closest(rules, namespace, groups).ok_or_else(|| {
+        let who = requester.map(Requester::name);
+        let who = who.map_or_else(String::new, |name| format!(" of {name}"));
+        refuse(format!(
+            "no SlurmPolicy lets gangs{who} in namespace {namespace} use gangway; ask the platform team for one"
+        ))
+    })?;
+    let terms = rule.terms.as_ref().map_err(|problem| {
+        refuse(format!(
+            "SlurmPolicy {}, which is for namespace {namespace}, cannot be used: {problem}; ask the platform team to mend it",
+            rule.name
+        ))
+    })?;
+    allowed(policy, terms.max_priority.is_some(), terms.min_nice < 0, &[], namespace, ask)?;
+    let partition = ask.partition.as_ref().or_else(|| terms.partitions.first()).cloned();
+    inside(policy, partition.as_deref(), namespace)?;
+    Ok(Grant {
+        user: terms.user.clone(),
+        group: terms.group.clone(),
+        account: ask.account.as_ref().or_else(|| terms.accounts.first()).cloned(),
+        partition,
+        qos: ask.qos.clone(),
+        feature: policy.feature.clone(),
+        terms: Some(Arc::new((rule.name.clone(), terms.clone()))),
+    })
+}
+
+/// Whether these partitions are among those that the configuration opens, if it names any.
+fn inside(policy: &Policy, partition: Option<&str>, namespace: &str) -> Result<(), Refusal> {
+    if policy.partitions.is_empty() {
+        return Ok(());
+    }
+    for one in partition.into_iter().flat_map(|all| all.split(',')) {
+        choose("partition", one, &policy.partitions, namespace)?;
+    }
+    Ok(())
+}
+
+fn by_identity(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refusal> {
     let identity = policy
         .identities
         .iter()
@@ -139,7 +273,8 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
                 format!("namespace {namespace} may not use gangway; ask the platform team to map it to a Slurm user (policy.identities)"),
             )
         })?;
-    open(policy, identity, namespace, ask)?;
+    let jumps = identity.allow.iter().any(|name| name == CLOSED);
+    allowed(policy, jumps, jumps, &identity.allow, namespace, ask)?;
     let account = match &ask.account {
         None => identity.account.clone(),
         Some(asked) if identity.account.as_ref() == Some(asked) => Some(asked.clone()),
@@ -151,11 +286,8 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
     };
     let partition = match &ask.partition {
         None => policy.default_partition.clone(),
-        Some(asked) if policy.partitions.is_empty() => Some(asked.clone()),
         Some(asked) => {
-            for one in asked.split(',') {
-                choose("partition", one, &policy.partitions, namespace)?;
-            }
+            inside(policy, Some(asked), namespace)?;
             Some(asked.clone())
         }
     };
@@ -166,20 +298,33 @@ pub fn grant(policy: &Policy, namespace: &str, ask: &Ask) -> Result<Grant, Refus
         partition,
         qos,
         feature: policy.feature.clone(),
+        terms: None,
     })
 }
 
-/// Whether everything that is asked is open to this identity.
-fn open(policy: &Policy, identity: &Identity, namespace: &str, ask: &Ask) -> Result<(), Refusal> {
+/// Whether every annotation that asks something is open: those in `allow` are, `priority` where `jumps`
+/// says so, a nice below 0 where `rises` does.
+fn allowed(
+    policy: &Policy,
+    jumps: bool,
+    rises: bool,
+    allow: &[String],
+    namespace: &str,
+    ask: &Ask,
+) -> Result<(), Refusal> {
     let closed = |name: &str| {
         let has = |list: &[String]| list.iter().any(|n| n == name);
-        (name == CLOSED || has(&policy.closed)) && !has(&identity.allow)
+        has(&policy.closed) && !has(allow) || name == CLOSED && !jumps
     };
     let refuse = |what: &str, name: &str| {
         Refusal::new(
             Category::Policy,
             format!(
-                "{PREFIX}{what} is not open to namespace {namespace}; remove it, or ask the platform team to open it (policy.identities[].allow: [{name}])"
+                "{PREFIX}{what} is not open to namespace {namespace}; remove it, or ask the platform team to open it ({})",
+                match policy.source {
+                    Source::Identities => format!("policy.identities[].allow: [{name}]"),
+                    _ => "maxPriority and minNice of its SlurmPolicy, policy.closed".to_owned(),
+                }
             ),
         )
     };
@@ -198,7 +343,7 @@ fn open(policy: &Policy, identity: &Identity, namespace: &str, ask: &Ask) -> Res
         ));
     }
     // To Slurm it is the same as a higher priority.
-    if ask.options.nice.is_some_and(|nice| nice < 0) && closed(CLOSED) {
+    if ask.options.nice.is_some_and(|nice| nice < 0) && !rises {
         return Err(refuse("nice below 0", CLOSED));
     }
     Ok(())
@@ -226,6 +371,9 @@ mod tests {
             closed: vec![],
             feature: None,
             max_grace_seconds: None,
+            slurm_user: "slurm".into(),
+            believes_requester: false,
+            source: Source::Identities,
             identities: vec![
                 Identity {
                     namespace: "team-a".into(),
@@ -236,7 +384,12 @@ mod tests {
                     qos: vec![],
                     allow: vec![],
                 },
-                Identity { namespace: "b".into(), user: "bob".into(), ..Identity::default() },
+                Identity {
+                    namespace: "b".into(),
+                    user: "bob".into(),
+                    group: "bob".into(),
+                    ..Identity::default()
+                },
             ],
         }
     }
@@ -308,6 +461,19 @@ mod tests {
         assert!(grant(&policy, "b", &Ask::default()).is_ok());
         policy.identities[1].allow = vec!["exclusive".into()];
         assert!(grant(&policy, "b", &ask).is_ok());
+    }
+
+    #[test]
+    fn nobody_runs_as_root_or_as_slurms_own_user() {
+        for user in ["root", "0", "00", "slurm"] {
+            let mut policy = policy();
+            policy.identities[1].user = user.into();
+            let refusal = grant(&policy, "b", &Ask::default()).expect_err(user);
+            assert!(refusal.message.contains("as whom nobody may run"), "{}", refusal.message);
+            let mut policy = self::policy();
+            policy.identities[1].group = user.into();
+            assert!(grant(&policy, "b", &Ask::default()).is_err(), "group {user}");
+        }
     }
 
     #[test]

@@ -278,7 +278,7 @@ pub fn placeholder(
     if let Some(feature) = &grant.feature {
         options.constraints = Some(constrained(feature, options.constraints.as_deref())?);
     }
-    Ok(PlaceholderRequest {
+    grant.hold(PlaceholderRequest {
         name: gang.ask.job_name.clone().unwrap_or_else(|| gang.path()),
         user: grant.user.clone(),
         group: grant.group.clone(),

@@ -4,11 +4,15 @@
 //! once with its path, unknown keys among them. A flag or its environment variable goes over the
 //! file. Secrets are only ever paths.
 
+mod admission;
 mod command;
 mod election;
 mod kubescheduler;
 mod nodes;
+mod policy;
 mod section;
+mod slurm;
+mod tls;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -17,21 +21,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use gangway_core::ask::TABLE;
 use gangway_core::inventory::Taints;
 use gangway_core::names;
-use gangway_core::placeholder::{JobIds, is_word};
-use gangway_core::poison::Sink;
-use gangway_core::policy::{Identity, Policy};
+use gangway_core::placeholder::is_word;
+use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use admission::{AdmissionFlags, AdmissionSettings, ServerTls};
 pub(crate) use command::Command;
 pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
 pub(crate) use nodes::Nodes;
+pub(crate) use policy::SlurmPolicies;
 use section::Section;
+pub(crate) use slurm::Slurm;
+use slurm::read_slurm;
+pub(crate) use tls::Tls;
+use tls::read_tls;
 pub(crate) use topology::Network;
 
 /// Flags of `gangway scheduler`.
@@ -103,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Listen,
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
+    /// Where SlurmPolicies are looked for.
+    pub(crate) slurm_policies: SlurmPolicies,
     pub(crate) resources: ResourceTable,
     pub(crate) gpu_types: GpuTypes,
     pub(crate) network: Network,
@@ -116,36 +126,11 @@ pub(crate) struct Settings {
     pub(crate) warning_command: Option<Command>,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Slurm {
-    pub(crate) url: String,
-    pub(crate) token_file: PathBuf,
-    /// The token's user.
-    pub(crate) user: String,
-    /// Whether the immediate path may be used.
-    pub(crate) immediate: bool,
-    /// Whether a gang of different roles may be a heterogeneous job.
-    pub(crate) heterogeneous: bool,
-    pub(crate) job_ids: JobIds,
-    /// Who answers for EXTERNAL nodes, where they are to be healed.
-    pub(crate) sink: Option<Sink>,
-    /// For so many seconds a node that has failed is not asked for again.
-    pub(crate) shun_failed_nodes: u32,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listen {
     pub(crate) grpc: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) health: SocketAddr,
-}
-
-/// Certificates of the gRPC door; with them, clients must show one of the same CA.
-#[derive(Clone, Debug)]
-pub(crate) struct Tls {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-    pub(crate) client_ca: PathBuf,
 }
 
 /// Why the settings cannot be used.
@@ -195,7 +180,7 @@ impl Settings {
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
-        let policy = read_policy(root.section("policy"), &slurm.user, &problems);
+        let (policy, slurm_policies) = policy::read(root.section("policy"), &slurm.user, &problems);
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
         resources.0.extend(overrides);
@@ -229,6 +214,7 @@ impl Settings {
             listen,
             tls,
             policy,
+            slurm_policies,
             resources,
             gpu_types,
             network,
@@ -258,70 +244,6 @@ fn parse_yaml(text: &str) -> Result<serde_json::Value, serde_saphyr::Error> {
     serde_saphyr::from_str(text)
 }
 
-fn read_slurm(mut slurm: Section<'_>, flags: &Flags, problems: &section::Problems) -> Slurm {
-    let url = flags.slurm_url.clone().or_else(|| slurm.text("url"));
-    // A flag goes over the file, so the file's value is read either way: it is no unknown key.
-    let _ = slurm.text("url");
-    let file = slurm.text("tokenFile").map(PathBuf::from);
-    let token_file = flags.slurm_token_file.clone().or(file);
-    if url.is_none() {
-        problems.add("slurm.url", "is missing: give it here, as --slurm-url or as $SLURM_REST_URL");
-    }
-    if let Some(url) = &url
-        && !(url.starts_with("http://") || url.starts_with("https://"))
-    {
-        problems.add("slurm.url", "must begin with http:// or https://");
-    }
-    if token_file.is_none() {
-        problems.add(
-            "slurm.tokenFile",
-            "is missing: give it here, as --slurm-token-file or as $SLURM_TOKEN_FILE",
-        );
-    }
-    let user = slurm.text("user").unwrap_or_else(|| "slurm".to_owned());
-    let immediate = slurm.flag("immediate").unwrap_or(true);
-    let heterogeneous = slurm.flag("heterogeneous").unwrap_or(true);
-    let mut ids = slurm.section("jobIds");
-    let default = JobIds::default();
-    let job_ids = JobIds {
-        first: ids.number("first").unwrap_or(default.first),
-        last: ids.number("last").unwrap_or(default.last),
-    };
-    ids.finish();
-    let sink = read_sink(slurm.section("sink"), problems);
-    let shun_failed_nodes = slurm.number("shunFailedNodes").unwrap_or(300);
-    slurm.finish();
-    if job_ids.first == 0 || job_ids.last <= job_ids.first || job_ids.last > 0x03ff_ffff {
-        problems.add("slurm.jobIds", "must be a range 1 <= first < last <= 67108863");
-    }
-    Slurm {
-        url: url.unwrap_or_default(),
-        token_file: token_file.unwrap_or_default(),
-        user,
-        immediate,
-        heterogeneous,
-        job_ids,
-        shun_failed_nodes,
-        sink,
-    }
-}
-
-fn read_sink(mut sink: Section<'_>, problems: &section::Problems) -> Option<Sink> {
-    let (address, partitions) = (sink.text("address"), sink.texts("partitions"));
-    sink.finish();
-    match address {
-        Some(address) if !partitions.is_empty() => Some(Sink { address, partitions }),
-        None if partitions.is_empty() => None,
-        _ => {
-            problems.add(
-                "slurm.sink",
-                "needs address, and partitions: those whose EXTERNAL nodes are ours",
-            );
-            None
-        }
-    }
-}
-
 fn read_listen(mut listen: Section<'_>) -> Listen {
     let mut address = |key: &str, port: u16| {
         listen.address(key).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
@@ -335,69 +257,6 @@ fn read_listen(mut listen: Section<'_>) -> Listen {
     out
 }
 
-fn read_tls(mut tls: Section<'_>, problems: &section::Problems) -> Option<Tls> {
-    let [certificate, key, client_ca] =
-        ["certificate", "key", "clientCA"].map(|k| tls.text(k).map(PathBuf::from));
-    tls.finish();
-    match (certificate, key, client_ca) {
-        (None, None, None) => None,
-        (Some(certificate), Some(key), Some(client_ca)) => {
-            Some(Tls { certificate, key, client_ca })
-        }
-        _ => {
-            problems.add("tls", "needs certificate, key and clientCA together");
-            None
-        }
-    }
-}
-
-fn read_policy(mut policy: Section<'_>, token_user: &str, problems: &section::Problems) -> Policy {
-    let annotations = |section: &mut Section<'_>, key: &str| {
-        let names = section.texts(key);
-        for name in names.iter().filter(|name| TABLE.iter().all(|row| row.name != *name)) {
-            problems.add(&section.at(key), &format!("no annotation is called gangway.dev/{name}"));
-        }
-        names
-    };
-    let default_partition = policy.text("defaultPartition");
-    let partitions = policy.texts("partitions");
-    let closed = annotations(&mut policy, "closed");
-    let feature = policy.text("feature");
-    if feature.as_ref().is_some_and(|word| word.contains(|c: char| "&|*[](),: ".contains(c))) {
-        problems.add("policy.feature", "must be one word: a feature that all nodes for pods have");
-    }
-    let max_grace_seconds = policy.number("maxCheckpointGrace");
-    let mut identities: Vec<Identity> = Vec::new();
-    let listed = policy.sections("identities");
-    let any = !listed.is_empty();
-    for mut entry in listed {
-        let namespace = entry.required("namespace");
-        let user = entry.required("user");
-        let group = entry.text("group").unwrap_or_else(|| user.clone());
-        identities.push(Identity {
-            namespace,
-            user,
-            group,
-            account: entry.text("account"),
-            accounts: entry.texts("accounts"),
-            qos: entry.texts("qos"),
-            allow: annotations(&mut entry, "allow"),
-        });
-        entry.finish();
-    }
-    policy.finish();
-    if !any {
-        // Nothing configured at all: everything runs as the token's own user.
-        identities.push(Identity {
-            namespace: "*".to_owned(),
-            user: token_user.to_owned(),
-            group: token_user.to_owned(),
-            ..Identity::default()
-        });
-    }
-    Policy { default_partition, partitions, closed, feature, max_grace_seconds, identities }
-}
-
 fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
     let labels = Some(section.texts("labels")).filter(|labels| !labels.is_empty());
     let types = section.map("types");
@@ -407,6 +266,8 @@ fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {
 
 #[cfg(test)]
 mod tests {
+    use gangway_core::policy::Source;
+
     use super::*;
 
     fn read(yaml: &str) -> Result<Settings, Vec<String>> {
@@ -423,7 +284,9 @@ mod tests {
         let settings = read("").expect("usable");
         assert_eq!(settings.cluster, "default");
         assert_eq!(settings.scheduler_name, "gangway");
-        assert_eq!(settings.policy.identities[0].user, "slurm");
+        // Nobody runs as the token's own user.
+        assert_eq!(settings.policy.identities, []);
+        assert_eq!(settings.slurm_policies, SlurmPolicies::Auto);
         assert!(settings.slurm.immediate);
     }
 
@@ -436,7 +299,7 @@ schedulerName: two words
 slurm: { immediate: perhaps, retries: 3, jobIds: { first: 9, last: 3 }, sink: { address: a } }
 listen: { grpc: here }
 tls: { key: k }
-policy: { identities: [ { user: u, role: admin, allow: [prio] } ], partitions: gpu, closed: [all], feature: 'a|b' }
+policy: { slurmPolicies: perhaps, identities: [ { user: u, role: admin, allow: [prio] }, { namespace: n, user: slurm }, { namespace: n, user: u, group: '0' } ], partitions: gpu, closed: [all], feature: 'a|b' }
 gpuTypes: { labels: gpu, types: [h100] }
 topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu: many } } ] }
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
@@ -457,6 +320,9 @@ warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
             "policy.identities[0].namespace:",
             "policy.identities[0].role:",
             "policy.identities[0].allow:",
+            "policy.identities[1].user:",
+            "policy.identities[2].user:",
+            "policy.slurmPolicies:",
             "policy.partitions:",
             "policy.closed:",
             "policy.feature:",
@@ -525,6 +391,8 @@ policy:
   defaultPartition: gpu
   feature: pods
   maxCheckpointGrace: 900
+  slurmPolicies: required
+  believeRequester: true
   identities:
     - { namespace: team-a, user: alice, group: ml, account: team1, accounts: [team2], allow: [priority] }
   closed: [exclusive]
@@ -549,6 +417,8 @@ topology:
         assert_eq!(settings.slurm.sink.map(|sink| sink.partitions), Some(vec!["gpu".to_owned()]));
         assert_eq!(settings.policy.identities[0].group, "ml");
         assert_eq!(settings.policy.identities[0].allow, ["priority"]);
+        assert_eq!(settings.slurm_policies, SlurmPolicies::Required);
+        assert!(settings.policy.believes_requester && settings.policy.source == Source::Unread);
         assert_eq!(settings.policy.closed, ["exclusive"]);
         assert_eq!(settings.policy.feature.as_deref(), Some("pods"));
         assert_eq!(settings.policy.max_grace_seconds, Some(900));

@@ -3,34 +3,39 @@
 //! The scheduler's pod watch uses the same service as a stranger would, over a connection in
 //! memory. With certificates given, strangers must show one of the same CA.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::Stream;
 use gangway_api::v1::extender_client::ExtenderClient;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{
-    Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig, Uri,
-};
+use tonic::transport::server::Connected;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, Uri};
+use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{self, Tls};
 use crate::extender::{MAX_MESSAGE, Room};
 use crate::mandate::Mandate;
+use crate::tls::{HTTP_2, TlsListener};
 
 /// The scheduler's own handle on the door.
 pub(crate) type Door = ExtenderClient<Channel>;
 
 /// One stream per gang, so there must be no small limit on streams.
 const STREAMS: u32 = 1 << 20;
+/// Calls that strangers may have under way at once, until each has begun to be answered.
+const CALLS: usize = 1024;
 /// How long who knocks at a standby is kept: whoever comes again may be let in to the leader.
 const STANDBY: Duration = Duration::from_secs(1);
 /// Another process's door is asked this often whether it lives, and given so long to say so.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// Serves the door on TCP, with gRPC health beside it. Behind one address with other replicas, a standby
-/// answers who leads and hangs up soon, so that a client that tries again comes to the leader.
+/// Serves the door on TCP, with gRPC health beside it and no reflection.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -38,21 +43,44 @@ pub(crate) async fn serve(
     mandate: Mandate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let listener = listener.into_std().context("gRPC listener")?;
+    let again = || -> anyhow::Result<TcpListener> {
+        let own = listener.try_clone().and_then(TcpListener::from_std);
+        own.context("gRPC listener")
+    };
+    match tls {
+        None => {
+            let [first, then] = [again()?, again()?].map(TcpListenerStream::new);
+            serve_on(first, then, room, mandate, stop).await
+        }
+        Some(tls) => {
+            let open = |port| TlsListener::new(port, tls.clone(), HTTP_2).map(TlsListener::stream);
+            serve_on(open(again()?)?, open(again()?)?, room, mandate, stop).await
+        }
+    }
+}
+
+/// Behind one address with other replicas, a standby answers who leads and hangs up soon, so that a client that tries
+/// again comes to the leader. It takes its connections from the first stream, a leader from the second.
+async fn serve_on<I>(
+    first: impl Stream<Item = io::Result<I>> + Send,
+    then: impl Stream<Item = io::Result<I>> + Send,
+    room: Room,
+    mandate: Mandate,
+    stop: CancellationToken,
+) -> anyhow::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_not_serving::<Room>().await;
-    let mut server = Server::builder().max_concurrent_streams(STREAMS);
-    if let Some(tls) = tls {
-        server = server.tls_config(read_tls(&tls).await?).context("gRPC certificates")?;
-    }
-    let listener = listener.into_std().context("gRPC listener")?;
-    let incoming = || -> anyhow::Result<TcpListenerStream> {
-        let own = listener.try_clone().and_then(TcpListener::from_std);
-        Ok(TcpListenerStream::new(own.context("gRPC listener")?))
-    };
+    let server = Server::builder().max_concurrent_streams(STREAMS);
+    // Shared by all connections: whoever knocks while so many are being answered waits.
+    let mut server = server.layer(GlobalConcurrencyLimitLayer::new(CALLS));
     let mut standby = server.clone().max_connection_age(STANDBY);
     let standby = standby.add_service(health.clone()).add_service(room.clone());
     tokio::select! {
-        served = standby.serve_with_incoming(incoming()?) => return served.context("gRPC server"),
+        served = standby.serve_with_incoming(first) => return served.context("gRPC server"),
         () = mandate.granted() => {}
         () = stop.cancelled() => return Ok(()),
     }
@@ -63,19 +91,13 @@ pub(crate) async fn serve(
         served = server
             .add_service(health)
             .add_service(room)
-            .serve_with_incoming(incoming()?) => served.context("gRPC server"),
+            .serve_with_incoming(then) => served.context("gRPC server"),
         () = stop.cancelled() => Ok(()),
     }
 }
 
 async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
-}
-
-async fn read_tls(tls: &Tls) -> anyhow::Result<ServerTlsConfig> {
-    let identity = Identity::from_pem(read(&tls.certificate).await?, read(&tls.key).await?);
-    let ca = Certificate::from_pem(read(&tls.client_ca).await?);
-    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(ca))
 }
 
 /// The way to the door of another process. Nothing is asked yet: it may come up later than we do.
@@ -112,7 +134,7 @@ pub(crate) fn inside(
 ) -> (Door, impl Future<Output = anyhow::Result<()>> + Send + 'static) {
     let (near, far) = tokio::io::duplex(1 << 20);
     let serving = async move {
-        let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
+        let incoming = tokio_stream::once(Ok::<_, io::Error>(far));
         tokio::select! {
             biased;
             served = Server::builder()
@@ -131,7 +153,7 @@ pub(crate) fn inside(
         let near = near.take();
         async move {
             near.map(hyper_util::rt::TokioIo::new)
-                .ok_or_else(|| std::io::Error::other("the in-memory connection is used up"))
+                .ok_or_else(|| io::Error::other("the in-memory connection is used up"))
         }
     });
     let channel = Endpoint::from_static("http://gangway.invalid")

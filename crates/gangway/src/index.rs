@@ -45,6 +45,8 @@ pub(crate) struct Index {
     /// Devices that bindings on their way will take.
     promises: Promises,
     templates: Templates,
+    /// Counts the times that what policy grants has changed.
+    policies: u64,
 }
 
 /// Containers seen lately: pods made from one template have the same, and twenty thousand that wait
@@ -305,6 +307,12 @@ impl Index {
         }
     }
 
+    /// What policy grants has changed: every gang is to be looked at.
+    pub(crate) fn policies_changed(&mut self) -> impl Iterator<Item = &Group> {
+        self.policies += 1;
+        self.groups()
+    }
+
     /// The gangs of one group as they are now.
     pub(crate) fn assemble(&self, group: &Group) -> Vec<Assembled> {
         let mut formed = self.form(group);
@@ -321,6 +329,7 @@ impl Index {
             }
         }
         for assembled in &mut formed {
+            assembled.policies = self.policies;
             self.reach.settle_gang(group, assembled);
         }
         formed

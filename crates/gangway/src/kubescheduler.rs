@@ -9,7 +9,6 @@
 pub(crate) mod offering;
 pub(crate) mod offers;
 mod server;
-mod tls;
 mod wire;
 
 use std::net::SocketAddr;
@@ -30,7 +29,6 @@ use tonic_health::pb::health_client::HealthClient;
 use self::offering::Terms;
 use self::offers::Offers;
 use self::server::Desk;
-use self::tls::TlsListener;
 use crate::cluster::{Cluster, World};
 use crate::command::Caller;
 use crate::config::{ExtenderFlags, ExtenderSettings};
@@ -41,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
 use crate::scheduler::{WRITES, Way, elect, give_up, sweep};
 use crate::source::Source;
+use crate::tls::{HTTP_1, TlsListener};
 
 /// The door's name in gRPC health.
 const DOOR: &str = gangway_api::v1::extender_server::SERVICE_NAME;
@@ -115,7 +114,7 @@ async fn listen(
     match &settings.tls {
         None => nursery.start("extender", server::serve(http_port, desk, stop.clone())),
         Some(tls) => {
-            let secured = TlsListener::new(http_port, tls)?;
+            let secured = TlsListener::new(http_port, tls.clone(), HTTP_1)?;
             nursery.start("extender", server::serve(secured, desk, stop.clone()));
         }
     }

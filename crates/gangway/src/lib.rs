@@ -3,6 +3,7 @@
 //! `main.rs` is the product. A rehearsal runs the same rooms between two ends of its own.
 
 mod annotate;
+mod admission;
 mod apiserver;
 mod atlas;
 mod bell;
@@ -26,6 +27,7 @@ mod mandate;
 mod metrics;
 mod nursery;
 pub mod planted;
+mod policies;
 mod prolog;
 mod queue;
 #[cfg(feature = "testing")]
@@ -33,6 +35,8 @@ pub mod rehearsal;
 mod report;
 mod scheduler;
 mod source;
+mod tls;
+mod token;
 mod wall;
 mod warn;
 
@@ -57,9 +61,13 @@ enum Command {
     Extender(Box<config::ExtenderFlags>),
     /// Keep Slurm's nodes and Kubernetes' the same: register, change, drain and delete; tell of drains.
     Controllers(Box<config::Flags>),
+    /// Answer the API server as its webhook: say who asked, and refuse what policy or Slurm would.
+    Admission(Box<config::AdmissionFlags>),
     /// Called by slurmd as its Prolog on nodes where pods run too: hold a job until the pods on its
     /// GPUs have ended.
     Prolog(Box<prolog::Flags>),
+    /// Mint short-lived tokens for slurmrestd into a file, so that only this process holds Slurm's key.
+    Token(Box<token::Flags>),
     /// List the fail points: where a test can let this bridge die.
     #[cfg(feature = "fail-points")]
     FailPoints,
@@ -76,6 +84,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Scheduler(flags) => scheduler::run(&flags).await?,
             Command::Controllers(flags) => controllers::run(&flags).await?,
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
+            Command::Admission(flags) => admission::run(&flags).await?,
+            Command::Token(flags) => token::run(&flags).await?,
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {

@@ -55,7 +55,7 @@ pub(crate) struct Queue {
     slurm: Client,
     board: Arc<Board>,
     atlas: Arc<Atlas>,
-    policy: Policy,
+    policy: watch::Sender<Arc<Policy>>,
     table: ResourceTable,
     job_ids: JobIds,
     immediate: bool,
@@ -98,6 +98,8 @@ struct Entry {
     /// The latest attempt that was submitted here, whatever came of it; 0 for none.
     submitted: AtomicU32,
     verdict: watch::Sender<Option<Verdict>>,
+    /// By which policy the placeholder is what was granted, where that is known.
+    granted_by: Mutex<Option<Arc<Policy>>>,
     /// A submit of this gang was in doubt once. slurmctld may still act on it, so from then on only the
     /// queued way is taken, where the chosen id makes a second one impossible.
     doubted: AtomicBool,
@@ -125,6 +127,7 @@ impl Entry {
             release: Mutex::new(None),
             submitted: AtomicU32::new(0),
             verdict: watch::Sender::new(None),
+            granted_by: Mutex::new(None),
             doubted: AtomicBool::new(false),
             done: CancellationToken::new(),
         }
@@ -194,6 +197,17 @@ impl Entry {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = (job, generation);
     }
 
+    /// What its placeholder asks for is what this policy grants.
+    fn is_granted_by(&self, policy: &Arc<Policy>) {
+        *self.granted_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
+    }
+
+    /// Whether that is known of this policy.
+    fn was_granted_by(&self, policy: &Arc<Policy>) -> bool {
+        let known = self.granted_by.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy))
+    }
+
     fn releasing(&self) -> Option<Release> {
         self.release.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -244,7 +258,7 @@ impl Queue {
             board: Arc::new(Board::new(slurm.clone(), metrics.clone())),
             atlas: Arc::new(Atlas::new(settings.network.clone(), settings.gpu_types.clone())),
             slurm,
-            policy: settings.policy.clone(),
+            policy: watch::Sender::new(Arc::new(settings.policy.clone())),
             table: settings.resources.clone(),
             job_ids: settings.slurm.job_ids,
             immediate: settings.slurm.immediate,
@@ -270,6 +284,11 @@ impl Queue {
     /// The way to Slurm.
     pub(crate) fn slurm(&self) -> &Client {
         &self.slurm
+    }
+
+    /// What is granted to whom, to be changed as SlurmPolicies are.
+    pub(crate) fn policy(&self) -> &watch::Sender<Arc<Policy>> {
+        &self.policy
     }
 
     /// What is known of Slurm's jobs.

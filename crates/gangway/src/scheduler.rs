@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
 use crate::command::Caller;
-use crate::config::{self, Flags, Settings};
+use crate::config::{self, Flags, Settings, SlurmPolicies};
 use crate::door;
 use crate::election::Election;
 use crate::extender;
@@ -24,6 +24,7 @@ use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
+use crate::policies;
 use crate::queue::{Board, Health, Queue};
 use crate::source::Source;
 
@@ -133,6 +134,7 @@ pub(crate) fn slurm_client(
 ) -> anyhow::Result<SlurmClient> {
     let token = TokenSource::File(settings.slurm.token_file.clone());
     let mut config = SlurmConfig::new(&settings.slurm.url, token);
+    config.tls.clone_from(&settings.slurm.tls);
     config.user.clone_from(&settings.slurm.user);
     config.observer = Some(Arc::new(Observed(metrics.clone())));
     config.gate = Some(Arc::new(mandate.clone()));
@@ -254,11 +256,24 @@ pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
     nursery.start("sweep", sweep::run(cluster.clone()));
     let client = cluster.client.clone();
     let world = cluster.world.clone();
-    let source = Source::new(cluster, world, readiness.clone());
+    let policy = queue.policy();
+    let watching =
+        policies::run(client.clone(), settings.slurm_policies, policy.clone(), stop.clone());
+    nursery.start("SlurmPolicies", watching);
+    if settings.slurm_policies != SlurmPolicies::Off {
+        let (client, slurm, leads) = (client.clone(), queue.slurm().clone(), mandate.clone());
+        let (policy, stop) = (policy.subscribe(), stop.clone());
+        nursery.start("policy status", async move {
+            policies::status::run(client, slurm, policy, leads.granted(), stop).await
+        });
+    }
+    let source = Source::new(cluster, world, readiness.clone()).heeding(policy.subscribe());
+    let read = policies::read(policy.subscribe());
     let (queue, mandate) = (queue.clone(), mandate.clone());
     let elected = settings.election.is_some();
     let begin = async move {
         mandate.granted().await;
+        read.await;
         // Whoever led before us may have asked Slurm for something at the last moment.
         if elected {
             queue.board().catch_up().await;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use gangway_core::policy::Policy;
 use gangway_core::workload::Kind;
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
@@ -46,6 +47,8 @@ pub(crate) struct Source {
     unsettled: bool,
     /// The watches of volumes run.
     volumes: bool,
+    /// What is granted to whom.
+    policy: Option<channel::Receiver<Arc<Policy>>>,
 }
 
 /// Which watches have been read to the end once.
@@ -83,7 +86,13 @@ impl Source {
             stuck: HashSet::new(),
             unsettled: false,
             volumes: false,
+            policy: None,
         }
+    }
+
+    /// Has gangs that were refused ask again when this changes.
+    pub(crate) fn heeding(self, policy: channel::Receiver<Arc<Policy>>) -> Self {
+        Self { policy: Some(policy), ..self }
     }
 
     /// Runs the watches, and once `begin` is over hands every change on. Until then they are kept warm.
@@ -101,6 +110,7 @@ impl Source {
         let mut due: Option<Instant> = None;
         let (mut may_begin, mut begun) = (false, false);
         tokio::pin!(begin);
+        let mut policy = self.policy.take();
         loop {
             tokio::select! {
                 // The order is that of what must not wait: a stream of events never keeps gangs from
@@ -116,6 +126,9 @@ impl Source {
                     }
                 }
                 () = &mut begin, if !may_begin => may_begin = true,
+                () = changed(&mut policy) => {
+                    dirty.extend(self.world.change().policies_changed().cloned());
+                }
                 Some(event) = events.recv() => {
                     self.apply(event, &mut dirty);
                     if !self.volumes && self.world.index().needs_volumes() {
@@ -307,6 +320,17 @@ impl Source {
         let Some(follower) = self.followers.remove(uid) else { return };
         let group = follower.borrow().group.clone();
         self.look(&group, gone);
+    }
+}
+
+/// Waits until it changes, for ever where it cannot any more.
+async fn changed(policy: &mut Option<channel::Receiver<Arc<Policy>>>) {
+    let ended = match policy {
+        Some(policy) => policy.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending::<()>().await;
     }
 }
 

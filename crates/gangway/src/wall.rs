@@ -1,4 +1,4 @@
-//! The clock on the wall, for people to read: in conditions, events and metrics.
+//! The clock on the wall, for people to read: in conditions, events and metrics; and for the dates in tokens.
 //!
 //! Nothing is decided by it, for it may jump, but for one thing: how much is left of a grace that a bridge
 //! before this one has given, which only the pods know (`warn::left`), and never more than the whole of it.

@@ -3,6 +3,7 @@
 //! It must never ask twice for what may have had an effect. The calls themselves are in
 //! `client::{jobs, nodes, controller}`; the wire is in `transport`.
 
+mod accounts;
 mod controller;
 mod jobs;
 mod nodes;
@@ -19,10 +20,12 @@ use serde::de::DeserializeOwned;
 use crate::code::SlurmCode;
 use crate::error::Error;
 use crate::observe::{Gate, Observer};
+use crate::tls::Tls;
 use crate::token::TokenSource;
 use crate::transport::{Answer, Question, Transport};
 use crate::wire::Envelope;
 
+pub use accounts::Association;
 pub use controller::{Diagnostics, Ping};
 pub use jobs::{Cancelled, FinishedJob, Jobs, Submitted};
 pub use nodes::{Node, NodeUpdate, Partition};
@@ -30,8 +33,10 @@ pub use nodes::{Node, NodeUpdate, Partition};
 /// How to reach one slurmrestd.
 #[derive(Clone)]
 pub struct Config {
-    /// Base URL: `http://host:port`, and a path where a proxy adds one.
+    /// Base URL: `http://host:port` or `https://host:port`, and a path where a proxy adds one.
     pub url: String,
+    /// For `https`: whom to believe, and what we show.
+    pub tls: Option<Tls>,
     /// Where the JWT is.
     pub token: TokenSource,
     /// The user we speak as (`X-SLURM-USER-NAME`): SlurmUser for what the bridge does.
@@ -60,6 +65,7 @@ impl Config {
     pub fn new(url: impl Into<String>, token: TokenSource) -> Self {
         Self {
             url: url.into(),
+            tls: None,
             token,
             user: "slurm".to_owned(),
             timeout: Duration::from_secs(10),
@@ -79,6 +85,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("url", &self.url)
+            .field("tls", &self.tls)
             .field("token", &self.token)
             .field("user", &self.user)
             .field("timeout", &self.timeout)

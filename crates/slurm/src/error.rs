@@ -32,6 +32,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file of the certificates cannot be used.
+    #[error("cannot use {} for TLS with slurmrestd", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The [gate](crate::Gate) is shut: nothing was sent.
     #[error("{endpoint} is not sent: we may not change anything any more")]
     Shut {
@@ -144,7 +152,7 @@ impl Error {
             Self::Rejected { status, code, .. } => is_trouble(*status, *code),
             Self::Status { status, .. } => *status >= 500 || *status == 429,
             // A file being replaced is unreadable for a moment.
-            Self::Token { .. } => true,
+            Self::Token { .. } | Self::Certificate { .. } => true,
             // It may open again; that is its owner's affair.
             Self::Shut { .. } => true,
             Self::Config { .. }
@@ -165,6 +173,7 @@ impl Error {
             Self::Status { status, .. } => *status >= 500,
             Self::Config { .. }
             | Self::Token { .. }
+            | Self::Certificate { .. }
             | Self::Shut { .. }
             | Self::Unreachable { .. }
             | Self::Unauthorized { .. }
@@ -182,6 +191,7 @@ impl Error {
             Self::Unauthorized { code, .. } => *code,
             Self::Config { .. }
             | Self::Token { .. }
+            | Self::Certificate { .. }
             | Self::Shut { .. }
             | Self::Unreachable { .. }
             | Self::Cut { .. }
@@ -198,6 +208,7 @@ impl Error {
         match self {
             Self::Config { .. } => "config",
             Self::Token { .. } => "token",
+            Self::Certificate { .. } => "certificate",
             Self::Shut { .. } => "shut",
             Self::Unreachable { .. } => "unreachable",
             Self::Cut { .. } => "cut",

@@ -24,21 +24,24 @@ pub mod conformance;
 mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
+mod mark;
 mod observe;
 mod placeholder;
 #[cfg(feature = "testing")]
 pub mod reading;
+mod tls;
 mod token;
 mod transport;
 mod wire;
 
 pub use client::{
-    Cancelled, Client, Config, Diagnostics, FinishedJob, Jobs, Node, NodeUpdate, Partition, Ping,
-    Submitted, Version,
+    Association, Cancelled, Client, Config, Diagnostics, FinishedJob, Jobs, Node, NodeUpdate,
+    Partition, Ping, Submitted, Version,
 };
 pub use code::SlurmCode;
 pub use error::Error;
 pub use observe::{Exchange, Gate, Observer};
+pub use tls::{ClientCertificate, Tls};
 pub use token::TokenSource;
 #[cfg(feature = "testing")]
 pub use transport::memory::{Answering, Broken, Request, Response, Server};

@@ -5,9 +5,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use crate::error::Error;
+use crate::mark::Mark;
 
 /// Where the token is.
 #[derive(Clone)]
@@ -39,14 +39,6 @@ struct Held {
     value: String,
 }
 
-/// What tells one version of the file from the next without reading it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
 impl Token {
     pub(crate) fn new(source: TokenSource) -> Self {
         Self { source, held: Mutex::new(None) }
@@ -58,7 +50,7 @@ impl Token {
             TokenSource::Fixed(value) => return Ok(value.clone()),
             TokenSource::File(path) => path,
         };
-        let mark = mark(path)?;
+        let mark = Mark::of(path).map_err(|source| unreadable(path, source))?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = held.as_ref().filter(|held| held.mark == mark) {
             return Ok(held.value.clone());
@@ -75,12 +67,6 @@ impl Token {
         let value = self.current()?;
         Ok((value != refused).then_some(value))
     }
-}
-
-fn mark(path: &Path) -> Result<Mark, Error> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).map_err(|source| unreadable(path, source))?;
-    Ok(Mark { modified: meta.modified().ok(), length: meta.len(), inode: meta.ino() })
 }
 
 fn read(path: &Path) -> Result<String, Error> {

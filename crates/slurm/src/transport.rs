@@ -14,10 +14,12 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::client::Config;
 use crate::error::Error;
 use crate::observe::{Exchange, Gate, Observer};
+use crate::tls::{Certificates, nobody};
 use crate::token::Token;
 
 /// slurmrestd closes idle connections by itself; ours go first, so that a request never meets a
@@ -48,7 +50,8 @@ pub(crate) struct Answer {
 pub(crate) struct Transport {
     /// Connections at rest. Each is an HTTP client of its own that keeps one connection, because
     /// that is how a connection can be thrown away for certain: by not putting it back.
-    resting: Mutex<Vec<reqwest::Client>>,
+    resting: Mutex<Vec<Connection>>,
+    certificates: Option<Certificates>,
     connect_timeout: Duration,
     base: String,
     user: HeaderValue,
@@ -63,13 +66,24 @@ pub(crate) struct Transport {
     gate: Option<Arc<dyn Gate>>,
 }
 
+struct Connection {
+    client: reqwest::Client,
+    /// Which of the certificates it was made with.
+    turn: u64,
+}
+
 impl Transport {
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         let base = config.url.trim_end_matches('/').to_owned();
         reqwest::Url::parse(&base)
             .map_err(|source| misconfigured(format!("url {base:?}"), source))?;
+        if base.starts_with("https:") && config.tls.is_none() {
+            let what = format!("url {base:?} needs a CA (tls)");
+            return Err(Error::Config { what, source: None });
+        }
         Ok(Self {
             resting: Mutex::new(Vec::new()),
+            certificates: config.tls.map(Certificates::new),
             connect_timeout: config.connect_timeout.min(config.timeout),
             base,
             user: header("user", &config.user)?,
@@ -139,7 +153,7 @@ impl Transport {
                 .map_err(|_elapsed| late(true))?;
         }
         let connection = self.take()?;
-        let exchange = self.exchange(&connection, question, token);
+        let exchange = self.exchange(&connection.client, question, token);
         let answer =
             tokio::time::timeout_at(deadline, exchange).await.map_err(|_elapsed| late(true))??;
         // Only a whole answer that is no error leaves a connection fit for the next question.
@@ -150,18 +164,26 @@ impl Transport {
         Ok(answer)
     }
 
-    /// The connection used last, or a new one.
-    fn take(&self) -> Result<reqwest::Client, Error> {
-        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        resting.map_or_else(|| self.connect(), Ok)
+    /// The connection used last, or a new one; none that was made with certificates of before.
+    fn take(&self) -> Result<Connection, Error> {
+        let current = self.certificates.as_ref().map(Certificates::current).transpose()?;
+        let turn = current.as_ref().map_or(0, |current| current.turn);
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|connection| connection.turn == turn);
+        if let Some(connection) = resting.pop() {
+            return Ok(connection);
+        }
+        drop(resting);
+        let config = current.map(|current| ClientConfig::clone(&current.config));
+        Ok(Connection { client: self.connect(config)?, turn })
     }
 
-    fn put_back(&self, connection: reqwest::Client) {
+    fn put_back(&self, connection: Connection) {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 
-    fn connect(&self) -> Result<reqwest::Client, Error> {
-        reqwest::Client::builder()
+    fn connect(&self, tls: Option<ClientConfig>) -> Result<reqwest::Client, Error> {
+        let builder = reqwest::Client::builder()
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(1)
@@ -171,7 +193,11 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             // One request, one question: what to repeat is the asker's decision.
-            .retry(reqwest::retry::never())
+            .retry(reqwest::retry::never());
+        // Without certificates there is no https: nobody is believed, and the system's own CAs are not looked for.
+        let tls = tls.map_or_else(|| nobody().cloned(), Ok)?;
+        builder
+            .tls_backend_preconfigured(tls)
             .build()
             .map_err(|source| misconfigured("HTTP client".to_owned(), source))
     }

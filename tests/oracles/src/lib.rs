@@ -179,6 +179,7 @@ pub fn place_requests(data: &[u8]) {
         partition: None,
         qos: None,
         feature: None,
+        terms: None,
     };
     for roles in [Roles::Apart, Roles::Levelled] {
         let Ok(asked) = placeholder(&gang, &grant, &stamp, &table, roles) else { continue };

@@ -181,7 +181,9 @@ impl Fate {
             nodes: (0..self.nodes).map(node_name).collect(),
             gpus: self.gpus,
             partitions: vec![partition("normal", 1), partition("urgent", 2)],
-            users: ["slurm", "somebody"].map(|u| (u.to_owned(), "all".to_owned())).to_vec(),
+            users: ["alice", "slurm", "somebody"]
+                .map(|u| (u.to_owned(), "all".to_owned()))
+                .to_vec(),
             token: "token".to_owned(),
             now_ms: EPOCH_MS,
             job_age_ms: 300_000,

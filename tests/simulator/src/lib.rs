@@ -62,7 +62,8 @@ fn stage(dice: Dice, fate: Fate, cast: Cast, calls: bool) -> anyhow::Result<Outc
     // What kube's backoff draws from.
     fastrand::seed(dice.0);
     let settings = format!(
-        "{{cluster: sim, slurm: {{immediate: {}}}, policy: {{defaultPartition: normal}}}}",
+        "{{cluster: sim, slurm: {{immediate: {}}}, policy: {{defaultPartition: normal, \
+         identities: [{{namespace: '*', user: alice}}], slurmPolicies: off}}}}",
         fate.immediate
     );
     let runtime =

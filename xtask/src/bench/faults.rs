@@ -75,7 +75,10 @@ fn any_seed() -> u64 {
 pub(super) fn build(what: &str, words: &[&str]) -> Result<()> {
     step(what, || {
         let mut cargo = leashed(super::cargo());
-        cargo.args(["build", "--quiet", "-p", "gangway"]).args(words).current_dir(repo()?);
+        cargo
+            .args(["build", "--locked", "--quiet", "-p", "gangway"])
+            .args(words)
+            .current_dir(repo()?);
         ensure!(cargo.status().context("cannot start cargo")?.success(), "cargo build failed");
         Ok(())
     })
@@ -104,7 +107,7 @@ pub(super) fn story(
     lines: &mut Vec<String>,
 ) -> Result<bool> {
     let mut cargo = leashed(super::cargo());
-    cargo.args(["test", "--quiet", "-p", "gangway-tests", "--test", "stories", name]);
+    cargo.args(["test", "--locked", "--quiet", "-p", "gangway-tests", "--test", "stories", name]);
     cargo.args(["--", "--nocapture"]).current_dir(repo()?).env("GANGWAY_WORLD_ENV", env);
     cargo.envs(variables.iter().map(|(name, value)| (*name, value)));
     let mut running = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;

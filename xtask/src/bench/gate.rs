@@ -56,6 +56,7 @@ fn count(top: &Path) -> Result<Counts> {
     let mut build = leashed(super::cargo());
     build.args([
         "build",
+        "--locked",
         "--release",
         "--quiet",
         "-p",

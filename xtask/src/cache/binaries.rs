@@ -116,6 +116,17 @@ static KUBELET: Module = Module {
     files: &[],
 };
 
+/// Helm, for the chart: only `cargo xtask chart` and the tests need it.
+static HELM: Module = Module {
+    name: "helm",
+    path: "helm.sh/helm/v3",
+    version: "v3.22.0",
+    programs: &["cmd/helm"],
+    staging: None,
+    ldflags: "-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0",
+    files: &[],
+};
+
 /// The CRD that the training-operator needs, beside its binary.
 const CRD: &str = "manifests/base/crds/kubeflow.org_pytorchjobs.yaml";
 
@@ -154,6 +165,11 @@ pub(crate) fn kube_scheduler() -> Result<PathBuf> {
 /// The directory of the kubelet, built if this machine does not have it yet.
 pub(crate) fn kubelet() -> Result<PathBuf> {
     alone(&KUBELET)
+}
+
+/// The directory of Helm, built if this machine does not have it yet.
+pub(crate) fn helm() -> Result<PathBuf> {
+    alone(&HELM)
 }
 
 /// A part that is one module's programs.

@@ -56,7 +56,7 @@ pub(crate) fn find(world: &Path) -> Option<(u32, bool)> {
 pub(crate) fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "-p", "gangway"])
+        .args(["build", "--locked", "--quiet", "-p", "gangway"])
         .current_dir(repo()?)
         .status()?;
     if !status.success() {

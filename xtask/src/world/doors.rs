@@ -48,6 +48,8 @@ pub(crate) fn write(world: &Path, parts: &Parts, ports: Ports, token: &str) -> R
         ("KUBECONFIG", &file("kubernetes/kubeconfig")),
         ("GANGWAY_KUBECONFIG", &file("kubernetes/gangway.kubeconfig")),
         ("GANGWAY_CONTROLLERS_KUBECONFIG", &file("kubernetes/controllers.kubeconfig")),
+        ("GANGWAY_ADMISSION_KUBECONFIG", &file("kubernetes/admission.kubeconfig")),
+        ("GANGWAY_EXTENDER_KUBECONFIG", &file("kubernetes/extender.kubeconfig")),
         ("GANGWAY_SINK_PORT", &ports.port("sink").to_string()),
         ("SLURM_REST_URL", &rest),
         ("SLURM_TOKEN_FILE", &file("slurm.token")),

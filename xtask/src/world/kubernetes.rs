@@ -27,8 +27,14 @@ const BRIDGE: &str = "system:serviceaccount:gangway:gangway-scheduler";
 /// The user that `gangway controllers` is.
 const CONTROLLERS: &str = "system:serviceaccount:gangway:gangway-controllers";
 
+/// The user that `gangway extender` is.
+const EXTENDER: &str = "system:serviceaccount:gangway:gangway-extender";
+
 /// The user that `gangway prolog` is.
 const PROLOG: &str = "system:serviceaccount:gangway:gangway-prolog";
+
+/// The user that `gangway admission` is.
+const ADMISSION: &str = "system:serviceaccount:gangway:gangway-admission";
 
 /// The group that kubelets are in.
 const NODES: &str = "system:nodes";
@@ -90,6 +96,8 @@ impl Kubernetes<'_> {
         fs::write(directory.join("audit-policy.yaml"), AUDIT)?;
         fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
         let (admin, bridge, controllers, prolog) = (token()?, token()?, token()?, token()?);
+        let admission = token()?;
+        let extender = token()?;
         let mut kubelets = String::new();
         for name in self.kubelets {
             let own = token()?;
@@ -103,13 +111,18 @@ impl Kubernetes<'_> {
             &format!(
                 "{admin},admin,admin,system:masters\n{bridge},{BRIDGE},bridge,\"{groups}\"\n\
                  {controllers},{CONTROLLERS},controllers,\"{groups}\"\n\
-                 {prolog},{PROLOG},prolog,\"{groups}\"\n{kubelets}"
+                 {extender},{EXTENDER},extender,\"{groups}\"\n\
+                 {prolog},{PROLOG},prolog,\"{groups}\"\n\
+                 {admission},{ADMISSION},admission,\"{groups}\"\n{kubelets}"
             ),
         )?;
         self.secret("kubeconfig", &self.kubeconfig("admin", &admin))?;
         self.secret("gangway.kubeconfig", &self.kubeconfig("gangway-scheduler", &bridge))?;
+        let webhook = self.kubeconfig("gangway-admission", &admission);
+        self.secret("admission.kubeconfig", &webhook)?;
         let nodes = self.kubeconfig("gangway-controllers", &controllers);
         self.secret("controllers.kubeconfig", &nodes)?;
+        self.secret("extender.kubeconfig", &self.kubeconfig("gangway-extender", &extender))?;
         self.secret("prolog.kubeconfig", &self.kubeconfig_inside("gangway-prolog", &prolog))
     }
 
@@ -223,7 +236,8 @@ impl Kubernetes<'_> {
         self.create(&list(&[&namespaces[0], &namespaces[1], secret, &nodes_binding()]))?;
         let mut files: Vec<PathBuf> =
             fs::read_dir(repo()?.join("manifests"))?.flatten().map(|entry| entry.path()).collect();
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+        // Not what is rendered from the chart: a story's bridge runs outside of the cluster.
+        files.retain(|path| path.to_string_lossy().ends_with("-rbac.yaml"));
         files.sort();
         files.insert(0, self.parts.bin.join("pytorchjobs.yaml"));
         files.extend(self.further_kinds()?);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gangway_core::ask::{Ask, Other, Outcome};
+use gangway_core::ask::{Ask, Other, Outcome, Requester};
 use gangway_core::placeholder::is_word;
 
 use super::{BadMessage, WORD, bad};
@@ -45,7 +45,11 @@ pub(super) fn read(ask: v1::Ask) -> Result<Ask, BadMessage> {
         ("checkpoint-hook", ask.checkpoint_hook),
         ("on-member-failure", ask.on_member_failure),
     ];
-    let mut out = Ask { others: others(ask.others)?, ..Ask::default() };
+    let requester = ask.requester.map(|who| Requester {
+        users: who.users.into_iter().collect(),
+        groups: who.groups.into_iter().collect(),
+    });
+    let mut out = Ask { others: others(ask.others)?, requester, ..Ask::default() };
     for (name, value) in choices.into_iter().filter(|(_, value)| !value.is_empty()) {
         out.set(name, &value).map_err(|problem| bad("gang.ask", format!("{name}: {problem}")))?;
     }
@@ -104,6 +108,10 @@ impl v1::Ask {
             checkpoint_grace: text("checkpoint-grace"),
             checkpoint_hook: text("checkpoint-hook"),
             on_member_failure: text("on-member-failure"),
+            requester: ask.requester.as_ref().map(|who| v1::Requester {
+                users: who.users.iter().cloned().collect(),
+                groups: who.groups.iter().cloned().collect(),
+            }),
         }
     }
 }
@@ -179,6 +187,10 @@ mod tests {
             assert_eq!(Gang::try_from(v1::Gang::of("c", &one)), Ok(one), "{name}");
         }
         for outcome in [None, Some(Outcome::Succeeded), Some(Outcome::Failed)] {
+            all.ask.requester = Some(Requester {
+                users: ["dora".to_owned()].into(),
+                groups: ["research".to_owned()].into(),
+            });
             all.ask.others =
                 BTreeMap::from([("pod/first".to_owned(), Other { uid: "u".into(), outcome })]);
             assert_eq!(Gang::try_from(v1::Gang::of("c", &all)), Ok(all.clone()));

@@ -168,6 +168,18 @@ pub struct Ask {
     pub checkpoint_hook: ::prost::alloc::string::String,
     #[prost(string, tag = "30")]
     pub on_member_failure: ::prost::alloc::string::String,
+    /// Who asked for the pods, where the caller knows. It decides only where policy names groups, and is
+    /// believed only where the configuration says so.
+    #[prost(message, optional, tag = "31")]
+    pub requester: ::core::option::Option<Requester>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Requester {
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Groups that all of them are in.
+    #[prost(string, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A workload that a dependency names. One that is not sent is not there.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

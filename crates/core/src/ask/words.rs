@@ -16,7 +16,7 @@ pub(super) fn shown(value: &str) -> String {
 }
 
 /// A name as Slurm takes it. Anything else could be read by Slurm as a list, an option or a key.
-pub(super) fn word(value: &str) -> Result<String, String> {
+pub(crate) fn word(value: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if value.is_empty() || value.len() > 128 || !value.chars().all(fine) {
         return Err(format!(
@@ -67,7 +67,7 @@ pub(super) fn text(value: &str) -> Result<String, String> {
 }
 
 /// Minutes, or Slurm's `[days-]hours:minutes[:seconds]`, seconds rounded up.
-pub(super) fn minutes(value: &str) -> Result<u32, String> {
+pub(crate) fn minutes(value: &str) -> Result<u32, String> {
     parse_seconds(value)
         .and_then(|seconds| u32::try_from(seconds.div_ceil(60)).ok())
         .filter(|minutes| *minutes > 0)

@@ -303,6 +303,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
             Progress {
                 asked: asked.map(|(pods, at)| Asked {
                     bound: 0,
+                    policies: 0,
                     pods: pods.into_iter().map(str::to_owned).collect(),
                     bound_for: BTreeSet::new(),
                     at,

@@ -116,6 +116,8 @@ pub struct Asked {
     pub reach: Reach,
     /// How many of them were bound then.
     pub bound: usize,
+    /// [`Assembled::policies`] of then.
+    pub policies: u64,
 }
 
 /// Where a seat really is, as Kubernetes sees it now.

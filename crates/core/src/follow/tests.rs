@@ -72,6 +72,16 @@ fn a_short_wait_is_not_told_and_a_longer_one_is() {
 }
 
 #[test]
+fn a_refusal_is_asked_again_at_once_when_policies_have_changed() {
+    let refusal = Refusal::new(Category::Policy, "no");
+    let mut scene = Scene::new(2).with(Verdict::Refused(refusal));
+    scene.asked(&["a", "b"]);
+    assert_eq!(scene.told("Refused"), "no");
+    scene.assembled.policies = 1;
+    assert_eq!(scene.actions(), [Action::NewRound]);
+}
+
+#[test]
 fn a_refusal_is_told_and_asked_again_later_or_for_other_pods() {
     let refusal = Refusal::new(Category::Partition, "no such partition");
     let mut scene = Scene::new(2).with(Verdict::Refused(refusal));
@@ -375,6 +385,7 @@ impl Scene {
                 torn: false,
                 stand_ins: Vec::new(),
                 stands_in: None,
+                policies: 0,
             },
             verdict: None,
             progress: Progress::default(),
@@ -433,8 +444,14 @@ impl Scene {
         let pods = pods.iter().map(|p| (*p).to_owned()).collect();
         let gang = &self.assembled.gang;
         let bound = gang.members.iter().filter(|m| m.bound.is_some()).count();
-        self.progress.asked =
-            Some(Asked { pods, at: 0, reach: Reach::of(gang), bound, bound_for: BTreeSet::new() });
+        self.progress.asked = Some(Asked {
+            pods,
+            at: 0,
+            reach: Reach::of(gang),
+            bound,
+            bound_for: BTreeSet::new(),
+            policies: self.assembled.policies,
+        });
     }
 
     fn seats_for(&mut self, pods: &[&str]) {

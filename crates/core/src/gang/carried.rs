@@ -1,6 +1,4 @@
-//! What a pod carries that was written on it when it was bound, and since.
-//!
-//! Reads only; what is made of it is decided elsewhere.
+//! What we have written on a pod, read back (rule 8). Only of a pod that is bound: before, nothing of it is ours.
 
 use std::collections::BTreeMap;
 

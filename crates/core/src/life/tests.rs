@@ -50,6 +50,7 @@ impl Walk {
                 torn: false,
                 stand_ins: Vec::new(),
                 stands_in: None,
+                policies: 0,
             },
             made: 0,
             job: None,

@@ -425,6 +425,7 @@ fn grant() -> Grant {
         partition: Some("gpu".to_owned()),
         qos: Some("high".to_owned()),
         feature: None,
+        terms: None,
     }
 }
 

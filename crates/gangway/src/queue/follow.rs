@@ -2,8 +2,10 @@
 
 mod depend;
 mod given;
+mod granted;
 mod lost;
 mod rivals;
+mod seats;
 mod words;
 
 use std::collections::BTreeMap;
@@ -12,17 +14,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lost::Lost;
+use seats::seat;
 use words::{ended, queued};
 
 use futures::future::join_all;
 use gangway_core::follow::{Ends, Verdict};
 use gangway_core::gang::Gang;
 use gangway_core::job::{Allocation, Job, JobId, Standing};
-use gangway_core::place::{PlaceError, Placer, Seat, Seeker, place, still_holds};
+use gangway_core::place::{PlaceError, Seat};
 use gangway_core::placeholder::{SAVED_AFTER_MS, Stamp, Step, fingerprint, next};
 use gangway_core::policy::grant;
-use gangway_core::topology::Topology;
-use gangway_core::translate::{Group, Place, Roles};
+use gangway_core::translate::Roles;
 use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
 use tokio::sync::watch::Receiver;
@@ -176,9 +178,12 @@ impl Queue {
             Ok(roles) => roles,
             Err(error) => return self.later(entry, &explain(&error)).await,
         };
-        let request = grant(&self.policy, &gang.namespace, &gang.ask)
-            .and_then(|grant| translate::placeholder(gang, &grant, stamp, &self.table, roles));
-        let mut request = match request {
+        let policy = self.policy.borrow().clone();
+        let request = grant(&policy, &gang.namespace, &gang.ask).and_then(|grant| {
+            let request = translate::placeholder(gang, &grant, stamp, &self.table, roles)?;
+            Ok((request, grant.immediate()))
+        });
+        let (mut request, immediate) = match request {
             Ok(request) => request,
             Err(refusal) => {
                 return Next::Done(Some(Verdict::Refused(refusal)));
@@ -200,8 +205,9 @@ impl Queue {
             Err(next) => return next,
         }
         entry.submitted.store(stamp.generation, Ordering::Relaxed);
+        entry.is_granted_by(&policy);
         let doubted = entry.doubted.load(Ordering::Relaxed);
-        let at_once = !doubted && !request.options.needs_queue() && id.is_none();
+        let at_once = immediate && !doubted && !request.options.needs_queue() && id.is_none();
         match self.submit_typed(stamp, &request, at_once, id).await {
             Submitted::As(job, granted) => {
                 self.follow_job(entry, job, stamp.generation, granted).await
@@ -247,6 +253,7 @@ impl Queue {
         entry.follows(id, generation);
         let mut seen = self.board.track(id);
         let mut gpu_news = self.atlas.gpu_news();
+        let mut policy = self.policy.subscribe();
         let mut told = None;
         // The start in which the gang, as it was last asked for, has its seats.
         let start = |job: &Job| {
@@ -306,6 +313,14 @@ impl Queue {
                         self.insist(&release, &job).await;
                         retry = Some(RETRY);
                     }
+                    Standing::Waiting
+                        if self.takes_back(entry, &policy.borrow_and_update().clone(), &job) =>
+                    {
+                        if let Some(next) = self.take_back(entry, &job).await {
+                            return next;
+                        }
+                        retry = Some(RETRY);
+                    }
                     Standing::Waiting => {
                         entry.say(queued(&job, &self.note(&entry.gang(), &job)));
                         let news = gpu_news.hear();
@@ -362,6 +377,8 @@ impl Queue {
                 () = health.changed() => {}
                 () = restarts.changed() => if self.others(entry, id) { return Next::Again },
                 () = gpu_news.changed() => {}
+                // It lives as long as the queue.
+                _ = policy.changed() => {}
                 () = entry.changed.notified() => {
                     if self.reconsiders(entry, id) {
                         return Next::Again;
@@ -547,53 +564,4 @@ fn unreachable(why: &str) -> Verdict {
         ),
         expected_start: 0,
     }
-}
-
-/// Seats one group of a gang on the nodes of its component, by pod uid.
-fn seat(
-    gang: &Gang,
-    group: &Group,
-    job: JobId,
-    allocation: &Allocation,
-    topology: &Topology,
-) -> Result<Vec<(String, Seat)>, PlaceError> {
-    let whole = group.places.len() == gang.size();
-    let room = allocation.nodes.len() * group.per_node as usize;
-    let member = |place: &Place| place.member.and_then(|i| gang.members.get(i));
-    // A seat is kept for those that come later, as if they were there.
-    let all = (0..).zip(&group.places).map(|(position, place)| {
-        let seeker = Seeker {
-            rank: place.rank,
-            // Within its own component a member's rank counts among those that are alike.
-            position: if whole { place.rank } else { position },
-            // Whoever is bound for another start than this one leaves, and gets a seat like others.
-            bound: member(place)
-                .and_then(|m| m.bound.as_ref())
-                .filter(|bound| still_holds(bound, job, allocation)),
-        };
-        (place, seeker)
-    });
-    let (places, seekers): (Vec<&Place>, Vec<Seeker<'_>>) =
-        started(all.collect(), room).into_iter().unzip();
-    let mut placer = Placer::default();
-    let seats = place(&mut placer, &seekers, group.per_node, &group.gres, allocation, topology)?;
-    let seated = places.into_iter().zip(seats);
-    Ok(seated.filter_map(|(place, seat)| Some((member(place)?.uid.clone(), seat))).collect())
-}
-
-/// Those who can be seated in a gang that has started: a workload that was made larger since has
-/// more members than room, and those that are bound do not leave for the others. The rest of the
-/// room goes to the lowest ranks, where replacements are.
-fn started<'a>(mut all: Vec<(&'a Place, Seeker<'a>)>, room: usize) -> Vec<(&'a Place, Seeker<'a>)> {
-    let bound = all.iter().filter(|(_, seeker)| seeker.bound.is_some()).count();
-    let mut more = room.saturating_sub(bound);
-    if bound == 0 || bound > room || all.len() <= room {
-        return all;
-    }
-    all.retain(|(_, seeker)| {
-        let stays = seeker.bound.is_some() || more > 0;
-        more -= usize::from(stays && seeker.bound.is_none());
-        stays
-    });
-    all
 }

@@ -28,7 +28,21 @@ pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
     report.add("a GPU type nobody has is 2014", unknown_gpu(stage).await);
     report.add("an unknown account is 2045", unknown_account(stage).await);
     report.add("an unknown user is 2166", unknown_user(stage).await);
+    report.add("accounting tells who may charge what", associations(stage).await);
     report.add("more nodes than the partition has is told", too_many_nodes(stage).await);
+}
+
+async fn associations(stage: &Stage<'_>) -> Outcome {
+    if !stage.world.accounting {
+        return Ok(());
+    }
+    let own = stage.client.associations(&stage.world.user).await?;
+    let cluster = stage.client.ping().await?.cluster;
+    let charges =
+        own.iter().any(|one| one.account == stage.world.account && one.cluster == cluster);
+    hold(charges && own.iter().all(|one| one.user == stage.world.user), &own)?;
+    let none = stage.client.associations(&format!("{}-nobody", stage.tag)).await?;
+    hold(none.is_empty(), none)
 }
 
 async fn negotiation(stage: &Stage<'_>) -> Outcome {

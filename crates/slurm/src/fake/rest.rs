@@ -29,6 +29,7 @@ pub(super) fn answer(fake: &mut Fake, request: &Request) -> Response {
     }
     let outcome = match (*plugin, request.method.as_str(), rest) {
         ("slurmdb", "GET", ["job", id]) => Ok(fake.remembered(number(id))),
+        ("slurmdb", "GET", ["associations", ""]) => Ok(fake.associations(query)),
         ("slurm", "GET", ["diag", ""]) => Ok(fake.diag()),
         ("slurm", "GET", ["jobs", "state", ""]) => Ok(fake.states()),
         ("slurm", "GET", ["jobs", ""]) => Ok(fake.list(query)),
@@ -120,6 +121,15 @@ impl Fake {
     fn one(&self, id: u32, detail: bool) -> Outcome {
         let job = self.jobs.get(&id).ok_or((404, 2017))?;
         Ok(json!({"jobs": [job.record(detail)], "last_update": set(self.last_update)}))
+    }
+
+    fn associations(&self, query: &str) -> Value {
+        let asked = query.strip_prefix("user=").unwrap_or_default();
+        let own = self.setup.users.iter().filter(|(user, _)| user == asked);
+        let shown = own.map(|(user, account)| {
+            json!({"user": user, "account": account, "cluster": "fake", "partition": "", "qos": ["normal"]})
+        });
+        json!({"associations": shown.collect::<Vec<_>>()})
     }
 
     fn remembered(&self, id: u32) -> Value {
