@@ -2,8 +2,8 @@
 //!
 //! `main.rs` is the product. A rehearsal runs the same rooms between two ends of its own.
 
-mod annotate;
 mod admission;
+mod annotate;
 mod apiserver;
 mod atlas;
 mod bell;
