@@ -92,17 +92,23 @@ async fn right_after_slurm_accepted() {
 /// Gives the gang, its uid, how many it has, and those that are bound.
 async fn killed_while_binding(story: &mut Story) -> (Value, String, u32, Vec<Pod>) {
     let pods = story.kube.api::<KubePod>();
-    let mut watch = pods.watch(&WatchParams::default(), "0").await.expect("a watch").boxed();
+    let begin = async || pods.watch(&WatchParams::default(), "0").await.expect("a watch").boxed();
+    let mut watch = begin().await;
     let members = 8 * story.room().await;
     let template = manifest::template(1, &[("gangway.dev/pods-per-node", "8")]);
     let gang = manifest::indexed_job("gang", members, &template);
     let uid = story.kube.create(&gang).await;
     let first = async {
-        while let Some(event) = watch.next().await {
-            if let Ok(WatchEvent::Modified(pod)) = event
-                && pod.spec.is_some_and(|spec| spec.node_name.is_some())
-            {
-                return;
+        loop {
+            match watch.next().await {
+                Some(Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)))
+                    if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) =>
+                {
+                    return;
+                }
+                Some(_) => {}
+                // Under load the API server ends a watch at any time.
+                None => watch = begin().await,
             }
         }
     };
