@@ -159,6 +159,11 @@ impl World {
         self.var("GANGWAY_ADMISSION_KUBECONFIG").into()
     }
 
+    /// The way to the API server with the rights of `gangway certificates`.
+    pub fn certificates_kubeconfig(&self) -> PathBuf {
+        self.var("GANGWAY_CERTIFICATES_KUBECONFIG").into()
+    }
+
     /// The way to the API server with the rights of `gangway extender`.
     pub fn extender_kubeconfig(&self) -> PathBuf {
         self.var("GANGWAY_EXTENDER_KUBECONFIG").into()

@@ -109,6 +109,15 @@ async fn explain(channel: Result<Channel, tonic::transport::Error>) -> Result<()
     answer.map(drop).map_err(|status| format!("{status:?}"))
 }
 
+/// Knocks at the door on this port: believing this CA, showing this certificate with its key, all in PEM.
+pub(crate) async fn knock(port: u16, ca: &str, own: (&str, &str)) -> Result<(), String> {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+    let tls = tls.identity(Identity::from_pem(own.0, own.1));
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{port}")).expect("a URL");
+    let endpoint = endpoint.timeout(Duration::from_secs(10)).tls_config(tls);
+    explain(endpoint.map_err(|error| format!("{error:?}"))?.connect().await).await
+}
+
 #[tokio::test]
 async fn only_a_client_with_a_certificate_of_our_ca_is_let_in() {
     let (ours, theirs) = (Trust::new(), Trust::new());
@@ -122,7 +131,8 @@ async fn only_a_client_with_a_certificate_of_our_ca_is_let_in() {
             path.display().to_string()
         };
         setup.more = format!(
-            "tls: {{ certificate: '{}', key: '{}', clientCA: '{}', clients: [a-client] }}\n",
+            "tls: {{ certificate: '{}', key: '{}', clientCA: '{}', clients: [a-client] }}\n\
+             limits: {{ callsPerSecond: 5 }}\n",
             file("tls.crt", &certificate),
             file("tls.key", &key),
             file("ca.crt", &ours.ca.pem()),
@@ -152,6 +162,20 @@ async fn only_a_client_with_a_certificate_of_our_ca_is_let_in() {
     let plain = explain(plain.expect("a URL").timeout(Duration::from_secs(10)).connect().await);
     assert!(plain.await.is_err(), "a client without TLS");
     story.note(&format!("without a certificate: {}", nobody.expect_err("just seen")));
+
+    // Whoever asks too often is told so, and the bridge's own way in is not narrowed by that.
+    let own = identity(ours.sign(&["a-client"]));
+    let channel = endpoint.clone().tls_config(trusting().identity(own)).expect("certificates");
+    let channel = channel.connect().await.expect("a client of ours");
+    let mut refused = String::new();
+    for _ in 0..200 {
+        if let Err(said) = explain(Ok(channel.clone())).await {
+            refused = said;
+            break;
+        }
+    }
+    assert!(refused.contains("a-client asks more than 5 times a second"), "{refused}");
+    wait("it is let in again", SOON, async || explain(Ok(channel.clone())).await).await;
 
     // Everything is rotated, and nobody starts anew.
     let next = Trust::new();

@@ -72,10 +72,16 @@ async fn nobody_gets_anything_before_a_policy_says_so_and_those_who_wait_follow_
     story.gone("").await;
 
     // A placeholder that waits goes where the policy goes, and ends with it.
-    let later = manifest::template(8, &[("gangway.dev/begin", "now+1hour")]);
+    let asks = [("gangway.dev/begin", "now+1hour"), ("gangway.dev/time-limit", "90")];
+    let later = manifest::template(8, &asks);
     story.kube.create(&manifest::pod("later", &later)).await;
     waits_in(&story, "gangway").await;
     policies.change("team", &json!({"partitions": ["spare"]})).await;
+    waits_in(&story, "spare").await;
+    policies.change("team", &json!({"maxTimeLimit": "1:00:00"})).await;
+    story.told("later", "a time limit of 90 minutes, and at most 60 are open").await;
+    story.nothing_lives(SOON).await;
+    policies.change("team", &json!({"maxTimeLimit": "2:00:00"})).await;
     waits_in(&story, "spare").await;
     policies.drop("team").await;
     story.told("later", "no SlurmPolicy lets gangs").await;

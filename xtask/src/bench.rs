@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what it costs, in lines of JSON, and the floors below which it must not fall.
 
+pub(crate) mod admission;
 pub(crate) mod faults;
 pub(crate) mod gate;
 pub(crate) mod nodes;

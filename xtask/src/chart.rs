@@ -13,10 +13,15 @@ use crate::world::repo;
 const KUBERNETES: &str = "1.29";
 
 /// What must be refused, and a word of why: values that cannot work together, and such as the schema does not know.
-const REFUSED: [(&[&str], &str); 6] = [
+const REFUSED: [(&[&str], &str); 8] = [
     (&["slurm.url=https://slurmrestd:6820"], "slurm.tls.secret"),
     (&["extender.enabled=true"], "door.enabled"),
     (&["admission.enabled=true"], "certManager.enabled"),
+    (&["certificates.enabled=true"], "nothing to make"),
+    (
+        &["certificates.enabled=true,certManager.enabled=true,door.enabled=true"],
+        "exclude each other",
+    ),
     (&["controllers.enabled=true"], "config.nodes"),
     (&["cluster=two words"], "cluster"),
     (&["slurm.tokn.secret=x"], "tokn"),

@@ -62,6 +62,9 @@ Usage: cargo xtask COMMAND
                  How long it takes until Slurm has the nodes of Kubernetes, and without them again, for 256, 1000 and 5000
                  nodes (or N), what that asks of both, and 2 min of nodes that join and leave at random under gangs.
                  Exits with 1 when something is left over or a floor is missed.
+  bench admission
+                 How soon the webhook answers, by its own clock and by the API server's. Exits with 1 when more than one answer
+                 in a hundred takes longer than 5 ms.
   fuzz [--seconds N] [TARGET]
                  Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
                  TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
@@ -150,6 +153,10 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let options = Options::parse(&words, &["--seconds", "--seed", "--gangs"])?;
             let Options { seconds, seed, gangs, .. } = options;
             bench::faults::run(&bench::faults::Ask { seconds, seed, gangs })
+        }
+        "bench admission" => {
+            Options::parse(&words, &[])?;
+            bench::admission::run()
         }
         "bench nodes" => {
             let options = Options::parse(&words, &["--nodes"])?;

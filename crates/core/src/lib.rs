@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod ask;
+pub mod certificates;
 pub mod eligible;
 pub mod follow;
 pub mod gang;

@@ -88,6 +88,20 @@ impl Stamp {
     }
 }
 
+/// Whether a job that says it is a placeholder of this gang counts as one. `admin_comment` is ours alone to write;
+/// `comment` is its owner's, who may have copied it from another job, so there its owner must be who the gang runs as
+/// (`user`, as policy says; a number cannot be compared), or a member is bound for it.
+pub fn is_believed(job: &Job, gang: &Gang, user: Option<&str>) -> bool {
+    let own = |user: &str| {
+        let is_number = user.bytes().all(|byte| byte.is_ascii_digit());
+        is_number || user.eq_ignore_ascii_case(&job.user)
+    };
+    let bound = |bound: &Bound| bound.job == job.id;
+    !job.admin_comment.is_empty()
+        || user.is_some_and(own)
+        || gang.members.iter().filter_map(|member| member.bound.as_ref()).any(bound)
+}
+
 /// Whether a cluster or gang name can stand in a stamp: nothing that splits words or breaks lines.
 pub fn is_word(text: &str) -> bool {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');

@@ -3,7 +3,6 @@
 //! The answers are core's ([`gangway_core::admission`]); here are the port, its limits and its certificate. It never
 //! writes anything and never holds Slurm's token, so any number of replicas answer beside each other.
 
-mod certificate;
 pub(crate) mod manifests;
 
 use std::net::SocketAddr;
@@ -34,7 +33,7 @@ use crate::config::{AdmissionFlags, AdmissionSettings};
 use crate::http::{self, Readiness};
 use crate::nursery::nursery;
 use crate::policies;
-use crate::tls::TlsListener;
+use crate::tls::{HTTP_1, TlsListener};
 
 /// Largest question that is read: an object and the one before it, as large as the API server takes them.
 const MAX_BODY: usize = 8 << 20;
@@ -77,10 +76,8 @@ pub(crate) async fn run(flags: &AdmissionFlags) -> anyhow::Result<()> {
     let webhook = open(settings.listen.webhook).await?;
     let metrics_port = open(settings.listen.metrics).await?;
     let health_port = open(settings.listen.health).await?;
-    let (config, certificate) = certificate::server(&settings.tls)?;
     tracing::info!(webhook = %webhook.local_addr()?, health = %health_port.local_addr()?, "listening");
-    nursery.start("certificate", certificate::follow(certificate, settings.tls, stop.clone()));
-    let secured = TlsListener::accepting(webhook, config);
+    let secured = TlsListener::new(webhook, settings.tls, HTTP_1)?;
     let serving =
         axum::serve(secured, app(desk)).with_graceful_shutdown(stop.clone().cancelled_owned());
     nursery.start("webhook", async move { Ok(serving.await?) });

@@ -17,6 +17,7 @@ mod topology;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -29,7 +30,7 @@ use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use admission::{AdmissionFlags, AdmissionSettings, ServerTls};
+pub(crate) use admission::{AdmissionFlags, AdmissionSettings};
 pub(crate) use command::Command;
 pub(crate) use election::Election;
 pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
@@ -110,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) slurm: Slurm,
     pub(crate) listen: Listen,
     pub(crate) tls: Option<Tls>,
+    /// Calls a second of each client of the door.
+    pub(crate) calls_per_second: NonZeroU32,
     pub(crate) policy: Policy,
     /// Where SlurmPolicies are looked for.
     pub(crate) slurm_policies: SlurmPolicies,
@@ -180,6 +183,7 @@ impl Settings {
         let slurm = read_slurm(root.section("slurm"), flags, &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
+        let calls_per_second = read_limits(root.section("limits"), &problems);
         let (policy, slurm_policies) = policy::read(root.section("policy"), &slurm.user, &problems);
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
@@ -213,6 +217,7 @@ impl Settings {
             slurm,
             listen,
             tls,
+            calls_per_second,
             policy,
             slurm_policies,
             resources,
@@ -255,6 +260,15 @@ fn read_listen(mut listen: Section<'_>) -> Listen {
     };
     listen.finish();
     out
+}
+
+fn read_limits(mut limits: Section<'_>, problems: &section::Problems) -> NonZeroU32 {
+    let calls = limits.number("callsPerSecond").unwrap_or(1_000);
+    limits.finish();
+    NonZeroU32::new(calls).unwrap_or_else(|| {
+        problems.add("limits.callsPerSecond", "must be 1 or more");
+        NonZeroU32::MIN
+    })
 }
 
 fn read_gpu_types(mut section: Section<'_>) -> GpuTypes {

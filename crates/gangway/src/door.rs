@@ -3,8 +3,11 @@
 //! The scheduler's pod watch uses the same service as a stranger would, over a connection in
 //! memory. With certificates given, strangers must show one of the same CA.
 
+mod outside;
+mod pace;
+
 use std::io;
-use std::path::Path;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,13 +18,16 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, Uri};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::limit::GlobalConcurrencyLimitLayer;
 
-use crate::config::{self, Tls};
+use crate::config::Tls;
 use crate::extender::{MAX_MESSAGE, Room};
 use crate::mandate::Mandate;
 use crate::tls::{HTTP_2, TlsListener};
+
+pub(crate) use outside::outside;
+use pace::Pace;
 
 /// The scheduler's own handle on the door.
 pub(crate) type Door = ExtenderClient<Channel>;
@@ -32,13 +38,11 @@ const STREAMS: u32 = 1 << 20;
 const CALLS: usize = 1024;
 /// How long who knocks at a standby is kept: whoever comes again may be let in to the leader.
 const STANDBY: Duration = Duration::from_secs(1);
-/// Another process's door is asked this often whether it lives, and given so long to say so.
-const ALIVE: Duration = Duration::from_secs(5);
 
 /// Serves the door on TCP, with gRPC health beside it and no reflection.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: Option<Tls>,
+    (tls, calls_per_second): (Option<Tls>, NonZeroU32),
     room: Room,
     mandate: Mandate,
     stop: CancellationToken,
@@ -51,11 +55,12 @@ pub(crate) async fn serve(
     match tls {
         None => {
             let [first, then] = [again()?, again()?].map(TcpListenerStream::new);
-            serve_on(first, then, room, mandate, stop).await
+            serve_on(first, then, Pace::new(calls_per_second), room, mandate, stop).await
         }
         Some(tls) => {
             let open = |port| TlsListener::new(port, tls.clone(), HTTP_2).map(TlsListener::stream);
-            serve_on(open(again()?)?, open(again()?)?, room, mandate, stop).await
+            let pace = Pace::new(calls_per_second);
+            serve_on(open(again()?)?, open(again()?)?, pace, room, mandate, stop).await
         }
     }
 }
@@ -65,6 +70,7 @@ pub(crate) async fn serve(
 async fn serve_on<I>(
     first: impl Stream<Item = io::Result<I>> + Send,
     then: impl Stream<Item = io::Result<I>> + Send,
+    pace: Pace,
     room: Room,
     mandate: Mandate,
     stop: CancellationToken,
@@ -76,7 +82,7 @@ where
     reporter.set_not_serving::<Room>().await;
     let server = Server::builder().max_concurrent_streams(STREAMS);
     // Shared by all connections: whoever knocks while so many are being answered waits.
-    let mut server = server.layer(GlobalConcurrencyLimitLayer::new(CALLS));
+    let mut server = server.layer(pace).layer(GlobalConcurrencyLimitLayer::new(CALLS));
     let mut standby = server.clone().max_connection_age(STANDBY);
     let standby = standby.add_service(health.clone()).add_service(room.clone());
     tokio::select! {
@@ -94,30 +100,6 @@ where
             .serve_with_incoming(then) => served.context("gRPC server"),
         () = stop.cancelled() => Ok(()),
     }
-}
-
-async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// The way to the door of another process. Nothing is asked yet: it may come up later than we do.
-pub(crate) async fn outside(door: &config::Door) -> anyhow::Result<Channel> {
-    let mut endpoint = Endpoint::from_shared(door.url.clone())
-        .with_context(|| format!("door.url {} is not a URL", door.url))?
-        .connect_timeout(ALIVE)
-        // One that has died silently would leave every gang waiting.
-        .http2_keep_alive_interval(ALIVE)
-        .keep_alive_timeout(ALIVE)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(64 << 20);
-    if let Some(tls) = &door.tls {
-        let ca = Certificate::from_pem(read(&tls.ca).await?);
-        let own = Identity::from_pem(read(&tls.certificate).await?, read(&tls.key).await?);
-        let tls = ClientTlsConfig::new().ca_certificate(ca).identity(own);
-        endpoint = endpoint.tls_config(tls).context("door certificates")?;
-    }
-    Ok(endpoint.connect_lazy())
 }
 
 /// A handle on the door at the other end of a channel.

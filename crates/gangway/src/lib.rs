@@ -8,6 +8,7 @@ mod apiserver;
 mod atlas;
 mod bell;
 mod bind;
+mod certificates;
 mod chain;
 mod cluster;
 mod command;
@@ -68,6 +69,8 @@ enum Command {
     Prolog(Box<prolog::Flags>),
     /// Mint short-lived tokens for slurmrestd into a file, so that only this process holds Slurm's key.
     Token(Box<token::Flags>),
+    /// Make the certificates of the other subcommands and renew them, where there is no cert-manager.
+    Certificates(Box<certificates::Flags>),
     /// List the fail points: where a test can let this bridge die.
     #[cfg(feature = "fail-points")]
     FailPoints,
@@ -86,6 +89,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Extender(flags) => kubescheduler::run(&flags).await?,
             Command::Admission(flags) => admission::run(&flags).await?,
             Command::Token(flags) => token::run(&flags).await?,
+            Command::Certificates(flags) => certificates::run(&flags).await?,
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {

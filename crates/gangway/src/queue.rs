@@ -202,10 +202,13 @@ impl Entry {
         *self.granted_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
     }
 
+    fn granted_by(&self) -> Option<Arc<Policy>> {
+        self.granted_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether that is known of this policy.
     fn was_granted_by(&self, policy: &Arc<Policy>) -> bool {
-        let known = self.granted_by.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy))
+        self.granted_by().is_some_and(|known| Arc::ptr_eq(&known, policy))
     }
 
     fn releasing(&self) -> Option<Release> {

@@ -214,7 +214,8 @@ async fn listen(
         "listening"
     );
     let room = extender::service(queue.clone(), mandate.clone());
-    let served = door::serve(grpc, settings.tls.clone(), room, mandate.clone(), stop.clone());
+    let guard = (settings.tls.clone(), settings.calls_per_second);
+    let served = door::serve(grpc, guard, room, mandate.clone(), stop.clone());
     nursery.start("gRPC", served);
     nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));

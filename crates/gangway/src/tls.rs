@@ -1,4 +1,5 @@
-//! TLS of our doors: clients must show a certificate of one CA and, where names are listed, one of these names.
+//! TLS of our servers. Where a CA is given, clients must show a certificate of it and, where names are listed, one of these
+//! names.
 //!
 //! Handshakes run beside each other and for a bounded time, so that nobody who connects and says
 //! nothing keeps the others out. Files that were rotated count from the next connection on; what
@@ -30,6 +31,7 @@ use tokio_rustls::rustls::{
     ServerConfig, SignatureScheme,
 };
 use tokio_rustls::server::TlsStream;
+use x509_parser::extensions::GeneralName;
 
 use crate::config::Tls;
 
@@ -49,20 +51,14 @@ type Shaken = Option<(TlsStream<TcpStream>, SocketAddr)>;
 /// Accepts connections whose handshake is done.
 pub(crate) struct TlsListener {
     tcp: TcpListener,
-    keys: Source,
+    keys: Keys,
     shaking: FuturesUnordered<BoxFuture<'static, Shaken>>,
 }
 
 impl TlsListener {
     pub(crate) fn new(tcp: TcpListener, tls: Tls, speaks: &'static [u8]) -> anyhow::Result<Self> {
-        let keys = Source::Files(Keys::read(tls, speaks).context("certificates of tls")?);
+        let keys = Keys::read(tls, speaks).context("certificates of tls")?;
         Ok(Self { tcp, keys, shaking: FuturesUnordered::new() })
-    }
-
-    /// The same for a server that knows its certificates.
-    pub(crate) fn accepting(tcp: TcpListener, config: Arc<ServerConfig>) -> Self {
-        let keys = Source::Given(TlsAcceptor::from(config));
-        Self { tcp, keys, shaking: FuturesUnordered::new() }
     }
 
     /// The same as a stream.
@@ -109,23 +105,6 @@ impl Listener for TlsListener {
     }
 }
 
-/// Where certificates come from.
-enum Source {
-    /// Files, which are looked at.
-    Files(Keys),
-    /// Somebody who looks himself.
-    Given(TlsAcceptor),
-}
-
-impl Source {
-    fn acceptor(&mut self) -> &TlsAcceptor {
-        match self {
-            Self::Files(keys) => keys.acceptor(),
-            Self::Given(acceptor) => acceptor,
-        }
-    }
-}
-
 /// The certificates in use.
 struct Keys {
     tls: Tls,
@@ -144,7 +123,11 @@ pub(crate) fn nobody() -> Result<ClientConfig, Error> {
 
 /// Certificate, key and CA as they were read.
 #[derive(PartialEq)]
-struct Files([Vec<u8>; 3]);
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
 
 impl Keys {
     fn read(tls: Tls, speaks: &'static [u8]) -> anyhow::Result<Self> {
@@ -180,7 +163,8 @@ impl Files {
         let read = |path: &Path| {
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         };
-        Ok(Self([read(&tls.certificate)?, read(&tls.key)?, read(&tls.client_ca)?]))
+        let client_ca = tls.client_ca.as_deref().map(read).transpose()?;
+        Ok(Self { certificate: read(&tls.certificate)?, key: read(&tls.key)?, client_ca })
     }
 }
 
@@ -189,22 +173,59 @@ fn acceptor(
     names: &[ServerName<'static>],
     speaks: &[u8],
 ) -> anyhow::Result<TlsAcceptor> {
-    let Files([certificate, key, ca]) = files;
     let provider = Arc::new(ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for ca in certificates(ca).context("clientCA")? {
-        roots.add(ca).context("clientCA")?;
-    }
-    let chain =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
-    let guests = Arc::new(Guests { chain, names: names.to_vec() });
-    let key = PrivateKeyDer::from_pem_slice(key).context("key")?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(guests)
-        .with_single_cert(certificates(certificate).context("certificate")?, key)?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            let mut roots = RootCertStore::empty();
+            for ca in certificates(ca).context("clientCA")? {
+                roots.add(ca).context("clientCA")?;
+            }
+            let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let guests = Guests { chain: chain.build()?, names: names.to_vec() };
+            builder.with_client_cert_verifier(Arc::new(guests))
+        }
+    };
+    let key = PrivateKeyDer::from_pem_slice(&files.key).context("key")?;
+    let chain = certificates(&files.certificate).context("certificate")?;
+    let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![speaks.to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Who a certificate is of: its first DNS name, else its subject.
+pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let dns = names.into_iter().flat_map(|names| &names.value.general_names).find_map(|name| {
+        match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        }
+    });
+    dns.or_else(|| Some(certificate.subject().to_string()))
+}
+
+/// TLS of a client that believes this CA and shows this certificate, all in PEM.
+pub(crate) fn client(
+    ca: &[u8],
+    certificate: &[u8],
+    key: &[u8],
+    speaks: &[u8],
+) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for ca in certificates(ca).context("ca")? {
+        roots.add(ca).context("ca")?;
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).context("key")?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(certificate).context("certificate")?, key)?;
+    config.alpn_protocols = vec![speaks.to_vec()];
+    Ok(config)
 }
 
 fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -49,6 +49,7 @@ pub(crate) fn write(world: &Path, parts: &Parts, ports: Ports, token: &str) -> R
         ("GANGWAY_KUBECONFIG", &file("kubernetes/gangway.kubeconfig")),
         ("GANGWAY_CONTROLLERS_KUBECONFIG", &file("kubernetes/controllers.kubeconfig")),
         ("GANGWAY_ADMISSION_KUBECONFIG", &file("kubernetes/admission.kubeconfig")),
+        ("GANGWAY_CERTIFICATES_KUBECONFIG", &file("kubernetes/certificates.kubeconfig")),
         ("GANGWAY_EXTENDER_KUBECONFIG", &file("kubernetes/extender.kubeconfig")),
         ("GANGWAY_SINK_PORT", &ports.port("sink").to_string()),
         ("SLURM_REST_URL", &rest),

@@ -36,6 +36,9 @@ const PROLOG: &str = "system:serviceaccount:gangway:gangway-prolog";
 /// The user that `gangway admission` is.
 const ADMISSION: &str = "system:serviceaccount:gangway:gangway-admission";
 
+/// The user that `gangway certificates` is.
+const CERTIFICATES: &str = "system:serviceaccount:gangway:gangway-certificates";
+
 /// The group that kubelets are in.
 const NODES: &str = "system:nodes";
 
@@ -97,7 +100,7 @@ impl Kubernetes<'_> {
         fs::write(directory.join("kwok-stages.yaml"), STAGES)?;
         let (admin, bridge, controllers, prolog) = (token()?, token()?, token()?, token()?);
         let admission = token()?;
-        let extender = token()?;
+        let (extender, certificates) = (token()?, token()?);
         let mut kubelets = String::new();
         for name in self.kubelets {
             let own = token()?;
@@ -113,13 +116,16 @@ impl Kubernetes<'_> {
                  {controllers},{CONTROLLERS},controllers,\"{groups}\"\n\
                  {extender},{EXTENDER},extender,\"{groups}\"\n\
                  {prolog},{PROLOG},prolog,\"{groups}\"\n\
-                 {admission},{ADMISSION},admission,\"{groups}\"\n{kubelets}"
+                 {admission},{ADMISSION},admission,\"{groups}\"\n\
+                 {certificates},{CERTIFICATES},certificates,\"{groups}\"\n{kubelets}"
             ),
         )?;
         self.secret("kubeconfig", &self.kubeconfig("admin", &admin))?;
         self.secret("gangway.kubeconfig", &self.kubeconfig("gangway-scheduler", &bridge))?;
         let webhook = self.kubeconfig("gangway-admission", &admission);
         self.secret("admission.kubeconfig", &webhook)?;
+        let papers = self.kubeconfig("gangway-certificates", &certificates);
+        self.secret("certificates.kubeconfig", &papers)?;
         let nodes = self.kubeconfig("gangway-controllers", &controllers);
         self.secret("controllers.kubeconfig", &nodes)?;
         self.secret("extender.kubeconfig", &self.kubeconfig("gangway-extender", &extender))?;

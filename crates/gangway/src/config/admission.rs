@@ -12,7 +12,7 @@ use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 
 use super::section::{Problems, Section};
-use super::{ConfigError, ProcessFlags, SlurmPolicies, policy, read_file};
+use super::{ConfigError, ProcessFlags, SlurmPolicies, Tls, policy, read_file};
 
 /// Kubernetes' own controllers that make pods, or what pods are made from.
 const MAKERS: [&str; 8] = [
@@ -53,7 +53,8 @@ pub(crate) struct AdmissionSettings {
     pub(crate) policy: Policy,
     pub(crate) slurm_policies: SlurmPolicies,
     pub(crate) listen: Listen,
-    pub(crate) tls: ServerTls,
+    /// Shown to the API server. With a CA, whoever asks must show a certificate of it.
+    pub(crate) tls: Tls,
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
@@ -62,15 +63,6 @@ pub(crate) struct Listen {
     pub(crate) webhook: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) health: SocketAddr,
-}
-
-/// The certificate that is shown to the API server, read again when it changes.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ServerTls {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-    /// Where given, whoever asks must show a certificate of this CA.
-    pub(crate) client_ca: Option<PathBuf>,
 }
 
 impl AdmissionSettings {
@@ -134,18 +126,18 @@ fn read_listen(mut listen: Section<'_>) -> Listen {
     out
 }
 
-fn read_tls(mut tls: Section<'_>, flags: &AdmissionFlags, problems: &Problems) -> ServerTls {
+fn read_tls(mut tls: Section<'_>, flags: &AdmissionFlags, problems: &Problems) -> Tls {
     let [certificate, key, client_ca] =
         ["certificate", "key", "clientCA"].map(|k| tls.text(k).map(PathBuf::from));
     tls.finish();
     match (certificate, key) {
-        (Some(certificate), Some(key)) => ServerTls { certificate, key, client_ca },
+        (Some(certificate), Some(key)) => Tls { certificate, key, client_ca, clients: Vec::new() },
         _ => {
             if !flags.print_policies {
                 problems
                     .add("tls", "needs certificate and key: the API server asks over HTTPS only");
             }
-            ServerTls::default()
+            Tls::default()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The section `tls`: certificates of a door, and who is let in.
+//! The section `tls`: certificates of a server, and who is let in.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,13 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::section::{Problems, Section};
 
-/// Certificates of the gRPC door; with them, clients must show one of the same CA.
-#[derive(Clone, Debug)]
+/// Certificates of a server.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tls {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
-    pub(crate) client_ca: PathBuf,
+    /// Where given, clients must show a certificate of this CA. Doors always have one.
+    pub(crate) client_ca: Option<PathBuf>,
     /// Names of which a client must have one; none listed means whoever the CA vouches for.
     pub(crate) clients: Vec<ServerName<'static>>,
 }
@@ -31,7 +32,7 @@ pub(super) fn read_tls(mut tls: Section<'_>, problems: &Problems) -> Option<Tls>
     match (certificate, key, client_ca) {
         (None, None, None) if !any => None,
         (Some(certificate), Some(key), Some(client_ca)) => {
-            Some(Tls { certificate, key, client_ca, clients })
+            Some(Tls { certificate, key, client_ca: Some(client_ca), clients })
         }
         _ => {
             problems.add("tls", "needs certificate, key and clientCA together");

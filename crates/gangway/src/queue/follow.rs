@@ -70,7 +70,7 @@ impl Queue {
                 self.pause(entry).await;
                 continue;
             }
-            let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
+            let mut listed = self.placeholders(entry, &gang);
             if !std::mem::replace(&mut looks, true) {
                 listed.clear();
             }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use gangway_core::gang::Gang;
 use gangway_core::job::Job;
 use gangway_core::placeholder::Stamp;
 use gangway_core::policy::{Policy, Source, grant};
@@ -48,6 +49,19 @@ impl Queue {
     }
 }
 
+/// Whether a gang that asks for no time limit was given a longer one than it would be now; whoever began after that
+/// does not know.
+fn was_given_longer(entry: &Entry, policy: &Policy, gang: &Gang) -> bool {
+    let Some(before) = entry.granted_by().filter(|_| gang.ask.time_limit_minutes.is_none()) else {
+        return false;
+    };
+    let most = |policy: &Policy| {
+        let granted = grant(policy, &gang.namespace, &gang.ask).ok();
+        granted.and_then(|granted| granted.terms?.1.max_minutes).unwrap_or(u32::MAX)
+    };
+    most(policy) < most(&before)
+}
+
 fn is_taken_back(entry: &Entry, policy: &Policy, job: &Job) -> bool {
     let gang = entry.gang();
     if gang.members.iter().any(|member| member.bound.is_some()) {
@@ -55,6 +69,9 @@ fn is_taken_back(entry: &Entry, policy: &Policy, job: &Job) -> bool {
     }
     let Ok(granted) = grant(policy, &gang.namespace, &gang.ask) else { return true };
     let Some((_, terms)) = granted.terms.as_deref() else { return false };
+    if granted.check(&gang.ask).is_err() || was_given_longer(entry, policy, &gang) {
+        return true;
+    }
     let same = |ours: Option<&str>, theirs: &str| {
         theirs.is_empty() || ours.is_some_and(|ours| ours.eq_ignore_ascii_case(theirs))
     };

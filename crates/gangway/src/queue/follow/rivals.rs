@@ -10,13 +10,32 @@ use std::sync::atomic::Ordering;
 
 use gangway_core::gang::Gang;
 use gangway_core::job::{BaseState, Job, JobId, Standing};
-use gangway_core::placeholder::{Stamp, Step, next};
+use gangway_core::placeholder::{Stamp, Step, is_believed, next};
+use gangway_core::policy::grant;
 use gangway_slurm::Error;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::queue::{Entry, Key, Queue, bound_for};
 
 impl Queue {
+    /// The placeholders of a gang, without jobs that only say they are.
+    pub(super) fn placeholders(&self, entry: &Entry, gang: &Gang) -> Vec<(Stamp, Job)> {
+        let mut listed = self.board.listed(&entry.key.cluster, &gang.uid);
+        if listed.iter().all(|(_, job)| !job.admin_comment.is_empty()) {
+            return listed;
+        }
+        let granted = grant(&self.policy.borrow(), &gang.namespace, &gang.ask).ok();
+        let user = granted.as_ref().map(|granted| granted.user.as_str());
+        listed.retain(|(_, job)| {
+            let believed = is_believed(job, gang, user);
+            if !believed {
+                tracing::warn!(gang = gang.uid, job = %job.id, user = job.user, "a job of somebody else says it is a placeholder of this gang");
+            }
+            believed
+        });
+        listed
+    }
+
     /// Reads the placeholders that members are bound for, where another bridge made them and they were
     /// never listed here.
     pub(super) async fn learn(&self, entry: &Entry, gang: &Gang) -> Result<(), Error> {
@@ -24,7 +43,7 @@ impl Queue {
         if bound.is_empty() {
             return Ok(());
         }
-        let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+        let listed = self.placeholders(entry, gang);
         for job in bound.into_iter().filter(|job| listed.iter().all(|(_, j)| j.id != *job)) {
             // A job that Slurm does not know, or another's, changes nothing.
             self.board.read(job).await?;
@@ -35,7 +54,7 @@ impl Queue {
     /// Whether something else is to be done for the gang, as it is now, than to follow this job.
     pub(super) fn reconsiders(&self, entry: &Entry, job: JobId) -> bool {
         let gang = entry.gang();
-        let listed = self.board.listed(&entry.key.cluster, &gang.uid);
+        let listed = self.placeholders(entry, &gang);
         // One that was submitted a moment ago is not listed yet.
         if listed.iter().all(|(_, j)| j.id != job) {
             return false;
@@ -55,8 +74,7 @@ impl Queue {
 
     /// Whether the gang has another live placeholder than this.
     pub(super) fn others(&self, entry: &Entry, job: JobId) -> bool {
-        let Key { cluster, gang } = &entry.key;
-        let listed = self.board.listed(cluster, gang);
+        let listed = self.placeholders(entry, &entry.gang());
         listed.iter().any(|(_, other)| other.id != job && other.standing() != Standing::Over)
     }
 
