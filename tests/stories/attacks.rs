@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use gangway_core::job::{BaseState, Job, JobId};
+use gangway_core::job::{BaseState, JobId};
 use gangway_core::names;
 use gangway_core::placeholder::Stamp;
 use gangway_tests::{Admission, Pod, Policies, SOON, Story, manifest, wait};
@@ -253,6 +253,47 @@ async fn a_hostile_user_gains_nothing() {
     story.end().await;
 }
 
+/// A user of Slurm copies the stamp of somebody's placeholder into a job of their own, as the next attempt, and ends it:
+/// were it believed, the pods would leave with it.
+#[tokio::test]
+async fn a_copied_stamp_makes_no_placeholder() {
+    let Some(mut story) = Story::begin("posing").await else { return };
+    story.kube.create(&manifest::indexed_job("gang", 2, &manifest::template(8, &[]))).await;
+    let before = story.bound("gang-", 2).await;
+    let job = story.seated(&before).await;
+    let stamp = wait("the placeholder is sealed", SOON, async || {
+        let job = story.slurm.job(job.id.0).await;
+        Stamp::parse(&job.admin_comment).ok_or(job.comment)
+    })
+    .await;
+    let next = Stamp { generation: stamp.generation + 1, ..stamp };
+    let comment = format!("--comment={}", next.to_text());
+    let words = ["--parsable", "--external", "--partition=gangway", "--nodes=1", &comment];
+    let said = story.world.run_as("bob", "sbatch", &words);
+    let id: u32 = said.trim().parse().unwrap_or_else(|_| unreachable!("sbatch says {said}"));
+    story.slurm.adopt(JobId(id));
+    assert_eq!(Stamp::of(&story.slurm.job(id).await), Some(next), "it looks like one");
+    // A bridge that begins reads every job.
+    story.bridge.kill();
+    story.bridge.start().await;
+    let log = story.bridge.directory().join("gangway.log");
+    let noticed = format!("job={id} user=\"bob\"");
+    wait("the bridge has noticed it", SOON, async || {
+        let said = std::fs::read_to_string(&log).expect("a log");
+        if said.contains(&noticed) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    story.slurm.scancel("bob", id);
+    story.slurm.reaches(id, BaseState::Cancelled).await;
+    // Whoever comes after that is served after that.
+    story.kube.create(&manifest::pod("later", &manifest::template(8, &[]))).await;
+    story.bound("later", 1).await;
+    let uids = |pods: &[Pod]| pods.iter().map(|pod| pod.uid.clone()).collect::<Vec<_>>();
+    assert_eq!(uids(&before), uids(&story.bound("gang-", 2).await), "nobody has left");
+    assert_eq!(story.slurm.job(job.id.0).await.state.base, BaseState::Running);
+    story.end().await;
+}
+
 /// All attacks behind one kind of guard.
 async fn behind(story: &Story, guard: usize) {
     guarded(story).await;
@@ -315,7 +356,6 @@ async fn behind(story: &Story, guard: usize) {
             }
         }
     }
-    poses_in_slurm(story, &her_job).await;
     let in_history = story.refusals_of(MALLORY.0) - refused_before;
     assert!(in_history >= refused, "{in_history} of {refused} refusals are in the audit log");
 
@@ -339,28 +379,6 @@ async fn behind(story: &Story, guard: usize) {
     ));
     story.kube.delete_all().await;
     story.gone("").await;
-}
-
-/// Mallory's Slurm user copies the stamp of Dora's placeholder into a job of her own, as the next attempt, and ends it: were
-/// it believed, Dora's pods would leave with it.
-async fn poses_in_slurm(story: &Story, of: &Job) {
-    let stamp = Stamp::of(of).expect("a placeholder");
-    let next = Stamp { generation: stamp.generation + 1, ..stamp };
-    let comment = format!("--comment={}", next.to_text());
-    let words = ["--parsable", "--external", "--partition=gangway", "--nodes=1", &comment];
-    let said = story.world.run_as("bob", "sbatch", &words);
-    let id: u32 = said.trim().parse().unwrap_or_else(|_| unreachable!("sbatch says {said}"));
-    story.slurm.adopt(JobId(id));
-    assert_eq!(Stamp::of(&story.slurm.job(id).await), Some(next), "it looks like one");
-    let log = story.bridge.directory().join("gangway.log");
-    let noticed = format!("job={id} user=\"bob\"");
-    wait("the bridge has noticed it", SOON, async || {
-        let said = std::fs::read_to_string(&log).expect("a log");
-        if said.contains(&noticed) { Ok(()) } else { Err("not yet".to_owned()) }
-    })
-    .await;
-    story.slurm.scancel("bob", id);
-    story.slurm.reaches(id, BaseState::Cancelled).await;
 }
 
 /// A pod that is made as Mallory, to see what becomes of it.

@@ -12,6 +12,8 @@ use kube::api::{Api, DeleteParams, PostParams};
 
 use crate::door::knock;
 
+/// Whom the webhook lets through: it is of no interest here.
+const OPEN: &str = "makers: [admin]\npolicy: { slurmPolicies: off, identities: [{ namespace: '*', user: alice }] }\n";
 /// The names that our manifests give.
 const CA: &str = "gangway-ca";
 const ADMISSION: &str = "gangway-admission-tls";
@@ -19,8 +21,20 @@ const DOOR: &str = "gangway-door-tls";
 /// Lives of seconds: a certificate is renewed after 8, the CA is announced after 16 and signs after 19.
 const LIVES: [&str; 3] = ["--lifetime=12", "--ca-lifetime=24", "--spread=3"];
 
-/// `gangway certificates`, with the rights that its manifest gives and no others.
-fn start(story: &Story) -> Child {
+/// `gangway certificates`. Whatever becomes of the story, it does not outlive it: it would tell the API server of its CA
+/// for as long as it lives.
+struct Papers(Child);
+
+impl Drop for Papers {
+    fn drop(&mut self) {
+        // Either fails only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts it with the rights that its manifest gives and no others.
+fn start(story: &Story) -> Papers {
     let log = fs::File::create(story.bridge.directory().join("certificates.log")).expect("a log");
     let mut command = std::process::Command::new(Bridge::binary());
     command.args(["certificates", "--namespace=gangway", "--webhook=gangway-admission"]);
@@ -28,7 +42,7 @@ fn start(story: &Story) -> Child {
     command.arg(format!("--issue={DOOR}=localhost,gangway-scheduler.gangway.svc"));
     command.arg("--kubeconfig").arg(story.world.certificates_kubeconfig());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().expect("gangway certificates can be started")
+    Papers(command.spawn().expect("gangway certificates can be started"))
 }
 
 /// A file of a Secret.
@@ -82,7 +96,7 @@ async fn without_cert_manager_everything_goes_on_while_certificates_and_their_ca
     .expect("a Secret");
     secrets.create(&PostParams::default(), &foreign).await.expect("it is made");
 
-    let mut papers = start(&story);
+    let papers = start(&story);
     let first = secret(&secrets, ADMISSION).await;
     let log = story.bridge.directory().join("certificates.log");
     wait("it says whose the Secret is", SOON, async || {
@@ -96,7 +110,8 @@ async fn without_cert_manager_everything_goes_on_while_certificates_and_their_ca
 
     story.bridge.start().await;
     let own = (text(&first, "tls.crt"), text(&first, "tls.key"));
-    let mut webhook = Admission::start(&story, &own, "makers: [admin]\n").await;
+    let mut webhook = Admission::start(&story, &own, OPEN).await;
+    story.kubectl(&["label", "namespace", &story.kube.namespace, "gangway.dev/managed=true"]);
     // Without a word of whom to believe: that is for the one who makes the certificates.
     webhook.install_webhook(&story, "");
     let dry = PostParams { dry_run: true, ..PostParams::default() };
@@ -104,15 +119,19 @@ async fn without_cert_manager_everything_goes_on_while_certificates_and_their_ca
     let pod: Pod = serde_json::from_value(pod).expect("a pod");
     let tried = async || story.kube.api().create(&dry, &pod).await;
     wait("the API server believes the webhook", SOON, async || {
+        let now = secret(&secrets, ADMISSION).await;
+        webhook.certify(&text(&now, "tls.crt"), &text(&now, "tls.key"));
         let made = tried().await.map_err(|error| error.to_string())?;
-        let stamped = made.metadata.annotations.is_some_and(|a| a.contains_key("gangway.dev/requester"));
+        let stamped =
+            made.metadata.annotations.is_some_and(|a| a.contains_key("gangway.dev/requester"));
         if stamped { Ok(()) } else { Err("nobody asks it".to_owned()) }
     })
     .await;
 
     // From here on no question is lost, while everything is renewed.
     let first_ca = text(&secret(&secrets, CA).await, "tls.crt");
-    let (mut certificates, mut cas) = (vec![own.0], vec![first_ca]);
+    let (mut certificates, mut cas) =
+        (vec![text(&secret(&secrets, ADMISSION).await, "tls.crt")], vec![first_ca]);
     let mut questions = 0;
     wait("three certificates and two CAs were seen", Duration::from_secs(60), async || {
         let now = secret(&secrets, ADMISSION).await;
@@ -135,15 +154,17 @@ async fn without_cert_manager_everything_goes_on_while_certificates_and_their_ca
         if seen.0 >= 3 && seen.1 >= 2 { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
-    assert!(text(&secret(&secrets, ADMISSION).await, "ca.crt").contains(cas[0].trim()), "the old CA is believed");
+    assert!(
+        text(&secret(&secrets, ADMISSION).await, "ca.crt").contains(cas[0].trim()),
+        "the old CA is believed"
+    );
     story.note(&format!(
         "{} certificates and {} CAs, {questions} questions each to the webhook and through the door, none lost",
         certificates.len(),
         cas.len()
     ));
     webhook.remove();
-    papers.kill().expect("it is ours");
-    papers.wait().expect("it is ours");
+    drop(papers);
     clean(&secrets).await;
     story.end().await;
     fs::remove_dir_all(&directory).expect("it is ours");

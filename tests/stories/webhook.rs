@@ -31,7 +31,8 @@ impl Answers {
             let limit = line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next());
             let count = line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok());
             let (Some(limit), Some(count)) = (limit, count) else { continue };
-            *answers.0.entry(verb.to_owned()).or_default().entry(limit.to_owned()).or_default() += count;
+            *answers.0.entry(verb.to_owned()).or_default().entry(limit.to_owned()).or_default() +=
+                count;
         }
         answers
     }
@@ -107,7 +108,11 @@ async fn the_api_server_hardly_waits_for_it() {
                 taken.expect("the API server takes it");
             }
         };
-        futures::stream::iter(0..questions).map(ask).buffer_unordered(at_once).collect::<()>().await;
+        futures::stream::iter(0..questions)
+            .map(ask)
+            .buffer_unordered(at_once)
+            .collect::<()>()
+            .await;
         let seconds = began.elapsed().as_secs_f64();
         let after = (by_itself(&webhook).await, by_the_api_server(&story).await);
         for verb in ["mutate", "validate"] {

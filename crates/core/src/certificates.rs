@@ -120,7 +120,11 @@ pub enum LeafStep {
 pub fn leaf(found: Option<Leaf>, now: i64) -> LeafStep {
     match found {
         Some(Leaf { term, fits: true, believes }) if now < term.due() => {
-            if believes { LeafStep::Keep(term.due()) } else { LeafStep::Spread }
+            if believes {
+                LeafStep::Keep(term.due())
+            } else {
+                LeafStep::Spread
+            }
         }
         _ => LeafStep::Issue,
     }
@@ -224,7 +228,7 @@ mod tests {
                 believed.extend(&old);
                 history.push((now, Seen { shown: own.expect("one was issued"), believed }));
                 // Whoever is as late as may be believes what was so at that moment.
-                let late = history.iter().rev().find(|(at, _)| *at <= now - lag).or(history.first());
+                let late = history.iter().rev().find(|(at, _)| *at <= now - lag).or_else(|| history.first());
                 for shown in [&history.last().expect("just now").1, &late.expect("the first").1] {
                     for believes in [&history.last().expect("just now").1, &late.expect("the first").1] {
                         let (term, by) = shown.shown;

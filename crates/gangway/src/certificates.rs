@@ -168,7 +168,8 @@ async fn tell<K>(api: &Api<K>, name: &str, bundle: &str) -> anyhow::Result<()>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
 {
-    let Some(found) = api.get_opt(name).await.with_context(|| format!("webhooks of {name}"))? else {
+    let Some(found) = api.get_opt(name).await.with_context(|| format!("webhooks of {name}"))?
+    else {
         return Ok(());
     };
     let patches = told(&serde_json::to_value(found)?, bundle);

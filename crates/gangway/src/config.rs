@@ -33,7 +33,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use admission::{AdmissionFlags, AdmissionSettings};
 pub(crate) use command::Command;
 pub(crate) use election::Election;
-pub(crate) use kubescheduler::{Door, ExtenderFlags, ExtenderSettings};
+pub(crate) use kubescheduler::{Door, DoorTls, ExtenderFlags, ExtenderSettings};
 pub(crate) use nodes::Nodes;
 pub(crate) use policy::SlurmPolicies;
 use section::Section;

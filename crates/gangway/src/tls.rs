@@ -199,12 +199,13 @@ fn acceptor(
 pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok().flatten();
-    let dns = names.into_iter().flat_map(|names| &names.value.general_names).find_map(|name| {
-        match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
-        }
-    });
+    let dns =
+        names.into_iter().flat_map(|names| &names.value.general_names).find_map(
+            |name| match name {
+                GeneralName::DNSName(name) => Some((*name).to_owned()),
+                _ => None,
+            },
+        );
     dns.or_else(|| Some(certificate.subject().to_string()))
 }
 

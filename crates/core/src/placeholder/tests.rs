@@ -351,7 +351,8 @@ fn listed(id: u32, generation: u32, pods: &[&str], state: &str) -> (Stamp, Job) 
 
 #[test]
 fn a_stamp_that_anybody_can_write_counts_only_of_who_the_gang_runs_as() {
-    let stamp = Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation: 1, pods: 7, part: None };
+    let stamp =
+        Stamp { cluster: "c".to_owned(), gang: "g".to_owned(), generation: 1, pods: 7, part: None };
     let unsealed = |user: &str| {
         let (comment, user) = (stamp.to_text(), user.to_owned());
         Job { admin_comment: String::new(), comment, external: true, user, ..job(5, "RUNNING") }
@@ -362,7 +363,10 @@ fn a_stamp_that_anybody_can_write_counts_only_of_who_the_gang_runs_as() {
     assert!(!is_believed(&unsealed("mallory"), &waits, None), "nobody may have anything");
     assert!(is_believed(&unsealed("alice"), &waits, Some("Alice")));
     assert!(is_believed(&unsealed("alice"), &waits, Some("5001")), "a number says nothing");
-    assert!(is_believed(&unsealed("mallory"), &gang(&[None, Some((1, 5))]), None), "we have bound for it");
+    assert!(
+        is_believed(&unsealed("mallory"), &gang(&[None, Some((1, 5))]), None),
+        "we have bound for it"
+    );
     let sealed = Job { admin_comment: stamp.to_text(), ..unsealed("mallory") };
     assert!(is_believed(&sealed, &waits, Some("alice")));
 }

@@ -82,8 +82,7 @@ fn said(certificate: &X509Certificate<'_>) -> anyhow::Result<Said> {
     let listed = san.iter().flat_map(|san| &san.value.general_names);
     let mut names: Vec<String> = listed.filter_map(name).collect();
     names.sort();
-    let [subject, issuer] =
-        [certificate.subject(), certificate.issuer()].map(ToString::to_string);
+    let [subject, issuer] = [certificate.subject(), certificate.issuer()].map(ToString::to_string);
     Ok(Said { term, subject, issuer, names })
 }
 
@@ -92,7 +91,9 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
         GeneralName::IPAddress(bytes) => match **bytes {
             [a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
-            _ => <[u8; 16]>::try_from(*bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string()),
+            _ => {
+                <[u8; 16]>::try_from(*bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+            }
         },
         _ => None,
     }
