@@ -14,6 +14,7 @@ use gangway_tests::{Bridge, Chronicle, Pod, SOON, Story, audited, manifest, wait
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
+use serde_json::json;
 
 /// Within this a standby has taken over from a leader that said nothing.
 const FAILOVER: Duration = Duration::from_secs(15);
@@ -84,9 +85,13 @@ async fn the_standby_takes_over_from_a_leader_that_was_killed() {
     let took_over = killed.elapsed();
     story.bound("later", 1).await;
     let served = killed.elapsed();
-    story.note(&format!(
-        "killed; the standby leads after {took_over:.1?}, binds after {served:.1?}"
-    ));
+    story.note(
+        &json!({
+            "recovery": "standby", "repeats": 1, "leads_ms": 1e3 * took_over.as_secs_f64(),
+            "next_bind_ms_p99": 1e3 * served.as_secs_f64(),
+        })
+        .to_string(),
+    );
     assert!(served < FAILOVER, "{served:?}");
     assert!(leader(&story).await.starts_with("two_"));
 

@@ -57,7 +57,7 @@ Usage: cargo xtask COMMAND
   bench faults [--seconds N] [--seed S] [--gangs N]
                  What is broken on purpose on the real stack: a death at every fail point, N seconds (600) of random
                  faults, and how soon the next pod is bound after slurmrestd and after the bridge have come back, while
-                 N gangs (1000) run. Exits with 1 when a rule is broken or a floor is missed.
+                 N gangs (1000) run, and by a standby; and 10,000 histories in memory. Exits with 1 when a rule is broken or a floor is missed.
   bench nodes [--nodes N]
                  How long it takes until Slurm has the nodes of Kubernetes, and without them again, for 256, 1000 and 5000
                  nodes (or N), what that asks of both, and 2 min of nodes that join and leave at random under gangs.

@@ -19,8 +19,11 @@ const GANGS: usize = 1000;
 const GPUS_PER_NODE: usize = 8;
 /// How often each recovery is measured.
 const REPEATS: &str = "20";
-/// p99 after slurmrestd is back, and after a crash of the bridge.
-const WITHIN_MS: [(&str, f64); 2] = [("slurmrestd", 2000.0), ("bridge", 5000.0)];
+/// p99 after slurmrestd is back, after a crash of the bridge, and until a standby binds in its place.
+const WITHIN_MS: [(&str, f64); 3] =
+    [("slurmrestd", 2000.0), ("bridge", 5000.0), ("standby", 15_000.0)];
+/// Histories that the simulator plays.
+const SEEDS: &str = "10000";
 
 /// What `bench faults` is asked for.
 #[derive(Default)]
@@ -41,6 +44,8 @@ pub(crate) fn run(ask: &Ask) -> Result<bool> {
     let mut lines = Vec::new();
     in_a_world(None, |env| {
         well &= story(env, "crash_points::", &[], &mut lines)?;
+        // Where the one point is that has nothing to do with a gang's size and much with its members.
+        well &= story(env, "loss::", &[], &mut lines)?;
         let words = [
             ("GANGWAY_NEMESIS_SECONDS", seconds.to_string()),
             ("GANGWAY_NEMESIS_SEED", seed.to_string()),
@@ -58,13 +63,23 @@ pub(crate) fn run(ask: &Ask) -> Result<bool> {
             ("GANGWAY_BIN", super::target()?.join("release/gangway").display().to_string()),
         ];
         well &= story(env, "recovery::", &words, &mut lines)?;
+        well &= story(env, "election::the_standby", &words, &mut lines)?;
         Ok(())
     })?;
+    well &= seeds()?;
     let missed = missed(&lines)?;
     for sentence in &missed {
         eprintln!("bench: {sentence}");
     }
     Ok(well && missed.is_empty())
+}
+
+/// Plays many histories in memory; false when one of them breaks a rule.
+fn seeds() -> Result<bool> {
+    let mut cargo = leashed(super::cargo());
+    cargo.args(["run", "--locked", "--quiet", "--profile", "simulator", "-p", "gangway-simulator"]);
+    cargo.args(["--", "--seeds", SEEDS]).current_dir(repo()?);
+    Ok(cargo.status().context("cannot start cargo")?.success())
 }
 
 /// A seed that nobody has chosen.
