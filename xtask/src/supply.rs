@@ -48,7 +48,18 @@ pub(crate) fn problems(top: &Path) -> Result<Vec<String>> {
     problems.extend(lock.strangers(&banned, &sources));
     let manifest = fs::read_to_string(top.join("Cargo.toml"))?;
     problems.extend(without_reason(&manifest));
+    problems.extend(stale_lock(top));
     Ok(problems)
+}
+
+/// The fuzz targets have a lock of their own, which nobody else needs: it is forgotten where a dependency is new.
+fn stale_lock(top: &Path) -> Option<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut tree = Command::new(cargo);
+    tree.current_dir(top.join("fuzz")).args(["tree", "--locked", "--depth", "0"]);
+    ask(&mut tree, "").err().map(|_| {
+        "fuzz/Cargo.lock is not up to date: run `cargo metadata` in fuzz, and commit it".to_owned()
+    })
 }
 
 /// One crate of a tree.
