@@ -22,6 +22,7 @@ mod eligibility;
 mod expiry;
 mod fleet;
 mod forgetful;
+mod gangs;
 mod giving_back;
 mod held;
 mod interlock;

@@ -491,7 +491,7 @@ impl<'a> Builder<'a> {
         let own = pod.spec.active_deadline_seconds.unwrap_or(u64::MAX);
         self.longest = Some(self.longest.map_or(own, |longest| longest.max(own)));
         let (first, at) = match pod.node() {
-            Some(_) => (&mut self.first_bound, pod.status.scheduled),
+            Some(_) => (&mut self.first_bound, pod.status.conditions.scheduled),
             None => (&mut self.first_waiting, pod.created),
         };
         let counts = !pod.deleting && (pod.node().is_some() || !pod.finished());

@@ -150,10 +150,19 @@ pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
+    /// What its conditions say.
+    #[serde(deserialize_with = "conditions", skip_serializing)]
+    pub conditions: Conditions,
+}
+
+/// What matters of a pod's conditions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Conditions {
     /// When it was bound, by the API server's clock, which writes it with the binding (condition
     /// `PodScheduled`): see [`moment`].
-    #[serde(rename = "conditions", deserialize_with = "scheduled", skip_serializing)]
     pub scheduled: u64,
+    /// Its containers serve, as its kubelet says. For people: nothing is decided by it.
+    pub ready: bool,
 }
 
 /// A moment as the API server writes it (`2026-11-27T05:43:09Z`) as a number that is larger the later
@@ -164,7 +173,7 @@ pub fn moment(text: &str) -> u64 {
     if text.len() == "2026-11-27T05:43:09Z".len() { digits.fold(0, number) } else { 0 }
 }
 
-fn scheduled<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+fn conditions<'de, D: Deserializer<'de>>(from: D) -> Result<Conditions, D::Error> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     struct Condition {
@@ -172,10 +181,10 @@ fn scheduled<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         status: String,
         last_transition_time: Option<String>,
     }
-    let conditions = Option::<Vec<Condition>>::deserialize(from)?.unwrap_or_default();
-    let scheduled = |c: &&Condition| c.r#type == "PodScheduled" && c.status == "True";
-    let at = conditions.iter().find(scheduled).and_then(|c| c.last_transition_time.as_deref());
-    Ok(at.map_or(0, moment))
+    let all = Option::<Vec<Condition>>::deserialize(from)?.unwrap_or_default();
+    let find = |kind: &str| all.iter().find(|c| c.r#type == kind && c.status == "True");
+    let at = find("PodScheduled").and_then(|c| c.last_transition_time.as_deref());
+    Ok(Conditions { scheduled: at.map_or(0, moment), ready: find("Ready").is_some() })
 }
 
 impl Pod {

@@ -2,46 +2,22 @@
 //!
 //! Matched by Slurm's own names and numbers, never by its texts.
 
-use crate::policy::{Category, Refusal};
+mod limits;
+pub mod table;
 
-/// A sentence for a pending placeholder: Slurm's reason, what it means, and its free text.
+use crate::policy::{Category, Refusal};
+pub use table::find;
+
+/// A sentence for a pending placeholder: Slurm's reason, what it means, what helps, and Slurm's free text.
 pub fn waiting(reason: &str, description: &str) -> String {
-    let meaning = match reason {
-        "" | "None" => "Slurm has not looked at it yet",
-        "Resources" => "waiting for enough free nodes; it is next in line",
-        "Priority" => "jobs of higher priority wait for the same nodes",
-        "Dependency" => "waiting for another job",
-        "DependencyNeverSatisfied" => {
-            "the job it waits for has ended otherwise than it must; correct gangway.dev/dependency"
-        }
-        "DeadLine" => "its deadline has passed",
-        "BeginTime" => "its begin time has not come",
-        "JobHeldAdmin" => "held by an administrator",
-        "JobHeldUser" => "held by its owner; release it with scontrol release",
-        "PartitionDown" => "its partition is down",
-        "PartitionInactive" => "its partition is inactive",
-        "PartitionNodeLimit" => "it needs more nodes than its partition allows",
-        "PartitionTimeLimit" => "its time limit is longer than its partition allows",
-        "PartitionConfig" => {
-            "it asks for more nodes, CPUs or memory than its partition has or allows; ask for less or name another partition"
-        }
-        "ReqNodeNotAvail" => "nodes it needs are down, drained or reserved",
-        "Reservation" => "waiting for its reservation",
-        "ReservationDeleted" => "its reservation has been deleted; name another one",
-        "Licenses" => "waiting for licences",
-        "BadConstraints" => {
-            "no node can satisfy it as nodes are now; Slurm looks again every half minute"
-        }
-        "NodeDown" => "a node it needs is down",
-        "Cleaning" => "its last run is still being cleaned up",
-        r if r.starts_with("Assoc") => "a limit of its account is used up",
-        r if r.starts_with("QOS") || r.starts_with("Qos") => {
-            "a limit of its quality of service is used up"
-        }
-        _ => "waiting in Slurm",
-    };
+    let known = find(reason);
+    let meaning = known.as_ref().map_or("waiting in Slurm", |known| known.says.as_str());
     let mut out =
         if reason.is_empty() { meaning.to_owned() } else { format!("{reason}: {meaning}") };
+    if let Some(remedy) = known.map(|known| known.remedy).filter(|remedy| !remedy.is_empty()) {
+        out.push_str("; ");
+        out.push_str(&remedy);
+    }
     if !description.is_empty() && description != reason {
         out.push_str(" (Slurm: ");
         out.extend(description.chars().take(200));
@@ -60,19 +36,7 @@ pub const LOST: &str = "Lost";
 /// Whether a placeholder that waits for this reason waits in vain until somebody changes something:
 /// its request, or a limit.
 pub fn needs_a_person(reason: &str) -> bool {
-    matches!(
-        reason,
-        "PartitionConfig"
-            | "PartitionNodeLimit"
-            | "PartitionTimeLimit"
-            | "BadConstraints"
-            | "DependencyNeverSatisfied"
-            | "JobHeldAdmin"
-            | "JobHeldUser"
-            | "ReservationDeleted"
-            | UNREACHABLE
-            | LOST
-    )
+    matches!(reason, UNREACHABLE | LOST) || find(reason).is_some_and(|known| known.stuck)
 }
 
 /// Whether a job that waits for this reason would not take free nodes: nobody overtakes it by taking
@@ -206,7 +170,8 @@ mod tests {
             "Resources: waiting for enough free nodes; it is next in line"
         );
         assert!(waiting("Moonphase", "full moon").ends_with("(Slurm: full moon)"));
-        assert!(waiting("AssocGrpGRESMinutes", "").contains("limit of its account"));
+        assert!(waiting("AssocGrpGRESMinutes", "").contains("may use of GPUs"));
+        assert!(waiting("JobHeldUser", "").ends_with("; release it with scontrol release"));
     }
 
     #[test]

@@ -13,10 +13,12 @@ use crate::atlas::Atlas;
 use crate::bell::{Bell, Listener};
 use crate::command::Caller;
 use crate::door::Door;
+use crate::gangs::Gangs;
 use crate::index::{Group, Index};
 use crate::kubescheduler::offering::Terms;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
+use crate::sights::Sights;
 
 /// The Kubernetes side, as everyone on it shares it.
 #[derive(Clone)]
@@ -39,6 +41,10 @@ pub(crate) struct Cluster {
     pub(crate) caller: Option<Caller>,
     /// Looks for placeholders without pods.
     pub(crate) sweep: Arc<Notify>,
+    /// What people see of gangs, beside conditions and events.
+    pub(crate) gangs: Arc<Gangs>,
+    /// What is seen of their placeholders.
+    pub(crate) sights: Arc<Sights>,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
 }
@@ -108,4 +114,6 @@ impl World {
 pub(crate) struct View {
     pub(crate) assembled: Assembled,
     pub(crate) group: Group,
+    /// How many of its pods are ready; for people.
+    pub(crate) ready: u32,
 }

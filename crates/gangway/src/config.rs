@@ -7,6 +7,7 @@
 mod admission;
 mod command;
 mod election;
+mod gangs;
 mod kubescheduler;
 mod nodes;
 mod policy;
@@ -33,6 +34,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use admission::{AdmissionFlags, AdmissionSettings};
 pub(crate) use command::Command;
 pub(crate) use election::Election;
+pub(crate) use gangs::Gangs;
 pub(crate) use kubescheduler::{Door, DoorTls, ExtenderFlags, ExtenderSettings};
 pub(crate) use nodes::Nodes;
 pub(crate) use policy::SlurmPolicies;
@@ -127,6 +129,8 @@ pub(crate) struct Settings {
     pub(crate) nodes: Option<Nodes>,
     /// What is run when a gang is warned.
     pub(crate) warning_command: Option<Command>,
+    /// What is shown of gangs.
+    pub(crate) gangs: Gangs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +206,7 @@ impl Settings {
             nodes::check_taint_value(&cluster, &problems);
         }
         let warning_command = command::read(root.section("warningCommand"), &problems);
+        let gangs = gangs::read(root.section("gangs"));
         root.finish();
         problems.into_result()?;
         if let Some(Nodes { rules, .. }) = &mut nodes {
@@ -227,6 +232,7 @@ impl Settings {
             identity,
             election,
             warning_command,
+            gangs,
         })
     }
 }
@@ -319,6 +325,7 @@ topology: { source: guess, layouts: [ { switches: 3, sockets: 2, devices: { gpu:
 leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSeconds: 2 }
 nodes: { port: 70000, lookSeconds: 0, taint: x, outside: { hold: maybe }, taints: { managed: NoExecute, drained: perhaps, all: off }, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
 warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
+gangs: { show: perhaps, single: true }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -364,6 +371,8 @@ warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
             "warningCommand.command:",
             "warningCommand.timeoutSeconds:",
             "warningCommand.shell:",
+            "gangs.show:",
+            "gangs.single:",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(path)), "{path} in {problems:#?}");
         }

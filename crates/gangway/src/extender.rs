@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::chain::explain;
 use crate::mandate::{Mandate, Standing};
-use crate::queue::{Health, Key, Queue};
+use crate::queue::{Board, Health, Key, Queue};
 
 /// Largest message that is read: a gang of 65,536 members with their resources.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
@@ -118,7 +118,10 @@ impl v1::extender_server::Extender for Extender {
             self.queue.explain(&Key { cluster: request.cluster, gang: request.uid });
         Ok(Response::new(v1::ExplainResponse {
             verdict: verdict.as_ref().map(v1::Verdict::of),
-            placeholders: jobs.iter().map(|(stamp, job)| placeholder(stamp, job)).collect(),
+            placeholders: jobs
+                .iter()
+                .map(|(stamp, job)| placeholder(self.queue.board(), stamp, job))
+                .collect(),
         }))
     }
 
@@ -138,12 +141,12 @@ impl v1::extender_server::Extender for Extender {
             first.retain(|(s, _)| s.cluster == cluster);
             first.sort_by_key(|(_, j)| j.id);
             let first: Vec<_> =
-                first.into_iter().map(|(s, j)| Ok(event(placeholder(&s, &j)))).collect();
+                first.into_iter().map(|(s, j)| Ok(event(placeholder(&board, &s, &j)))).collect();
             let synced = v1::WatchEvent { event: Some(v1::watch_event::Event::Synced(true)) };
             let later = changes.filter_map(move |change| {
                 let item = match change {
                     Ok((stamp, job)) if stamp.cluster == cluster => {
-                        Some(Ok(event(placeholder(&stamp, &job))))
+                        Some(Ok(event(placeholder(&board, &stamp, &job))))
                     }
                     Ok(_) => None,
                     // A reader that is too slow has missed changes: it must begin anew.
@@ -161,7 +164,8 @@ fn event(placeholder: v1::Placeholder) -> v1::WatchEvent {
     v1::WatchEvent { event: Some(v1::watch_event::Event::Placeholder(placeholder)) }
 }
 
-fn placeholder(stamp: &Stamp, job: &Job) -> v1::Placeholder {
+fn placeholder(board: &Board, stamp: &Stamp, job: &Job) -> v1::Placeholder {
+    let outlook = board.outlook(job.id);
     v1::Placeholder {
         uid: stamp.gang.clone(),
         generation: stamp.generation,
@@ -172,5 +176,10 @@ fn placeholder(stamp: &Stamp, job: &Job) -> v1::Placeholder {
         partition: job.partition.clone(),
         user: job.user.clone(),
         account: job.account.clone(),
+        priority: job.priority.unwrap_or(0),
+        position: outlook.position,
+        expected_start: job.start_time,
+        preemptions: board.preemptions(&stamp.cluster, &stamp.gang),
+        outlook: outlook.words,
     }
 }

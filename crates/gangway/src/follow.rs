@@ -11,9 +11,10 @@ use futures::future::join_all;
 use futures::{FutureExt, Stream, StreamExt};
 use gangway_api::v1;
 use gangway_api::v1::release_request::UpTo;
-use gangway_core::follow::{Action, Plan, Spot, Verdict};
+use gangway_core::follow::{Action, Plan, Report, Spot, Verdict};
 use gangway_core::gang::Assembled;
 use gangway_core::gang::standin::StandsIn;
+use gangway_core::gangview::{Seen, Sight};
 use gangway_core::life::{Event, Life, Write, step};
 use gangway_core::offer;
 use tokio::sync::watch;
@@ -25,6 +26,7 @@ use crate::bind::{self, Binding, Told};
 use crate::cluster::{Cluster, View};
 use crate::evict;
 use crate::failpoint::{self, Point};
+use crate::gangs::Shown;
 use crate::kubescheduler::offering::Offering;
 use crate::planted::{self, Bug};
 use crate::report::Reporter;
@@ -40,6 +42,9 @@ pub(crate) struct Follower {
     /// The answers to an open question.
     verdicts: Option<Verdicts>,
     reporter: Reporter,
+    shown: Shown,
+    /// What is seen of its placeholder, for people.
+    sight: watch::Receiver<Option<Sight>>,
     /// Where a stock kube-scheduler binds: the seats that it is offered.
     offering: Option<Offering>,
     phase: Option<&'static str>,
@@ -49,8 +54,11 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn new(cluster: Cluster, views: watch::Receiver<View>) -> Self {
+        let sight = cluster.sights.of(&views.borrow().assembled.gang.uid);
         Self {
             reporter: Reporter::new(cluster.clone()),
+            shown: Shown::new(&cluster.gangs),
+            sight,
             offering: cluster.terms.clone().map(Offering::new),
             cluster,
             views,
@@ -78,13 +86,23 @@ impl Follower {
             let mut wake = plan.wake;
             let unnoticed = self.offer(&view, &plan).await;
             match self.act(&view, plan.actions).await {
-                Done::Forgotten => break,
+                Done::Forgotten => {
+                    self.shown.remove(&self.cluster).await;
+                    break;
+                }
                 Done::LookAgain => continue,
                 Done::All => {}
             }
             wake = [wake, self.life.retry()].into_iter().flatten().min();
-            let reported = self.reporter.report(&view, plan.report.as_ref()).await;
-            let look = [reported, unnoticed].into_iter().flatten().min();
+            let sight = self.sight.borrow_and_update().clone();
+            let job = match self.life.verdict() {
+                Some(Verdict::Queued { job, .. }) => *job,
+                _ => None,
+            };
+            let seen = (job, sight.as_ref());
+            let reported = self.reporter.report(&view, plan.report.as_ref(), seen).await;
+            let shown = self.show(&view, plan.report.as_ref(), sight.as_ref()).await;
+            let look = [reported, shown, unnoticed].into_iter().flatten().min();
             self.wait(wake, look, &mut freed).await;
         }
         self.phase_is(None);
@@ -112,6 +130,19 @@ impl Follower {
                 offering.review(&facts, plan, self.cluster.now())
             }
         }
+    }
+
+    /// Shows the gang as it is now. Returns when to look again.
+    async fn show(
+        &mut self,
+        view: &View,
+        report: Option<&Report>,
+        sight: Option<&Sight>,
+    ) -> Option<Instant> {
+        let spots = BTreeMap::new();
+        let facts = self.life.facts(&view.assembled, &spots);
+        let seen = Seen { facts, report, sight, ready: view.ready };
+        self.shown.show(&self.cluster, view, &seen).await
     }
 
     /// Something has happened.
@@ -163,6 +194,8 @@ impl Follower {
             }
             () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             () = freed.changed(), if self.waits_for_seat => {}
+            () = async { if self.sight.changed().await.is_err() { std::future::pending().await } } => {}
+            () = self.shown.turned() => {}
             () = async { match offering { Some(o) => o.called().await, None => std::future::pending().await } } => {}
             () = self.cluster.stop.cancelled() => {}
         }

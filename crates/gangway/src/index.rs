@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use gangway_core::ask::{Other, Outcome};
 use gangway_core::follow::Spot;
-use gangway_core::gang::{Assembled, Claim, assemble, claim, gang_uid, needs_grandparent, own};
+use gangway_core::gang::{
+    Assembled, Claim, Gang, Member, assemble, claim, gang_uid, needs_grandparent, own,
+};
 use gangway_core::names;
 use gangway_core::place::{Seat, parse_ranges};
 use gangway_core::pod::{Container, Controller, Pod};
@@ -280,6 +282,12 @@ impl Index {
             known.extend(self.workload(group).and_then(|w| gang_uid(w, pod)));
         }
         known
+    }
+
+    /// How many members of a gang serve, as their kubelets say.
+    pub(crate) fn ready(&self, gang: &Gang) -> u32 {
+        let ready = |m: &&Member| self.pod(&m.uid).is_some_and(|pod| pod.status.conditions.ready);
+        u32::try_from(gang.members.iter().filter(ready).count()).unwrap_or(u32::MAX)
     }
 
     /// Every group there is.

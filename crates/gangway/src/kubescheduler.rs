@@ -33,11 +33,13 @@ use crate::cluster::{Cluster, World};
 use crate::command::Caller;
 use crate::config::{ExtenderFlags, ExtenderSettings};
 use crate::door;
+use crate::gangs::{self, Gangs};
 use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
 use crate::scheduler::{WRITES, Way, elect, give_up, sweep};
+use crate::sights;
 use crate::source::Source;
 use crate::tls::{HTTP_1, TlsListener};
 
@@ -77,10 +79,16 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
         writes: Arc::new(Semaphore::new(WRITES)),
         caller: settings.warning_command.clone().map(Caller::new),
         sweep: Arc::new(Notify::new()),
+        gangs: Arc::new(Gangs::new(settings.gangs.singles)),
+        sights: Arc::default(),
         started: Instant::now(),
         stop: stop.clone(),
     };
     nursery.start("sweep", sweep::run(cluster.clone()));
+    if settings.gangs.show {
+        nursery.start("sights", sights::keep(cluster.clone()));
+        nursery.start("gangs", gangs::run(cluster.clone()));
+    }
     let client = cluster.client.clone();
     let source = Source::new(cluster, world, readiness);
     let stopped = stop.clone();

@@ -5,6 +5,7 @@
 
 mod board;
 mod follow;
+mod outlook;
 mod reach;
 mod seal;
 mod shun;

@@ -1,11 +1,15 @@
 //! What a user reads with kubectl: the condition on a waiting pod, and events.
 //!
-//! Written only when it is worth a write: not for waits that are over in a moment, once per change,
-//! and for changes of wording alone at most every half minute.
+//! Written only when it is worth a write: not for waits that are over in a moment, once per change, for changes
+//! of wording alone at most every half minute, and never much in an hour (`core::gangview::pace`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gangway_core::follow::Report;
+use gangway_core::gangview::pace::{Line, Pace, TOLD, Weight};
+use gangway_core::gangview::{Sight, beside};
+use gangway_core::job::JobId;
 use gangway_core::names;
 use gangway_core::offer::sentence;
 use gangway_core::pod::Pod;
@@ -32,41 +36,49 @@ const GROWN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often an event is tried that meets a conflict.
 const EVENT_ATTEMPTS: u32 = 3;
-/// A new wording of the same reason is written at most this often.
-const REWORD: Duration = Duration::from_secs(10);
 
 /// Writes the reports of one gang.
 pub(crate) struct Reporter {
     cluster: Cluster,
     /// The report that is due, and since when.
     pending: Option<(Report, Instant)>,
-    /// What was written last, when, and for which pods.
-    written: Option<(Report, Instant, Vec<String>)>,
+    /// What each pod tells, by its uid, and what may still be written on it.
+    told: BTreeMap<String, Told>,
+    /// What was told last.
+    last: Option<Report>,
+    /// What there are events of.
+    noted: BTreeSet<String>,
+}
+
+/// What one pod tells.
+struct Told {
+    report: Report,
+    pace: Pace,
 }
 
 impl Reporter {
     pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster, pending: None, written: None }
+        let (pending, told, last) = (None, BTreeMap::new(), None);
+        Self { cluster, pending, told, last, noted: BTreeSet::new() }
     }
 
-    /// Takes the gang's present report and writes it if it is due. Returns when to come back.
-    pub(crate) async fn report(&mut self, view: &View, report: Option<&Report>) -> Option<Instant> {
+    /// Takes the gang's present report and writes it where it is due. Returns when to come back.
+    pub(crate) async fn report(
+        &mut self,
+        view: &View,
+        report: Option<&Report>,
+        (job, sight): (Option<JobId>, Option<&Sight>),
+    ) -> Option<Instant> {
         let Some(report) = report else {
             self.pending = None;
             return None;
         };
+        let texts = Texts::of(view, report, job, sight);
         let members = &view.assembled.gang.members;
-        let unbound: Vec<String> = members
-            .iter()
-            .filter(|m| m.bound.is_none() && !m.finished)
-            .map(|m| m.uid.clone())
-            .collect();
-        if let Some((old, _, pods)) = &self.written
-            && old == report
-            && unbound.iter().all(|uid| pods.contains(uid))
-        {
-            self.pending = None;
-            return None;
+        let unbound = || members.iter().filter(|m| m.bound.is_none() && !m.finished);
+        if !self.told.is_empty() {
+            let there: BTreeSet<&str> = unbound().map(|m| m.uid.as_str()).collect();
+            self.told.retain(|uid, _| there.contains(uid.as_str()));
         }
         let since = match &self.pending {
             Some((pending, since)) if same_news(pending, report) && !growing(pending, report) => {
@@ -75,61 +87,105 @@ impl Reporter {
             _ => Instant::now(),
         };
         self.pending = Some((report.clone(), since));
-        let mut due = since + if report.reason == INCOMPLETE { GROWN } else { SETTLE };
-        if let Some((old, at, pods)) = &self.written
-            && same_news(old, report)
-            && unbound.iter().all(|uid| pods.contains(uid))
-        {
-            due = due.max(*at + REWORD);
+        let settled = since + if report.reason == INCOMPLETE { GROWN } else { SETTLE };
+        let now = Instant::now();
+        let mut ready = Vec::new();
+        let mut later: Option<Instant> = None;
+        for (place, member) in unbound().enumerate() {
+            let Some(due) = self.due(&member.uid, texts.at(place)) else { continue };
+            let due = due.max(settled);
+            if due <= now {
+                ready.push((place, member.uid.clone()));
+            } else {
+                later = Some(later.map_or(due, |at| at.min(due)));
+            }
         }
-        if Instant::now() < due {
-            return Some(due);
+        if ready.is_empty() {
+            return later;
         }
-        if !self.write(view, &unbound, report).await {
-            // It stays pending.
+        if !self.write(view, ready, &texts, report).await {
+            // It stays to be done.
             return Some(Instant::now() + RETRY);
         }
-        self.pending = None;
-        self.written = Some((report.clone(), Instant::now(), unbound));
-        None
+        later
+    }
+
+    /// From when on a pod may be told this; `None` where it tells it.
+    fn due(&self, uid: &str, text: &Report) -> Option<Instant> {
+        let Some(told) = self.told.get(uid) else { return Some(Instant::now()) };
+        let weight = if same_news(&told.report, text) { Weight::Moved } else { Weight::News };
+        if told.report == *text {
+            return None;
+        }
+        let due = told.pace.due(weight, self.cluster.now());
+        Some(self.cluster.started + Duration::from_millis(u64::try_from(due).unwrap_or(0)))
     }
 
     /// What kube-scheduler is to say of the gang's pods: as written last.
     pub(crate) fn told(&self) -> Option<String> {
-        self.written.as_ref().map(|(report, _, _)| sentence(report))
+        self.last.as_ref().map(sentence)
     }
 
     /// Whether everything is written.
-    async fn write(&self, view: &View, pods: &[String], report: &Report) -> bool {
+    async fn write(
+        &mut self,
+        view: &View,
+        pods: Vec<(usize, String)>,
+        texts: &Texts,
+        report: &Report,
+    ) -> bool {
         let gang = &view.assembled.gang;
-        tracing::info!(
-            gang = gang.uid,
-            name = gang.path(),
-            reason = report.reason,
-            message = report.message,
-            "report"
-        );
-        if let Some(terms) = &self.cluster.terms {
-            let sentence = sentence(report);
-            pods.iter().for_each(|pod| terms.offers.say(pod, &sentence));
+        if self.last.as_ref().is_none_or(|last| !same_news(last, report)) {
+            tracing::info!(
+                gang = gang.uid,
+                name = gang.path(),
+                reason = report.reason,
+                message = report.message,
+                "report"
+            );
         }
-        let writes = pods.iter().map(|uid| self.write_one(uid, report));
-        let all = futures::future::join_all(writes).await.into_iter().all(|ok| ok);
-        owner_event(&self.cluster, &view.group, &Note::of(report)).await;
+        if let Some(terms) = &self.cluster.terms {
+            pods.iter().for_each(|(place, pod)| terms.offers.say(pod, &sentence(texts.at(*place))));
+        }
+        // The same is told once, also where it comes back.
+        let note = self.noted.insert(key(report));
+        let writes = pods.iter().map(|(place, uid)| self.write_one(uid, texts.at(*place), note));
+        let written = futures::future::join_all(writes).await;
+        if note {
+            owner_event(&self.cluster, &view.group, &Note::of(report)).await;
+        }
+        let now = self.cluster.now();
+        let all = written.iter().all(|ok| *ok);
+        for ((place, uid), _) in pods.into_iter().zip(&written).filter(|(_, ok)| **ok) {
+            let report = texts.at(place).clone();
+            match self.told.get_mut(&uid) {
+                Some(told) => {
+                    told.report = report;
+                    told.pace.wrote(now);
+                }
+                // What it is told first is not counted.
+                None => {
+                    let pace = Pace::new(if place == 0 { Line::First } else { Line::Other });
+                    self.told.insert(uid, Told { report, pace });
+                }
+            }
+        }
+        self.last = Some(report.clone());
         all
     }
 
     /// Whether the pod tells it, or is gone.
-    async fn write_one(&self, uid: &str, report: &Report) -> bool {
+    async fn write_one(&self, uid: &str, report: &Report, note: bool) -> bool {
         let Some(pod) = self.cluster.world.index().pod(uid).cloned() else { return true };
         let Ok(permit) = self.cluster.writes.acquire().await else { return true };
+        let note = note && report.problem;
         // Where kube-scheduler owns that condition, ours stands beside it; seeing it change,
         // kube-scheduler asks again and tells the news in its own.
         if self.cluster.terms.is_some() {
             let status = offering::status("False", report.reason, &report.message, None);
             drop(permit);
             offering::touch(&self.cluster, uid, status).await;
-            if report.problem {
+            if note {
                 event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
             }
             return true;
@@ -161,7 +217,7 @@ impl Reporter {
                 decided
             }
         };
-        if report.problem {
+        if note {
             event(&self.cluster, pod_reference(&pod), &Note::of(report)).await;
         }
         written
@@ -169,6 +225,40 @@ impl Reporter {
 }
 
 const INCOMPLETE: &str = "GangIncomplete";
+const QUEUED: &str = "Queued";
+
+/// What the pods of a gang are to tell that are not bound.
+struct Texts {
+    /// Those that wait in Slurm tell also what would help, the place in the queue and the estimate.
+    near: Report,
+    /// Of a large gang the others say where to look: whatever changes would be a write for each.
+    far: Option<Report>,
+}
+
+impl Texts {
+    fn of(view: &View, report: &Report, job: Option<JobId>, sight: Option<&Sight>) -> Self {
+        if report.reason != QUEUED {
+            return Self { near: report.clone(), far: None };
+        }
+        let message = format!("{}{}", report.message, beside(sight));
+        let near = Report { message, ..report.clone() };
+        let gang = &view.assembled.gang;
+        let first = gang.members.iter().find(|m| m.bound.is_none() && !m.finished);
+        let far = job.zip(first).map(|(job, first)| {
+            let message = format!(
+                "Slurm job {job} waits for the pods of {} {}; why, and until when: pod {}, or kubectl get gangs -o wide",
+                gang.kind, gang.name, first.name
+            );
+            Report { topic: job.to_string(), message, problem: false, ..report.clone() }
+        });
+        Self { near, far }
+    }
+
+    /// What is told at this place in the order of ranks.
+    fn at(&self, place: usize) -> &Report {
+        self.far.as_ref().filter(|_| place >= TOLD).unwrap_or(&self.near)
+    }
+}
 
 /// Whether members have come since the report that is pending.
 fn growing(pending: &Report, report: &Report) -> bool {
@@ -178,6 +268,12 @@ fn growing(pending: &Report, report: &Report) -> bool {
 /// Whether two reports tell the same, in other words.
 fn same_news(a: &Report, b: &Report) -> bool {
     (a.reason, &a.topic, a.problem) == (b.reason, &b.topic, b.problem)
+}
+
+/// What makes an event of it another one: its topic, or its words where it has none.
+fn key(report: &Report) -> String {
+    let what = if report.topic.is_empty() { &report.message } else { &report.topic };
+    format!("{}/{what}", report.reason)
 }
 
 /// One event.
@@ -210,7 +306,7 @@ pub(crate) fn pod_reference(pod: &Pod) -> ObjectReference {
     }
 }
 
-fn workload_reference(workload: &Workload) -> ObjectReference {
+pub(crate) fn workload_reference(workload: &Workload) -> ObjectReference {
     ObjectReference {
         api_version: Some(workload.api_version.clone()),
         kind: Some(workload.kind.name().to_owned()),
@@ -273,5 +369,69 @@ pub(crate) async fn event(cluster: &Cluster, about: ObjectReference, note: &Note
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_core::gang::assemble;
+
+    use super::*;
+
+    fn view(members: u32) -> View {
+        let pod = Pod { uid: "p".to_owned(), name: "p".to_owned(), ..Pod::default() };
+        let mut assembled = assemble(None, &[&pod]).remove(0);
+        let one = assembled.gang.members[0].clone();
+        let name = |rank| format!("train-{rank}");
+        assembled.gang.members = (0..members)
+            .map(|rank| gangway_core::gang::Member { rank, name: name(rank), ..one.clone() })
+            .collect();
+        View { assembled, group: Group::Alone("p".to_owned()), ready: 0 }
+    }
+
+    fn report(reason: &'static str, message: &str) -> Report {
+        let (topic, message) = ("Priority".to_owned(), message.to_owned());
+        Report { reason, topic, message, problem: false }
+    }
+
+    #[test]
+    fn of_a_large_gang_only_the_first_pods_are_told_what_changes_all_the_time() {
+        let sight = Sight { position: 3, partition: "gpu".to_owned(), ..Sight::default() };
+        let sight = Sight { state: "PENDING".to_owned(), ..sight };
+        let queued = report(QUEUED, "Slurm job 7: Priority");
+        let texts = Texts::of(&view(6), &queued, Some(JobId(7)), Some(&sight));
+        for place in 0..TOLD {
+            assert_eq!(
+                texts.at(place).message,
+                "Slurm job 7: Priority; number 3 in the queue of gpu"
+            );
+        }
+        let far = texts.at(TOLD);
+        assert!(
+            far.message.contains("Slurm job 7") && far.message.contains("pod train-0"),
+            "{far:?}"
+        );
+        // Another reason is no news there, another job is.
+        let resources = Report { topic: "Resources".to_owned(), ..queued.clone() };
+        let other = |report, job| Texts::of(&view(6), report, Some(JobId(job)), None);
+        assert_eq!(other(&resources, 7).at(TOLD), far);
+        assert!(!same_news(other(&resources, 8).at(TOLD), far));
+    }
+
+    #[test]
+    fn what_is_not_of_slurms_queue_is_told_to_all() {
+        let refused = report("Refused", "no");
+        assert_eq!(*Texts::of(&view(6), &refused, None, None).at(5), refused);
+        // Slurm does not answer: there is no job to wait for.
+        let queued = report(QUEUED, "SlurmUnreachable");
+        assert_eq!(*Texts::of(&view(6), &queued, None, None).at(5), queued);
+    }
+
+    #[test]
+    fn an_event_is_another_one_for_another_reason_and_not_for_other_words() {
+        let queued = report(QUEUED, "1 of 2");
+        assert_eq!(key(&queued), key(&report(QUEUED, "2 of 2")));
+        let without = |message: &str| Report { topic: String::new(), ..report("Refused", message) };
+        assert_ne!(key(&without("a")), key(&without("b")));
     }
 }

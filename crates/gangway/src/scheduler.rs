@@ -20,12 +20,14 @@ use crate::config::{self, Flags, Settings, SlurmPolicies};
 use crate::door;
 use crate::election::Election;
 use crate::extender;
+use crate::gangs::{self, Gangs};
 use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
 use crate::metrics::Metrics;
 use crate::nursery::{Nursery, nursery};
 use crate::policies;
 use crate::queue::{Board, Health, Queue};
+use crate::sights;
 use crate::source::Source;
 
 mod heal;
@@ -251,10 +253,17 @@ pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
         writes: Arc::new(Semaphore::new(WRITES)),
         caller: settings.warning_command.clone().map(Caller::new),
         sweep: Arc::new(Notify::new()),
+        gangs: Arc::new(Gangs::new(settings.gangs.singles)),
+        sights: Arc::default(),
         started: Instant::now(),
         stop: stop.clone(),
     };
     nursery.start("sweep", sweep::run(cluster.clone()));
+    if settings.gangs.show {
+        nursery.start("outlook", queue.clone().keep_outlook());
+        nursery.start("sights", sights::keep(cluster.clone()));
+        nursery.start("gangs", gangs::run(cluster.clone()));
+    }
     let client = cluster.client.clone();
     let world = cluster.world.clone();
     let policy = queue.policy();

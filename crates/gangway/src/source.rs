@@ -148,6 +148,7 @@ impl Source {
                 dirty.extend(self.world.index().groups().cloned());
                 due = Some(Instant::now());
                 self.cluster.sweep.notify_one();
+                self.cluster.gangs.begun.notify_one();
             } else if !begun {
                 // All are looked at when it begins.
                 dirty.clear();
@@ -263,7 +264,8 @@ impl Source {
         }
         for assembled in assembled {
             now.insert(assembled.gang.uid.clone());
-            self.tell(View { assembled, group: group.clone() }, gone);
+            let ready = self.world.index().ready(&assembled.gang);
+            self.tell(View { assembled, group: group.clone(), ready }, gone);
         }
         let before = self.formed.remove(group).unwrap_or_default();
         for uid in before.difference(&now) {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use gangway_core::gang::{Assembled, assemble};
 use gangway_core::names;
-use gangway_core::pod::{Container, Controller, Pod as Facts, PodSpec, PodStatus, Resources};
+use gangway_core::pod::{
+    Conditions, Container, Controller, Pod as Facts, PodSpec, PodStatus, Resources,
+};
 use gangway_core::workload::{Kind, Workload};
 use serde_json::json;
 
@@ -257,7 +259,10 @@ fn facts(pod: &Pod, workload: &Workload) -> Facts {
         created: if pod.bound.is_none() { u64::from(pod.at) } else { 0 },
         status: PodStatus {
             phase: pod.finished.then(|| "Succeeded".to_owned()),
-            scheduled: if pod.bound.is_some() { u64::from(pod.at) } else { 0 },
+            conditions: Conditions {
+                scheduled: if pod.bound.is_some() { u64::from(pod.at) } else { 0 },
+                ready: false,
+            },
         },
         ..Facts::default()
     }

@@ -63,7 +63,7 @@ fn stage(dice: Dice, fate: Fate, cast: Cast, calls: bool) -> anyhow::Result<Outc
     fastrand::seed(dice.0);
     let settings = format!(
         "{{cluster: sim, slurm: {{immediate: {}}}, policy: {{defaultPartition: normal, \
-         identities: [{{namespace: '*', user: alice}}], slurmPolicies: off}}}}",
+         identities: [{{namespace: '*', user: alice}}], slurmPolicies: off}}, gangs: {{show: false}}}}",
         fate.immediate
     );
     let runtime =

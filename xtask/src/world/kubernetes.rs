@@ -246,6 +246,8 @@ impl Kubernetes<'_> {
         files.retain(|path| path.to_string_lossy().ends_with("-rbac.yaml"));
         files.sort();
         files.insert(0, self.parts.bin.join("pytorchjobs.yaml"));
+        // What every bridge shows where it is served. A story brings SlurmPolicies, which decide.
+        files.push(repo()?.join("manifests/crds/gangs.yaml"));
         files.extend(self.further_kinds()?);
         for file in files {
             self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])?;

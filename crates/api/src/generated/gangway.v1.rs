@@ -446,6 +446,22 @@ pub struct Placeholder {
     pub user: ::prost::alloc::string::String,
     #[prost(string, tag = "9")]
     pub account: ::prost::alloc::string::String,
+    /// What follows is for people: how it stands in Slurm's queue, where that is known. Nothing is decided by it.
+    /// Slurm's priority of it; 0 for none.
+    #[prost(uint32, tag = "20")]
+    pub priority: u32,
+    /// Its place among those that wait in its partition, from 1.
+    #[prost(uint32, tag = "21")]
+    pub position: u32,
+    /// Slurm's estimate, seconds since the epoch; 0 when it has none.
+    #[prost(int64, tag = "22")]
+    pub expected_start: i64,
+    /// How many placeholders of the same gang Slurm remembers to have preempted.
+    #[prost(uint32, tag = "23")]
+    pub preemptions: u32,
+    /// What it needs, and what of that there is.
+    #[prost(string, tag = "24")]
+    pub outlook: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod extender_client {

@@ -368,7 +368,7 @@ fn binding_that_was_begun_and_not_finished_is_seen_by_the_clock_of_the_api_serve
     assert!(!torn(&pods), "nobody is bound");
     for (pod, rank) in pods.iter_mut().zip(0..).take(3) {
         bind(pod, "job-uid", rank);
-        pod.status.scheduled = made("2026-11-27T05:43:09Z");
+        pod.status.conditions.scheduled = made("2026-11-27T05:43:09Z");
     }
     assert!(torn(&pods), "the last one was there, in the same second");
     pods[3].created = made("2026-11-27T05:43:10Z");
@@ -378,7 +378,7 @@ fn binding_that_was_begun_and_not_finished_is_seen_by_the_clock_of_the_api_serve
     assert!(!torn(&pods), "one that leaves waits for nothing");
     pods[3].deleting = false;
     for pod in &mut pods[..3] {
-        pod.status.scheduled = 0;
+        pod.status.conditions.scheduled = 0;
     }
     assert!(!torn(&pods), "nobody knows");
 }

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_pod_knows_when_it_was_bound() {
     let scheduled = |status: serde_json::Value| {
-        serde_json::from_value::<PodStatus>(status).expect("a status").scheduled
+        serde_json::from_value::<PodStatus>(status).expect("a status").conditions.scheduled
     };
     let condition = |kind: &str, status: &str, at: serde_json::Value| {
         serde_json::json!({"phase": "Running", "conditions": [

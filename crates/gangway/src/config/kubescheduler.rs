@@ -9,7 +9,8 @@ use gangway_core::placeholder::is_word;
 
 use super::section::{Problems, Section};
 use super::{
-    Command, ConfigError, Election, ProcessFlags, Tls, command, election, read_file, read_tls,
+    Command, ConfigError, Election, Gangs, ProcessFlags, Tls, command, election, gangs, read_file,
+    read_tls,
 };
 
 /// Flags of `gangway extender`.
@@ -45,6 +46,8 @@ pub(crate) struct ExtenderSettings {
     pub(crate) election: Option<Election>,
     /// What is run when a gang is warned.
     pub(crate) warning_command: Option<Command>,
+    /// What is shown of gangs.
+    pub(crate) gangs: Gangs,
 }
 
 /// The way to the gRPC door.
@@ -109,6 +112,7 @@ impl ExtenderSettings {
         let election =
             election::read(election, &flags.process, &identity, "gangway-extender", &problems);
         let warning_command = command::read(root.section("warningCommand"), &problems);
+        let gangs = gangs::read(root.section("gangs"));
         root.finish();
         problems.into_result()?;
         Ok(Self {
@@ -122,6 +126,7 @@ impl ExtenderSettings {
             identity,
             election,
             warning_command,
+            gangs,
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod boot;
 mod news;
+mod outlook;
 mod stamped;
 mod whole;
 
@@ -27,6 +28,7 @@ use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::metrics::Metrics;
 pub(super) use boot::A_MOMENT;
+pub(crate) use outlook::Outlook;
 use stamped::Stamped;
 use whole::Emptiness;
 
@@ -99,9 +101,11 @@ struct Inner {
     tracked: BTreeMap<JobId, watch::Sender<Seen>>,
     /// Tracked jobs whose end must be known in advance: it moves without a change of their state.
     heeded: HashSet<JobId>,
-    /// Where the jobs of the last list are (a job may name several partitions), and whether they wait
-    /// for something else than nodes.
-    partitions: HashMap<JobId, (String, bool)>,
+    /// Where the jobs of the last list are (a job may name several partitions), whether they wait for
+    /// something else than nodes, and their priority; a component of a heterogeneous job has none.
+    partitions: HashMap<JobId, (String, bool, Option<u32>)>,
+    /// What is told of those that wait.
+    outlooks: HashMap<JobId, Outlook>,
     /// When the question was put by which a job was last read by itself: a list that was asked for before
     /// is older news.
     noted: HashMap<JobId, Instant>,
@@ -235,7 +239,7 @@ impl Board {
         pending.any(|(id, _)| {
             let known = inner.partitions.get(id);
             partition.is_empty()
-                || known.is_none_or(|(names, aside)| {
+                || known.is_none_or(|(names, aside, _)| {
                     let same = |name| partition.split(',').any(|own| name == own);
                     !aside && names.split(',').any(same)
                 })
@@ -279,7 +283,8 @@ impl Board {
     fn take(&self, inner: &mut Inner, job: &Arc<Job>) {
         let aside = reason::stands_aside(&job.reason);
         for id in job.parts.iter().map(|part| part.id).chain([job.id]) {
-            inner.partitions.insert(id, (job.partition.clone(), aside));
+            let priority = (id == job.id).then(|| job.priority.unwrap_or(0));
+            inner.partitions.insert(id, (job.partition.clone(), aside, priority));
         }
         if let Some(stamp) = Stamp::of(job) {
             let changed = inner.stamped.get(job.id).is_none_or(|old| old != job);

@@ -140,6 +140,7 @@ impl Job {
             "flags": if self.external { &["EXTERNAL_JOB"][..] } else { &[] },
             "het_job_id": set(0),
             "tres_per_node": self.shape.tres_per_node(),
+            "node_count": set(self.shape.nodes.into()),
             "excluded_nodes": self.excluded.iter().map(String::as_str).collect::<Vec<_>>().join(","),
         });
         if detail && self.is_running() {

@@ -72,6 +72,8 @@ pub(crate) struct WireJob {
     excluded_nodes: String,
     #[serde(deserialize_with = "or_default")]
     tres_per_node: String,
+    #[serde(deserialize_with = "or_default")]
+    node_count: Number,
     /// One entry per node; empty without the flag DETAIL.
     #[serde(deserialize_with = "or_default")]
     gres_detail: Vec<String>,
@@ -153,6 +155,7 @@ impl WireJob {
             parts: Vec::new(),
             excluded_nodes: self.excluded_nodes,
             tres_per_node: self.tres_per_node,
+            node_count: self.node_count.count().unwrap_or(0),
         })
     }
 

@@ -1,0 +1,108 @@
+//! What people are told of placeholders that wait: their place in the queue, and what of that which they need
+//! there is.
+//!
+//! Reads Slurm's nodes while somebody waits for some, seldom where that takes long. It must never hold up or
+//! decide anything: whoever cannot be told is told less.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gangway_core::job::{BaseState, Job, JobId};
+use gangway_core::outlook::{Node, is_about_nodes, outlook};
+use tokio::time::Instant;
+
+use super::Queue;
+use super::board::Outlook;
+use crate::chain::explain;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// How old what was read of the nodes may become, and how many times as long as it took to read it.
+const NODES: Duration = Duration::from_secs(5);
+const BREATHERS: u32 = 60;
+/// Placeholders that are told something new in one look: whoever watches has to keep up.
+const AT_ONCE: usize = 500;
+/// Far back in a queue a place is told anew only when it has moved by this part of it.
+const FAR: u32 = 20;
+
+/// Slurm's nodes as last read.
+#[derive(Default)]
+struct Nodes {
+    list: Vec<Node>,
+    /// When they may be read again.
+    again: Option<Instant>,
+}
+
+impl Queue {
+    /// Keeps telling, until the bridge stops.
+    pub(crate) async fn keep_outlook(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut nodes = Nodes::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let all = self.board.stamped();
+            let waits = |job: &Job| job.state.base == BaseState::Pending;
+            let waiting: Vec<Arc<Job>> =
+                all.into_iter().map(|(_, job)| job).filter(|job| waits(job)).collect();
+            let ids: HashSet<JobId> = waiting.iter().map(|job| job.id).collect();
+            self.board.keep_outlooks(&ids);
+            if waiting.is_empty() {
+                continue;
+            }
+            if waiting.iter().any(|job| is_about_nodes(&job.reason)) {
+                self.look_at_nodes(&mut nodes).await;
+            }
+            let places = self.board.positions();
+            let mut told = 0;
+            for job in &waiting {
+                let place = places.get(&job.id).copied().unwrap_or(0);
+                let words =
+                    if nodes.list.is_empty() { String::new() } else { outlook(job, &nodes.list) };
+                told += usize::from(self.foresee(job.id, place, words));
+                if told >= AT_ONCE {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether that was news.
+    fn foresee(&self, job: JobId, place: u32, words: String) -> bool {
+        let known = self.board.outlook(job);
+        let far = known.position > FAR && place > FAR;
+        let same = far && known.position.abs_diff(place) < known.position / FAR;
+        let position = if same { known.position } else { place };
+        self.board.foresee(job, Outlook { position, words })
+    }
+
+    async fn look_at_nodes(&self, nodes: &mut Nodes) {
+        if nodes.again.is_some_and(|again| Instant::now() < again) {
+            return;
+        }
+        let began = Instant::now();
+        match self.slurm.nodes().await {
+            Ok(list) => {
+                let fact = |node: gangway_slurm::Node| Node {
+                    name: node.name,
+                    state: node.state,
+                    reason: node.reason,
+                    reason_user: node.reason_user,
+                    gres: node.gres,
+                    used: node.gres_used,
+                    cpus: (node.cpus, node.allocated_cpus),
+                    partitions: node.partitions,
+                };
+                nodes.list = list.into_iter().map(fact).collect();
+            }
+            Err(error) => {
+                nodes.list.clear();
+                tracing::debug!(error = explain(&error), "could not read what nodes there are");
+            }
+        }
+        nodes.again = Some(Instant::now() + NODES.max(began.elapsed() * BREATHERS));
+    }
+}
