@@ -70,7 +70,7 @@ async fn kubectl_shows_a_gang_from_the_queue_to_its_end() {
     let owner = story.kube.create(&large).await;
     story.bound("large-", room as usize).await;
     let pods = format!("{room}/{room}");
-    let running = shown(&story, "large-", &[("PHASE", "Running"), ("PODS", &pods)]).await;
+    let running = shown(&story, "large-", &[("PHASE", "Running"), ("PODS", &pods), ("STATE", "RUNNING")]).await;
     assert_eq!((running["KIND"].as_str(), running["STATE"].as_str()), ("Job", "RUNNING"));
     assert!(!running["NODES"].is_empty() && running["POSITION"].is_empty(), "{running:?}");
 

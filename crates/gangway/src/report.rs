@@ -92,7 +92,7 @@ impl Reporter {
         let mut ready = Vec::new();
         let mut later: Option<Instant> = None;
         for (place, member) in unbound().enumerate() {
-            let Some(due) = self.due(&member.uid, texts.at(place)) else { continue };
+            let Some(due) = self.due(&member.uid, texts.at(place), now) else { continue };
             let due = due.max(settled);
             if due <= now {
                 ready.push((place, member.uid.clone()));
@@ -111,8 +111,8 @@ impl Reporter {
     }
 
     /// From when on a pod may be told this; `None` where it tells it.
-    fn due(&self, uid: &str, text: &Report) -> Option<Instant> {
-        let Some(told) = self.told.get(uid) else { return Some(Instant::now()) };
+    fn due(&self, uid: &str, text: &Report, now: Instant) -> Option<Instant> {
+        let Some(told) = self.told.get(uid) else { return Some(now) };
         let weight = if same_news(&told.report, text) { Weight::Moved } else { Weight::News };
         if told.report == *text {
             return None;
