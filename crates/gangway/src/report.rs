@@ -412,7 +412,7 @@ mod tests {
             "{far:?}"
         );
         // Another reason is no news there, another job is.
-        let resources = Report { topic: "Resources".to_owned(), ..queued.clone() };
+        let resources = Report { topic: "Resources".to_owned(), ..queued };
         let other = |report, job| Texts::of(&view(6), report, Some(JobId(job)), None);
         assert_eq!(other(&resources, 7).at(TOLD), far);
         assert!(!same_news(other(&resources, 8).at(TOLD), far));
