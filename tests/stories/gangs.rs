@@ -70,7 +70,9 @@ async fn kubectl_shows_a_gang_from_the_queue_to_its_end() {
     let owner = story.kube.create(&large).await;
     story.bound("large-", room as usize).await;
     let pods = format!("{room}/{room}");
-    let running = shown(&story, "large-", &[("PHASE", "Running"), ("PODS", &pods), ("STATE", "RUNNING")]).await;
+    let running =
+        shown(&story, "large-", &[("PHASE", "Running"), ("PODS", &pods), ("STATE", "RUNNING")])
+            .await;
     assert_eq!((running["KIND"].as_str(), running["STATE"].as_str()), ("Job", "RUNNING"));
     assert!(!running["NODES"].is_empty() && running["POSITION"].is_empty(), "{running:?}");
 
@@ -127,7 +129,20 @@ async fn kubectl_shows_a_gang_from_the_queue_to_its_end() {
         if all.is_empty() { Ok(()) } else { Err(format!("{all:?}")) }
     })
     .await;
+    goes_on_without_the_kind(&story).await;
     story.end().await;
+}
+
+/// The API server stops serving Gangs, and gangs are bound all the same.
+async fn goes_on_without_the_kind(story: &Story) {
+    story.kubectl(&["delete", "crd", "gangs.gangway.dev"]);
+    let template = manifest::template(8, &[]);
+    story.kube.create(&manifest::indexed_job("unseen", 2, &template)).await;
+    story.seated(&story.bound("unseen-", 2).await).await;
+    // For whoever plays in this world next.
+    let kind = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/crds/gangs.yaml");
+    story.kubectl(&["apply", "--server-side", "-f", kind]);
+    story.kubectl(&["wait", "--for=condition=Established", "crd/gangs.gangway.dev"]);
 }
 
 /// Slurm's reason changes, and the pods say so, and their Gang.
