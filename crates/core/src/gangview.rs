@@ -211,6 +211,8 @@ pub fn worth(written: &Status, now: &Status) -> Option<Weight> {
             (s.phase.clone(), s.job_id, s.job_state.clone(), s.generation, s.preemptions),
             (s.partition.clone(), s.account.clone(), s.user.clone(), s.nodes.clone()),
             (s.members.wanted, s.members.bound, all_ready(s), s.reason.clone(), words),
+            // That a place or an estimate is known at all is what one waits for.
+            (s.position.is_some(), s.estimated_start.is_some()),
         )
     };
     if news(written) != news(now) {
@@ -243,6 +245,14 @@ pub fn beside(sight: Option<&Sight>) -> String {
         add(&format!("Slurm expects it to start at {}", rfc3339(sight.expected_start)));
     }
     out
+}
+
+/// Which of that is known at all: whoever is told of a place or an estimate for the first time hears news.
+pub fn known(sight: Option<&Sight>) -> (bool, bool, bool) {
+    let sight = sight.filter(|sight| sight.state == "PENDING");
+    sight.map_or_else(Default::default, |sight| {
+        (!sight.outlook.is_empty(), sight.position > 0, sight.expected_start > 0)
+    })
 }
 
 fn job_of(verdict: Option<&Verdict>) -> Option<JobId> {

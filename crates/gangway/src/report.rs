@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gangway_core::follow::Report;
 use gangway_core::gangview::pace::{Line, Pace, TOLD, Weight};
-use gangway_core::gangview::{Sight, beside};
+use gangway_core::gangview::{Sight, beside, known};
 use gangway_core::job::JobId;
 use gangway_core::names;
 use gangway_core::offer::sentence;
@@ -229,6 +229,8 @@ const QUEUED: &str = "Queued";
 
 /// What the pods of a gang are to tell that are not bound.
 struct Texts {
+    /// The first one hears at once that there is a place or an estimate at all; the text is the same.
+    first: Report,
     /// Those that wait in Slurm tell also what would help, the place in the queue and the estimate.
     near: Report,
     /// Of a large gang the others say where to look: whatever changes would be a write for each.
@@ -238,25 +240,31 @@ struct Texts {
 impl Texts {
     fn of(view: &View, report: &Report, job: Option<JobId>, sight: Option<&Sight>) -> Self {
         if report.reason != QUEUED {
-            return Self { near: report.clone(), far: None };
+            return Self { first: report.clone(), near: report.clone(), far: None };
         }
         let message = format!("{}{}", report.message, beside(sight));
         let near = Report { message, ..report.clone() };
+        let topic = format!("{}{:?}", report.topic, known(sight));
+        let first = Report { topic, ..near.clone() };
         let gang = &view.assembled.gang;
-        let first = gang.members.iter().find(|m| m.bound.is_none() && !m.finished);
-        let far = job.zip(first).map(|(job, first)| {
+        let leader = gang.members.iter().find(|m| m.bound.is_none() && !m.finished);
+        let far = job.zip(leader).map(|(job, leader)| {
             let message = format!(
                 "Slurm job {job} waits for the pods of {} {}; why, and until when: pod {}, or kubectl get gangs -o wide",
-                gang.kind, gang.name, first.name
+                gang.kind, gang.name, leader.name
             );
             Report { topic: job.to_string(), message, problem: false, ..report.clone() }
         });
-        Self { near, far }
+        Self { first, near, far }
     }
 
     /// What is told at this place in the order of ranks.
     fn at(&self, place: usize) -> &Report {
-        self.far.as_ref().filter(|_| place >= TOLD).unwrap_or(&self.near)
+        match &self.far {
+            _ if place == 0 => &self.first,
+            Some(far) if place >= TOLD => far,
+            _ => &self.near,
+        }
     }
 }
 
@@ -411,6 +419,11 @@ mod tests {
             far.message.contains("Slurm job 7") && far.message.contains("pod train-0"),
             "{far:?}"
         );
+        // That there is a place at all is news, another one is not.
+        let moved = Sight { position: 2, ..sight.clone() };
+        let [moved, none] =
+            [Some(&moved), None].map(|sight| Texts::of(&view(6), &queued, Some(JobId(7)), sight));
+        assert!(same_news(moved.at(0), texts.at(0)) && !same_news(none.at(0), texts.at(0)));
         // Another reason is no news there, another job is.
         let resources = Report { topic: "Resources".to_owned(), ..queued };
         let other = |report, job| Texts::of(&view(6), report, Some(JobId(job)), None);

@@ -47,7 +47,7 @@ impl Line {
     fn reserve(self) -> i64 {
         match self {
             Self::First => 4,
-            Self::Other => 1,
+            Self::Other => 3,
         }
     }
 

@@ -193,6 +193,9 @@ fn news_weighs_more_than_another_place_in_the_queue() {
     assert_eq!(worth(&first, &another.status(Some(&first), NOON)), Some(Weight::News));
     scene.assembled.gang.expected = 3;
     assert_eq!(worth(&first, &scene.status(Some(&first), NOON)), Some(Weight::News));
+    let mut unknown = Scene::queued("Priority");
+    unknown.sight().expected_start = 0;
+    assert_eq!(worth(&unknown.status(None, NOON), &first), Some(Weight::News));
     // All are ready: that is what one waits for. One of them: not worth the hurry.
     let mut scene = Scene::new(2);
     let first = scene.status(None, NOON);
