@@ -41,6 +41,8 @@ pub struct Setup {
     pub verb: &'static str,
     /// Another way to the API server than the world's own.
     pub kubeconfig: Option<PathBuf>,
+    /// Further flags, such as `--log-json`.
+    pub flags: Vec<String>,
 }
 
 impl Setup {
@@ -60,6 +62,7 @@ impl Setup {
             log: "info,gangway=debug",
             verb: "scheduler",
             kubeconfig: None,
+            flags: Vec::new(),
         }
     }
 }
@@ -78,6 +81,7 @@ pub struct Bridge {
     who: String,
     filter: &'static str,
     verb: &'static str,
+    flags: Vec<String>,
     child: Option<Child>,
     /// Where its next process dies.
     armed: Option<String>,
@@ -98,6 +102,7 @@ impl Bridge {
             who,
             filter: setup.log,
             verb: setup.verb,
+            flags: setup.flags.clone(),
             child: None,
             armed: None,
             directory,
@@ -171,6 +176,7 @@ impl Bridge {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--log", self.filter, "--identity", &self.who])
+            .args(&self.flags)
             .envs(self.armed.take().map(|at| ("GANGWAY_CRASH_AT", at)))
             .env("GANGWAY_CRASH_LOG", self.passed_file())
             .stdout(Stdio::null())

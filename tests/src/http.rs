@@ -10,10 +10,21 @@ use tokio::time::timeout;
 
 /// Status and body of a GET on loopback; `None` where nobody answers.
 pub async fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    ask(port, "GET", path, "").await
+}
+
+/// The same of a PUT.
+pub async fn put(port: u16, path: &str, body: &str) -> Option<(u16, String)> {
+    ask(port, "PUT", path, body).await
+}
+
+async fn ask(port: u16, verb: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let question =
-            format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        let length = body.len();
+        let question = format!(
+            "{verb} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
         stream.write_all(question.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;

@@ -34,6 +34,7 @@ mod kubelet;
 mod leaderworkerset;
 mod leaving;
 mod loss;
+mod monitoring;
 mod nemesis;
 mod network;
 mod no_room;

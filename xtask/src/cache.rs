@@ -7,6 +7,7 @@ pub(crate) mod binaries;
 pub(crate) mod containers;
 mod debs;
 pub(crate) mod golang;
+pub(crate) mod prometheus;
 pub(crate) mod root;
 pub(crate) mod seed;
 

@@ -47,6 +47,16 @@ pub(crate) fn run(accept: bool) -> Result<bool> {
             Ok(_) => problems.push(format!("{set:?} is not refused")),
         }
     }
+    // Kinds that no world serves, so they are in no file that is applied in one.
+    let monitoring = ["serviceMonitor=true", "rules=true", "dashboards=true"];
+    let monitoring = monitoring.map(|value| format!("monitoring.{value}"));
+    let words: Vec<&str> = monitoring.iter().flat_map(|value| ["--set", value]).collect();
+    let text = chart.render(&words)?;
+    for what in ["kind: ServiceMonitor", "alert: GangwaySlurmDown", "gangway-bridge.json: |"] {
+        if !text.contains(what) {
+            problems.push(format!("with all of monitoring there is no {what}"));
+        }
+    }
     let values = fs::read_to_string(chart.dir.join("values.yaml"))?;
     let made = [
         ("manifests/gangway.yaml", chart.render(&["--set", "namespace.create=true"])?),

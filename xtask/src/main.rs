@@ -71,6 +71,8 @@ Usage: cargo xtask COMMAND
   chart [--accept]
                  Lints and renders the Helm chart, and compares manifests/gangway.yaml and its README with what it gives;
                  --accept writes them. Builds Helm into the cache where it is missing.
+  prometheus     Fetches Prometheus and promtool into the cache where they are missing, and says where they are, for
+                 GANGWAY_PROMETHEUS of the tests.
   image          Runs the steps of the Dockerfile without an engine: a static release build, started in an empty root.
                  Fails above 30 MB.
   supply         Licences, sources and bans by deny.toml, a reason for each dependency, and the list of parts of the
@@ -182,6 +184,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             [accept] if accept == "--accept" => chart::run(true),
             _ => bail!("chart takes --accept or nothing"),
         },
+        "prometheus" => {
+            Options::parse(&words, &[])?;
+            println!("{}", cache::prometheus::ensure()?.display());
+            Ok(true)
+        }
         "image" => {
             Options::parse(&words, &[])?;
             image::run()?;

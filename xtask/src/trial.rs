@@ -83,6 +83,7 @@ pub(crate) fn run() -> Result<bool> {
         let mut variables = World::variables(&worlds)?;
         variables.push(("GANGWAY_TIMES", times.clone().into()));
         variables.push(("GANGWAY_HELM", crate::cache::binaries::helm()?.join("helm").into()));
+        variables.push(("GANGWAY_PROMETHEUS", crate::cache::prometheus::ensure()?.into()));
         outcomes.push(cargo(&top, "tests", &tests, &variables));
         longest(&times);
         outcomes.push(timed("rights", || rights(&worlds)));

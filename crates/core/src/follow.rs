@@ -17,7 +17,7 @@ use crate::place::Seat;
 use crate::policy::Refusal;
 use crate::reason::{DEPENDENCY, needs_a_person};
 
-pub use plan::{Action, Asked, Ends, Facts, Plan, Progress, Report, Spot, Verdict};
+pub use plan::{Action, Asked, Cause, Ends, Facts, Plan, Progress, Report, Spot, Verdict};
 pub(crate) use seating::without_a_node;
 use seating::{Seating, Start, no_seat, stand_ins};
 
@@ -272,7 +272,8 @@ fn allocated(facts: &Facts<'_>, start: &Start<'_>, renewed: bool, now: i64) -> P
     if unfinished(facts).any(|m| stray(&m)) {
         let why =
             format!("it is bound for an earlier start than the present one of Slurm job {job}");
-        return Plan { actions: evict(unfinished(facts).filter(stray), &why), ..Plan::default() };
+        let actions = evict(unfinished(facts).filter(stray), Cause::EarlierStart, &why);
+        return Plan { actions, ..Plan::default() };
     }
     if let Some(plan) = leave::of_an_earlier_start(facts, job) {
         return plan;
@@ -405,12 +406,12 @@ fn whole_gang(
 /// bound anew, together, when its pods are there again.
 fn roll_back(facts: &Facts<'_>) -> Plan {
     let why = "not every pod of the gang could be bound in time, so none stays bound";
-    let actions = evict(unfinished(facts).filter(|m| m.bound.is_some()), why);
+    let actions = evict(unfinished(facts).filter(|m| m.bound.is_some()), Cause::NotInTime, why);
     Plan { actions, ..Plan::say("RolledBack", why.to_owned(), true) }
 }
 
-fn evict<'a>(members: impl Iterator<Item = &'a Member>, why: &str) -> Vec<Action> {
-    members.map(|m| Action::Evict { pod: m.uid.clone(), why: why.to_owned() }).collect()
+fn evict<'a>(members: impl Iterator<Item = &'a Member>, cause: Cause, why: &str) -> Vec<Action> {
+    members.map(|m| Action::Evict { pod: m.uid.clone(), cause, why: why.to_owned() }).collect()
 }
 
 #[cfg(test)]

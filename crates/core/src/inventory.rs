@@ -10,6 +10,7 @@ mod conf;
 mod devices;
 mod differ;
 mod fence;
+mod holders;
 mod mirror;
 mod outside;
 pub mod partitions;
@@ -27,6 +28,9 @@ use crate::translate::gpu::GpuTypes;
 
 pub use conf::{Registration, deletions, registrations};
 pub use devices::{Device, Devices};
+pub use holders::{
+    Census, DEVICE_STANDINGS, Held, Holder, NODE_STATES, Spent, census, devices_held, spent,
+};
 pub use mirror::{Condition, REASONS, Standing, Told};
 pub use outside::{Guest, Hold, Holding, Settling, held, holds, settle};
 pub use partitions::{Difference, NewPartition, SlurmPartition, What};

@@ -3,7 +3,7 @@
 //! kube-scheduler asks for one pod at a time and may only be answered from what is known already.
 //! It never chooses: of its nodes it gets the one that Slurm gave, or none (rule 1).
 
-use crate::follow::{Action, Facts, Plan, Report, Spot, Verdict};
+use crate::follow::{Action, Cause, Facts, Plan, Report, Spot, Verdict};
 use crate::gang::Assembled;
 use crate::job::JobId;
 
@@ -158,8 +158,11 @@ pub fn untaken<'a>(
 /// nobody holds nodes in vain and what their controller makes anew queues again.
 pub fn give_back(assembled: &Assembled, generation: u32, released: bool, why: &str) -> Plan {
     let unfinished = assembled.gang.members.iter().filter(|m| !m.finished);
-    let mut actions: Vec<Action> =
-        unfinished.map(|m| Action::Evict { pod: m.uid.clone(), why: why.to_owned() }).collect();
+    let evict = |uid: &str| {
+        let (pod, why) = (uid.to_owned(), why.to_owned());
+        Action::Evict { pod, cause: Cause::NotTaken, why }
+    };
+    let mut actions: Vec<Action> = unfinished.map(|m| evict(&m.uid)).collect();
     if !released {
         actions.push(Action::Release { why: why.to_owned(), generation });
     }
@@ -342,7 +345,7 @@ mod tests {
         let mut assembled = gang(&["a", "b"]);
         assembled.gang.members[1].finished = true;
         let why = "why".to_owned();
-        let evict = Action::Evict { pod: "a".to_owned(), why: why.clone() };
+        let evict = Action::Evict { pod: "a".to_owned(), cause: Cause::NotTaken, why: why.clone() };
         let release = Action::Release { why, generation: 2 };
         assert_eq!(give_back(&assembled, 2, false, "why").actions, [evict.clone(), release]);
         assert_eq!(give_back(&assembled, 2, true, "why").actions, [evict]);

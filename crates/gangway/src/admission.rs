@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use gangway_core::admission::{House, Review, mutate, validate};
 use gangway_core::policy::{Policy, Source};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramVec, IntCounterVec};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{self, Hand};
 use crate::config::{AdmissionFlags, AdmissionSettings};
 use crate::http::{self, Readiness};
+use crate::metrics::Roll;
 use crate::nursery::nursery;
 use crate::policies;
 use crate::tls::{HTTP_1, TlsListener};
@@ -66,9 +67,9 @@ pub(crate) async fn run(flags: &AdmissionFlags) -> anyhow::Result<()> {
     let readiness = Arc::new(Readiness::default());
     // It asks nothing of Slurm.
     readiness.slurm.store(true, Ordering::Relaxed);
-    let registry = Registry::new();
+    let roll = Roll::new()?;
     let policy = watch::Sender::new(Arc::new(settings.policy.clone()));
-    let desk = Desk::new(settings.house.clone(), policy.subscribe(), &registry)?;
+    let desk = Desk::new(settings.house.clone(), policy.subscribe(), &roll)?;
 
     let open = async |address: SocketAddr| {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
@@ -81,7 +82,7 @@ pub(crate) async fn run(flags: &AdmissionFlags) -> anyhow::Result<()> {
     let serving =
         axum::serve(secured, app(desk)).with_graceful_shutdown(stop.clone().cancelled_owned());
     nursery.start("webhook", async move { Ok(serving.await?) });
-    nursery.start("metrics", http::metrics(metrics_port, registry, stop.clone()));
+    nursery.start("metrics", http::metrics(metrics_port, roll.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
 
     let identity = flags.process.identity.as_deref().unwrap_or("admission");
@@ -105,26 +106,29 @@ pub(crate) async fn run(flags: &AdmissionFlags) -> anyhow::Result<()> {
     parent.live(&stop).await
 }
 
+/// Everything that is measured here: answers, and their seconds.
+pub(crate) fn figures(roll: &Roll) -> prometheus::Result<(IntCounterVec, HistogramVec)> {
+    let answers = roll.counters(
+        "gangway_admission_answers_total",
+        "Answers to the API server by verb and kind: allowed, changed, refused, bad",
+        &["verb", "answer"],
+    )?;
+    let seconds = roll.histograms(
+        "gangway_admission_seconds",
+        "Seconds per answer to the API server",
+        &["verb"],
+        &[0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0],
+    )?;
+    Ok((answers, seconds))
+}
+
 impl Desk {
     fn new(
         house: House,
         policy: watch::Receiver<Arc<Policy>>,
-        registry: &Registry,
+        roll: &Roll,
     ) -> prometheus::Result<Self> {
-        let answers = IntCounterVec::new(
-            Opts::new(
-                "gangway_admission_answers_total",
-                "Answers to the API server by verb and kind: allowed, changed, refused, bad",
-            ),
-            &["verb", "answer"],
-        )?;
-        let seconds = HistogramVec::new(
-            HistogramOpts::new("gangway_admission_seconds", "Seconds per answer to the API server")
-                .buckets(vec![0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]),
-            &["verb"],
-        )?;
-        registry.register(Box::new(answers.clone()))?;
-        registry.register(Box::new(seconds.clone()))?;
+        let (answers, seconds) = figures(roll)?;
         let (house, questions) = (Arc::new(house), Arc::new(Semaphore::new(QUESTIONS)));
         Ok(Self { house, policy, questions, answers, seconds })
     }

@@ -19,6 +19,7 @@ use crate::kubescheduler::offering::Terms;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 use crate::sights::Sights;
+use crate::trace::Traces;
 
 /// The Kubernetes side, as everyone on it shares it.
 #[derive(Clone)]
@@ -35,6 +36,7 @@ pub(crate) struct Cluster {
     pub(crate) world: World,
     pub(crate) nursery: Nursery,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Traces,
     /// Bounds writes to the API server that are under way at once.
     pub(crate) writes: Arc<Semaphore>,
     /// Runs the operator's command for a gang that is warned.

@@ -21,7 +21,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
 use gangway_core::inventory::Taints;
 use gangway_core::names;
@@ -29,7 +28,6 @@ use gangway_core::placeholder::is_word;
 use gangway_core::policy::Policy;
 use gangway_core::translate::ResourceTable;
 use gangway_core::translate::gpu::GpuTypes;
-use tracing_subscriber::EnvFilter;
 
 pub(crate) use admission::{AdmissionFlags, AdmissionSettings};
 pub(crate) use command::Command;
@@ -73,6 +71,9 @@ pub(crate) struct ProcessFlags {
     /// Log one JSON object per line
     #[arg(long)]
     pub(crate) log_json: bool,
+    /// Send a trace of each gang to this OTLP collector (gRPC), such as http://127.0.0.1:4317
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub(crate) traces: Option<String>,
     /// Take part in an election, so that one of several replicas leads and the others stand by
     #[arg(
         long, value_name = "BOOL", env = "GANGWAY_LEADER_ELECTION",
@@ -90,17 +91,8 @@ pub(crate) struct ProcessFlags {
 impl ProcessFlags {
     /// Logs to standard error from now on.
     pub(crate) fn start_log(&self) -> anyhow::Result<()> {
-        log_to_stderr(&self.log, self.log_json)
+        crate::log::start(&self.log, self.log_json)
     }
-}
-
-/// Logs to standard error from now on.
-pub(crate) fn log_to_stderr(filter: &str, json: bool) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).context("--log is not a filter")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Fails only when a log is there already, which is fine.
-    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
-    Ok(())
 }
 
 /// Everything the scheduler needs to know, checked.

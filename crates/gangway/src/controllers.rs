@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gangway_core::inventory::{self, Hold};
-use gangway_core::job::GresAllocation;
+use gangway_core::inventory::{self, Hold, Host, SlurmNode};
+use gangway_core::job::{GresAllocation, Job};
 use gangway_slurm::Client as SlurmClient;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as latest};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -22,13 +22,16 @@ use crate::chain::explain;
 use crate::config::{Flags, Nodes, Settings};
 use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
-use crate::metrics::Metrics;
+#[cfg(test)]
+use crate::metrics::Roll;
+use crate::metrics::{Link, Process};
 use crate::nursery::nursery;
 use crate::scheduler::{Way, elect, give_up, slurm_client};
 
 mod carry;
 mod figures;
 mod hosts;
+mod ledger;
 mod outside;
 mod partitions;
 mod taint;
@@ -37,6 +40,9 @@ mod watch;
 use carry::Carrier;
 use figures::Figures;
 use hosts::{Fact, Hosts};
+use ledger::{Devices, Ledger, Look};
+#[cfg(test)]
+pub(crate) use ledger::{HOLDER, with_a_thousand_nodes};
 use outside::Holder;
 use partitions::Partitions;
 
@@ -57,7 +63,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     if let Some(election) = &mut settings.election {
         election.name = format!("{}-controllers", election.name.trim_end_matches("-scheduler"));
     }
-    let metrics = Metrics::new()?;
+    let metrics = Process::new()?;
+    let link = Link::new(&metrics.roll)?;
     let stop = CancellationToken::new();
     let (nursery, mut parent) = nursery();
     let readiness = Arc::new(Readiness::default());
@@ -68,21 +75,26 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     };
     let metrics_port = open(settings.listen.metrics).await?;
     let health_port = open(settings.listen.health).await?;
-    nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
 
     let kubeconfig = settings.kubeconfig.clone();
     let way =
         Way { kubeconfig: kubeconfig.as_deref().map(Path::new), identity: &settings.identity };
-    elect(&nursery, way, settings.election.as_ref(), &mandate, &metrics, &stop).await?;
+    elect(&nursery, way, settings.election.as_ref(), &mandate, &metrics.leads, &stop).await?;
     let client = way.client(Some(&mandate)).await?;
-    let slurm = slurm_client(&settings, &metrics, &mandate)?;
+    let slurm = slurm_client(&settings, link, &mandate)?;
     let (facts, heard) = mpsc::channel(FACTS);
     watch::start(&nursery, &client, &facts, &stop, &settings.scheduler_name, &nodes, &readiness)
         .await?;
-    let figures = Figures::new(&metrics.registry)?;
-    let partitions = Partitions::new(slurm.clone(), nodes.look(), &metrics.registry)?;
-    let keeper = Keeper::new(nodes, slurm, client, figures, partitions, readiness, heard);
+    let (ledger, devices) = Ledger::new(slurm.clone(), Devices::new(&metrics.roll)?);
+    let (looks, heard_looks) = latest::channel(Look::default());
+    nursery.start("ledger", ledger.keep(heard_looks, stop.clone()));
+    let roll = metrics.roll.clone();
+    let serving = http::metrics_and_devices(metrics_port, roll, devices, stop.clone());
+    nursery.start("metrics", serving);
+    let figures = Figures::new(&metrics.roll)?;
+    let partitions = Partitions::new(slurm.clone(), nodes.look(), &metrics.roll)?;
+    let keeper = Keeper::new(nodes, slurm, client, figures, partitions, readiness, (heard, looks));
     let stopped = stop.clone();
     nursery.start("inventory", async move {
         tokio::select! {
@@ -95,6 +107,15 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let lived = parent.live(&stop).await;
     give_up(way, settings.election.as_ref()).await;
     lived
+}
+
+/// Everything that is measured here.
+#[cfg(test)]
+pub(crate) fn figures(roll: &Roll) -> prometheus::Result<()> {
+    Figures::new(roll)?;
+    Partitions::gauge(roll)?;
+    Devices::new(roll)?;
+    Ok(())
 }
 
 /// Of each node that jobs are on: its name, how many CPUs they have, which devices.
@@ -116,6 +137,10 @@ struct Keeper {
     holder: Holder,
     /// Other people's jobs by node, in words.
     tenants: BTreeMap<String, String>,
+    /// The jobs as they were last read.
+    jobs: Arc<Vec<Job>>,
+    /// For the ledger.
+    looks: latest::Sender<Look>,
 }
 
 impl Keeper {
@@ -126,7 +151,7 @@ impl Keeper {
         figures: Figures,
         partitions: Partitions,
         readiness: Arc<Readiness>,
-        heard: mpsc::Receiver<Fact>,
+        (heard, looks): (mpsc::Receiver<Fact>, latest::Sender<Look>),
     ) -> Self {
         let cluster = nodes.rules.cluster.clone();
         let carrier = Carrier::new(slurm.clone(), client, cluster, figures.clone());
@@ -145,6 +170,8 @@ impl Keeper {
             in_use,
             holder,
             tenants,
+            jobs: Arc::default(),
+            looks,
         }
     }
 
@@ -207,6 +234,7 @@ impl Keeper {
         for node in &mut nodes {
             node.tenants = self.tenants.get(&node.name).cloned().unwrap_or_default();
         }
+        self.show(&hosts, &nodes);
         let made = self.partitions.look(&self.nodes.rules, &hosts, &nodes).await;
         let thinking = self.figures.plan_seconds.start_timer();
         let plan = inventory::decide(&self.nodes.rules, &hosts, &nodes, self.now());
@@ -236,12 +264,20 @@ impl Keeper {
             Ok(jobs) => {
                 self.tenants = inventory::tenants(&jobs);
                 self.holder.read(inventory::held(&self.nodes.rules, &jobs));
+                self.jobs = Arc::new(jobs);
                 self.in_use = in_use;
             }
             Err(error) => {
                 tracing::warn!(error = explain(&error), "could not read Slurm's jobs");
             }
         }
+    }
+
+    /// Shows the ledger what is seen.
+    fn show(&self, hosts: &[Host], nodes: &[SlurmNode]) {
+        let names = hosts.iter().map(|host| (host.slurm_name().to_owned(), host.name.clone()));
+        let (names, nodes, jobs) = (names.collect(), nodes.to_vec(), self.jobs.clone());
+        self.looks.send_replace(Look { nodes, names, jobs });
     }
 
     fn now(&self) -> i64 {
@@ -254,8 +290,8 @@ fn in_use(nodes: &[gangway_slurm::Node]) -> InUse {
     in_use.map(|node| (node.name.clone(), node.allocated_cpus, node.gres_used.clone())).collect()
 }
 
-fn seen(node: gangway_slurm::Node) -> inventory::SlurmNode {
-    inventory::SlurmNode {
+fn seen(node: gangway_slurm::Node) -> SlurmNode {
+    SlurmNode {
         name: node.name,
         address: node.address,
         state: node.state.into_iter().collect(),

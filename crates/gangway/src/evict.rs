@@ -1,6 +1,7 @@
 //! Taking a pod off its node: the Eviction API with the pod's uid as fence, never a bare delete
 //! (rule 11), and an event on pod and owner that says why.
 
+use gangway_core::follow::Cause;
 use gangway_core::names;
 use gangway_core::pod::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
@@ -28,7 +29,10 @@ fn note(why: &str) -> Note<'_> {
 }
 
 /// Evicts one pod. Returns its uid and whether its going is under way.
-pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, bool) {
+pub(crate) async fn evict(cluster: &Cluster, uid: &str, cause: Cause, why: &str) -> (String, bool) {
+    let count = |outcome: &str| {
+        cluster.metrics.evictions.with_label_values(&[cause.name(), outcome]).inc();
+    };
     let pod = cluster.world.index().pod(uid).cloned();
     // No longer there: that is what was wanted.
     let Some(pod) = pod else { return (uid.to_owned(), true) };
@@ -37,7 +41,7 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
     match is_over(&api, &pod.name, uid).await {
         Ok(false) => {}
         Ok(true) => {
-            cluster.metrics.evictions.with_label_values(&["over"]).inc();
+            count("over");
             tracing::info!(pod = pod.path(), uid, why, "it has ended by itself and is not evicted");
             return (uid.to_owned(), true);
         }
@@ -72,7 +76,7 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, why: &str) -> (String, b
         Err(kube::Error::Api(status)) if status.code == 429 => ("budget", false),
         Err(_) => ("error", false),
     };
-    cluster.metrics.evictions.with_label_values(&[label]).inc();
+    count(label);
     match outcome {
         Err(error) if !ok => {
             tracing::warn!(

@@ -3,6 +3,8 @@
 //! The follower holds no truth: what it remembers (`Progress`) only spares repeated calls, and a new
 //! follower after a crash comes to the same end from what it sees.
 
+mod counted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
@@ -11,10 +13,11 @@ use futures::future::join_all;
 use futures::{FutureExt, Stream, StreamExt};
 use gangway_api::v1;
 use gangway_api::v1::release_request::UpTo;
-use gangway_core::follow::{Action, Plan, Report, Spot, Verdict};
+use gangway_core::follow::{Action, Cause, Plan, Report, Spot, Verdict};
 use gangway_core::gang::Assembled;
 use gangway_core::gang::standin::StandsIn;
 use gangway_core::gangview::{Seen, Sight};
+use gangway_core::job::JobId;
 use gangway_core::life::{Event, Life, Write, step};
 use gangway_core::offer;
 use tokio::sync::watch;
@@ -28,6 +31,7 @@ use crate::evict;
 use crate::failpoint::{self, Point};
 use crate::gangs::Shown;
 use crate::kubescheduler::offering::Offering;
+use crate::metrics::{Passage, Place};
 use crate::planted::{self, Bug};
 use crate::report::Reporter;
 use crate::warn;
@@ -47,7 +51,11 @@ pub(crate) struct Follower {
     sight: watch::Receiver<Option<Sight>>,
     /// Where a stock kube-scheduler binds: the seats that it is offered.
     offering: Option<Offering>,
-    phase: Option<&'static str>,
+    /// Where it is counted.
+    place: Option<Place>,
+    /// Its job, as the log has it.
+    job: JobId,
+    passage: Passage,
     /// A seat is not free: look again when one may have become so.
     waits_for_seat: bool,
 }
@@ -60,11 +68,13 @@ impl Follower {
             shown: Shown::new(&cluster.gangs),
             sight,
             offering: cluster.terms.clone().map(Offering::new),
+            passage: Passage::new(cluster.now()),
             cluster,
             views,
             life: Life::default(),
             verdicts: None,
-            phase: None,
+            place: None,
+            job: JobId(0),
             waits_for_seat: false,
         }
     }
@@ -82,7 +92,7 @@ impl Follower {
             freed.hear();
             self.catch_up();
             let plan = self.plan(&view.assembled);
-            self.phase_is(Some(self.life.phase(&view.assembled).name()));
+            self.count(&view.assembled);
             let mut wake = plan.wake;
             let unnoticed = self.offer(&view, &plan).await;
             match self.act(&view, plan.actions).await {
@@ -105,7 +115,7 @@ impl Follower {
             let look = [reported, shown, unnoticed].into_iter().flatten().min();
             self.wait(wake, look, &mut freed).await;
         }
-        self.phase_is(None);
+        self.is_at(None);
     }
 
     fn plan(&mut self, assembled: &Assembled) -> Plan {
@@ -214,7 +224,10 @@ impl Follower {
 
     fn hear(&mut self, next: Option<Result<v1::Verdict, tonic::Status>>) {
         match next.map(|r| r.map(Verdict::try_from)) {
-            Some(Ok(Ok(verdict))) => self.note(Event::Heard(verdict)),
+            Some(Ok(Ok(verdict))) => {
+                self.heard(&verdict);
+                self.note(Event::Heard(verdict));
+            }
             Some(Ok(Err(bad))) => tracing::error!(%bad, "the door answered what cannot be read"),
             Some(Err(status)) => {
                 tracing::warn!(%status, "the door closed");
@@ -244,7 +257,7 @@ impl Follower {
                     let note = note.clone();
                     binds.push(Binding { pod, seat, node, job, generation, note });
                 }
-                Action::Evict { pod, why } => evictions.push((pod, why)),
+                Action::Evict { pod, cause, why } => evictions.push((pod, cause, why)),
                 Action::Warn { pod, leave } => warnings.push((pod, leave)),
                 Action::StandIn { pod, stands_in } => beside.push((pod, stands_in)),
                 Action::SelectNode { claim, uid, node, .. } => {
@@ -311,6 +324,7 @@ impl Follower {
         match self.cluster.door.place(request).await {
             Ok(stream) => {
                 self.door_away(None);
+                self.passage.ask(self.cluster.now());
                 self.note(Event::Asked { assembled, ok: true });
                 self.verdicts = Some(Box::pin(stream.into_inner()));
             }
@@ -395,6 +409,7 @@ impl Follower {
         // As core counts: whoever has finished is no part of it any more.
         let some_bound = gang.members.iter().any(|m| m.bound.is_some() && !m.finished);
         self.note(Event::Binding { some_bound });
+        self.passage.bind(self.cluster.now());
         let first = binds.iter().map(|b| b.seat.rank).min().filter(|_| !some_bound);
         let (first, others): (Vec<&Binding>, Vec<&Binding>) =
             binds.iter().partition(|b| Some(b.seat.rank) == first);
@@ -410,12 +425,8 @@ impl Follower {
         }
         let all = !news && answers.iter().all(|(_, ok)| *ok);
         self.wrote(Write::Bind, &answers);
-        if let Some(asked) = self.life.progress().asked.as_ref().filter(|_| all) {
-            let took =
-                Duration::from_millis(u64::try_from(self.cluster.now() - asked.at).unwrap_or(0));
-            self.cluster.metrics.gang_seconds.observe(took.as_secs_f64());
-            let members = binds.len();
-            tracing::info!(gang = gang.uid, name = gang.path(), members, ?took, "bound");
+        if all {
+            self.all_bound(view, binds);
         }
         // Whoever joins a gang that runs brings nothing new.
         let cost = binds.first().map_or("", |binding| binding.note.as_str());
@@ -425,12 +436,13 @@ impl Follower {
         if news { Done::LookAgain } else { Done::All }
     }
 
-    async fn evict(&mut self, view: &View, pods: &[(String, String)]) {
-        let reasons: BTreeSet<&str> = pods.iter().map(|(_, why)| why.as_str()).collect();
+    async fn evict(&mut self, view: &View, pods: &[(String, Cause, String)]) {
+        let reasons: BTreeSet<&str> = pods.iter().map(|(_, _, why)| why.as_str()).collect();
         for why in reasons {
             evict::tell_owner(&self.cluster, &view.group, why).await;
         }
-        let answers = pods.iter().map(|(uid, why)| evict::evict(&self.cluster, uid, why));
+        let answers =
+            pods.iter().map(|(uid, cause, why)| evict::evict(&self.cluster, uid, *cause, why));
         let answers = join_all(answers).await;
         self.wrote(Write::Evict, &answers);
     }
@@ -464,21 +476,6 @@ impl Follower {
         for (pod, ok) in answers {
             self.note(Event::Wrote { write, pod, ok: *ok });
         }
-    }
-
-    /// Keeps the gauge of gangs by phase.
-    fn phase_is(&mut self, phase: Option<&'static str>) {
-        if self.phase == phase {
-            return;
-        }
-        let gauge = &self.cluster.metrics.gangs;
-        if let Some(old) = self.phase {
-            gauge.with_label_values(&[old]).dec();
-        }
-        if let Some(new) = phase {
-            gauge.with_label_values(&[new]).inc();
-        }
-        self.phase = phase;
     }
 }
 

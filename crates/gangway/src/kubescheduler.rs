@@ -36,12 +36,13 @@ use crate::door;
 use crate::gangs::{self, Gangs};
 use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Process};
 use crate::nursery::{Nursery, nursery};
 use crate::scheduler::{WRITES, Way, elect, give_up, sweep};
 use crate::sights;
 use crate::source::Source;
 use crate::tls::{HTTP_1, TlsListener};
+use crate::trace::Traces;
 
 /// The door's name in gRPC health.
 const DOOR: &str = gangway_api::v1::extender_server::SERVICE_NAME;
@@ -52,7 +53,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
     flags.process.start_log()?;
     let settings = ExtenderSettings::load(flags)?;
-    let metrics = Metrics::new()?;
+    let process = Process::new()?;
+    let metrics = Metrics::new(&process.roll)?;
     let stop = CancellationToken::new();
     let (nursery, mut parent) = nursery();
     let readiness = Arc::new(Readiness::default());
@@ -61,12 +63,14 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
     let channel = door::outside(&settings.door).await?;
 
     let name = &settings.scheduler_name;
-    let desk = Desk::new(offers.clone(), world.clone(), mandate.clone(), name, &metrics.registry)?;
-    listen(&nursery, &settings, desk, &metrics, &readiness, &stop).await?;
+    let desk = Desk::new(offers.clone(), world.clone(), mandate.clone(), name, &process.roll)?;
+    listen(&nursery, &settings, desk, &process, &readiness, &stop).await?;
     nursery.start("door health", look(channel.clone(), readiness.clone(), stop.clone()));
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let election = settings.election.as_ref();
-    elect(&nursery, way, election, &mandate, &metrics, &stop).await?;
+    elect(&nursery, way, election, &mandate, &process.leads, &stop).await?;
+    let identity = settings.identity.as_str();
+    let traces = Traces::to(flags.process.traces.as_deref(), "gangway-extender", identity)?;
     let cluster = Cluster {
         client: way.client(Some(&mandate)).await?,
         door: door::client(channel),
@@ -76,6 +80,7 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
         world: world.clone(),
         nursery: nursery.clone(),
         metrics,
+        traces: traces.clone(),
         writes: Arc::new(Semaphore::new(WRITES)),
         caller: settings.warning_command.clone().map(Caller::new),
         sweep: Arc::new(Notify::new()),
@@ -96,8 +101,16 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
     nursery.start("source", async move { source.run(client, begin, stopped).await });
 
     let lived = parent.live(&stop).await;
+    traces.end().await;
     give_up(way, election).await;
     lived
+}
+
+/// Everything that is measured here.
+#[cfg(test)]
+pub(crate) fn figures(roll: &crate::metrics::Roll) -> prometheus::Result<()> {
+    let (offers, world, mandate) = (Offers::default(), World::default(), Mandate::new());
+    Desk::new(offers, world, mandate, "gangway-extended", roll).map(drop)
 }
 
 /// Opens the ports.
@@ -105,7 +118,7 @@ async fn listen(
     nursery: &Nursery,
     settings: &ExtenderSettings,
     desk: Desk,
-    metrics: &Metrics,
+    process: &Process,
     readiness: &Arc<Readiness>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -126,7 +139,7 @@ async fn listen(
             nursery.start("extender", server::serve(secured, desk, stop.clone()));
         }
     }
-    nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
+    nursery.start("metrics", http::metrics(metrics_port, process.roll.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
     Ok(())
 }

@@ -25,6 +25,7 @@ mod http;
 mod index;
 mod kubescheduler;
 mod lean;
+mod log;
 mod mandate;
 mod metrics;
 mod nursery;
@@ -40,6 +41,7 @@ mod sights;
 mod source;
 mod tls;
 mod token;
+mod trace;
 mod wall;
 mod warn;
 

@@ -72,7 +72,7 @@ enum AtDeadline {
 
 /// Holds the job for as long as it must be held. The exit code is the word to slurmd.
 pub(crate) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    crate::config::log_to_stderr(&flags.log, false)?;
+    crate::log::start(&flags.log, false)?;
     let Job { job_id, slurm_node, gpus } = &flags.job;
     let deadline = i64::from(flags.deadline) * 1_000;
     let began = Instant::now();

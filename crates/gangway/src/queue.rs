@@ -26,6 +26,7 @@ use gangway_slurm::Client;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub(crate) use board::{Board, Health};
 
@@ -37,8 +38,9 @@ use shun::Shunning;
 use crate::chain::explain;
 use crate::config::Settings;
 use crate::failpoint::{self, Point};
-use crate::metrics::Metrics;
+use crate::metrics::Placeholders;
 use crate::nursery::Nursery;
+use crate::trace::Traces;
 
 /// Gangs that may be on the immediate path at once: one less than the client has connections, so that
 /// somebody else's question is not kept waiting.
@@ -72,7 +74,8 @@ pub(crate) struct Queue {
     missed_at: AtomicU64,
     entries: DashMap<Key, Arc<Entry>>,
     nursery: Nursery,
-    metrics: Metrics,
+    metrics: Placeholders,
+    traces: Traces,
     stop: CancellationToken,
 }
 
@@ -255,7 +258,7 @@ impl Queue {
         slurm: Client,
         settings: &Settings,
         nursery: Nursery,
-        metrics: Metrics,
+        (metrics, traces): (Placeholders, Traces),
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -276,6 +279,7 @@ impl Queue {
             entries: DashMap::new(),
             nursery,
             metrics,
+            traces,
             stop,
         })
     }
@@ -339,7 +343,9 @@ impl Queue {
         };
         let verdicts = entry.verdict.subscribe();
         let queue = self.clone();
-        self.nursery.start("placeholder", async move {
+        // An error's span, so that whatever is logged says which gang it is about.
+        let span = tracing::error_span!("placeholder", cluster = key.cluster, gang = key.gang);
+        let following = async move {
             let last = queue.follow(&entry).await;
             // Out of the table before the last word is said: whoever hears it and asks again begins
             // anew.
@@ -349,7 +355,8 @@ impl Queue {
             }
             entry.done.cancel();
             Ok(())
-        });
+        };
+        self.nursery.start("placeholder", following.instrument(span));
         Ok(verdicts)
     }
 
@@ -435,6 +442,7 @@ impl Queue {
             while !self.stop.is_cancelled() {
                 let mut again = false;
                 for (job, why) in self.board.revived() {
+                    self.metrics.surplus.with_label_values(&["revived"]).inc();
                     tracing::warn!(job = %job.id, "slurmctld has forgotten that it ended this placeholder");
                     if let Err(error) = self.end(&job, &why).await {
                         tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use gangway_slurm::{
-    Client as SlurmClient, Config as SlurmConfig, Exchange, Observer, TokenSource,
-};
+use gangway_slurm::{Client as SlurmClient, Config as SlurmConfig, TokenSource};
+use prometheus::IntGauge;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -23,12 +22,13 @@ use crate::extender;
 use crate::gangs::{self, Gangs};
 use crate::http::{self, Readiness};
 use crate::mandate::Mandate;
-use crate::metrics::Metrics;
+use crate::metrics::{Link, Metrics, Placeholders, Process};
 use crate::nursery::{Nursery, nursery};
 use crate::policies;
 use crate::queue::{Board, Health, Queue};
 use crate::sights;
 use crate::source::Source;
+use crate::trace::Traces;
 
 mod heal;
 pub(crate) mod sweep;
@@ -41,18 +41,23 @@ pub(crate) const WRITES: usize = 48;
 pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     flags.process.start_log()?;
     let settings = Settings::load(flags)?;
-    let metrics = Metrics::new()?;
+    let process = Process::new()?;
+    let metrics = Metrics::new(&process.roll)?;
+    let placeholders = Placeholders::new(&process.roll)?;
     let stop = CancellationToken::new();
     let (nursery, mut parent) = nursery();
     let readiness = Arc::new(Readiness::default());
     let mandate = Mandate::new();
 
-    let slurm = slurm_client(&settings, &metrics, &mandate)?;
-    let queue = Queue::new(slurm, &settings, nursery.clone(), metrics.clone(), stop.clone());
+    let slurm = slurm_client(&settings, Link::new(&process.roll)?, &mandate)?;
+    let (collector, identity) = (flags.process.traces.as_deref(), settings.identity.as_str());
+    let traces = Traces::to(collector, "gangway-scheduler", identity)?;
+    let told = (placeholders.clone(), traces.clone());
+    let queue = Queue::new(slurm, &settings, nursery.clone(), told, stop.clone());
     start_queue(&nursery, &queue, &readiness, &stop);
     if let Some(sink) = settings.slurm.sink.clone() {
         let (slurm, board) = (queue.slurm().clone(), queue.board().clone());
-        let healing = heal::run(sink, slurm, board, metrics.clone(), stop.clone());
+        let healing = heal::run(sink, slurm, board, placeholders, stop.clone());
         let (mandate, stop) = (mandate.clone(), stop.clone());
         nursery.start("heal", async move {
             tokio::select! {
@@ -61,15 +66,16 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
             }
         });
     }
-    listen(&nursery, &settings, &queue, &mandate, &metrics, &readiness, &stop).await?;
+    listen(&nursery, &settings, &queue, &mandate, &process, &readiness, &stop).await?;
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let election = settings.election.as_ref();
-    elect(&nursery, way, election, &mandate, &metrics, &stop).await?;
+    elect(&nursery, way, election, &mandate, &process.leads, &stop).await?;
     let client = way.client(Some(&mandate)).await?;
-    let shared = Shared { nursery, settings, queue, mandate, metrics, readiness, stop };
+    let shared = Shared { nursery, settings, queue, mandate, metrics, traces, readiness, stop };
     start_source(&shared, client);
 
     let lived = parent.live(&shared.stop).await;
+    shared.traces.clone().end().await;
     let settings = &shared.settings;
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     give_up(way, settings.election.as_ref()).await;
@@ -96,7 +102,7 @@ pub(crate) async fn elect(
     way: Way<'_>,
     election: Option<&config::Election>,
     mandate: &Mandate,
-    metrics: &Metrics,
+    leads: &IntGauge,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     match election {
@@ -108,7 +114,7 @@ pub(crate) async fn elect(
             nursery.start("mandate", mandate.clone().with_election(stop.clone()));
         }
     }
-    let (mandate, leads, stop) = (mandate.clone(), metrics.leads.clone(), stop.clone());
+    let (mandate, leads, stop) = (mandate.clone(), leads.clone(), stop.clone());
     nursery.start("standing", async move {
         tokio::select! {
             () = mandate.granted() => leads.set(1),
@@ -131,39 +137,16 @@ pub(crate) async fn give_up(way: Way<'_>, election: Option<&config::Election>) {
 /// A client whose requests are counted, and held back where the mandate does not hold.
 pub(crate) fn slurm_client(
     settings: &Settings,
-    metrics: &Metrics,
+    link: Link,
     mandate: &Mandate,
 ) -> anyhow::Result<SlurmClient> {
     let token = TokenSource::File(settings.slurm.token_file.clone());
     let mut config = SlurmConfig::new(&settings.slurm.url, token);
     config.tls.clone_from(&settings.slurm.tls);
     config.user.clone_from(&settings.slurm.user);
-    config.observer = Some(Arc::new(Observed(metrics.clone())));
+    config.observer = Some(Arc::new(link));
     config.gate = Some(Arc::new(mandate.clone()));
     SlurmClient::new(config).context("cannot use slurm.url")
-}
-
-/// Feeds the client's exchanges into the metrics.
-struct Observed(Metrics);
-
-impl Observer for Observed {
-    fn request(&self, exchange: &Exchange) {
-        let status = exchange.status.map_or(exchange.outcome, status_class);
-        self.0.slurm_requests.with_label_values(&[exchange.endpoint, status]).inc();
-        self.0
-            .slurm_seconds
-            .with_label_values(&[exchange.endpoint])
-            .observe(exchange.elapsed.as_secs_f64());
-    }
-}
-
-fn status_class(status: u16) -> &'static str {
-    match status {
-        200..=299 => "2xx",
-        300..=399 => "3xx",
-        400..=499 => "4xx",
-        _ => "5xx",
-    }
 }
 
 pub(crate) fn start_queue(
@@ -201,7 +184,7 @@ async fn listen(
     settings: &Settings,
     queue: &Arc<Queue>,
     mandate: &Mandate,
-    metrics: &Metrics,
+    process: &Process,
     readiness: &Arc<Readiness>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -219,7 +202,7 @@ async fn listen(
     let guard = (settings.tls.clone(), settings.calls_per_second);
     let served = door::serve(grpc, guard, room, mandate.clone(), stop.clone());
     nursery.start("gRPC", served);
-    nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
+    nursery.start("metrics", http::metrics(metrics_port, process.roll.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
     Ok(())
 }
@@ -231,13 +214,14 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<Queue>,
     pub(crate) mandate: Mandate,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Traces,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) stop: CancellationToken,
 }
 
 /// Begins to watch Kubernetes.
 pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
-    let Shared { nursery, settings, queue, mandate, metrics, readiness, stop } = shared;
+    let Shared { nursery, settings, queue, mandate, metrics, traces, readiness, stop } = shared;
     let room = extender::service(queue.clone(), mandate.clone());
     let (door, serving) = door::inside(room, stop.clone());
     nursery.start("own door", serving);
@@ -250,6 +234,7 @@ pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
         world: World::drawn_in(queue.atlas().clone()),
         nursery: nursery.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         writes: Arc::new(Semaphore::new(WRITES)),
         caller: settings.warning_command.clone().map(Caller::new),
         sweep: Arc::new(Notify::new()),

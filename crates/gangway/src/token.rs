@@ -13,7 +13,6 @@ use clap::Args;
 use ring::hmac;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config;
 use crate::wall;
 
 /// A token lives at least this long, so that clocks that differ a little do no harm.
@@ -48,7 +47,7 @@ pub(crate) struct Flags {
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
-    config::log_to_stderr(&flags.log, false)?;
+    crate::log::start(&flags.log, false)?;
     if flags.once {
         return renew(flags);
     }

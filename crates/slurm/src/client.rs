@@ -235,7 +235,15 @@ impl Client {
             user: call.user,
         };
         match self.inner.transport.ask(&question).await {
-            Ok(answer) => Ok(Reply { endpoint, path, answer }),
+            Ok(answer) => {
+                let reply = Reply { endpoint, path, answer };
+                if let Some(observer) =
+                    self.inner.transport.observer().filter(|_| !reply.is_success())
+                {
+                    observer.refused(endpoint, reply.error().code());
+                }
+                Ok(reply)
+            }
             Err(error) => {
                 if matches!(error, Error::Unreachable { .. }) {
                     self.remember(None);

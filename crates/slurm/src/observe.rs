@@ -5,10 +5,16 @@
 
 use std::time::Duration;
 
+use crate::code::SlurmCode;
+
 /// Told about every exchange with slurmrestd, also the failed ones.
 pub trait Observer: Send + Sync {
     /// Called once an exchange is over, on the task that asked: it must not block.
     fn request(&self, exchange: &Exchange);
+
+    /// Called beside it for an answer that says no, with Slurm's number for that where it gave one. It must not block
+    /// either.
+    fn refused(&self, _endpoint: &'static str, _code: Option<SlurmCode>) {}
 }
 
 /// Whether its owner may change anything at all at this moment; reading is always open.

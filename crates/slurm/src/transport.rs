@@ -98,6 +98,11 @@ impl Transport {
         })
     }
 
+    /// Whoever wants to be told.
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.as_deref()
+    }
+
     /// Asks once; a second time only where the token was refused and the file now holds another
     /// one, for a refused token had no effect.
     pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, Error> {

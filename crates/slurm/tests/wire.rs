@@ -383,11 +383,15 @@ async fn nobody_there_is_unreachable_and_nothing_was_sent() {
 }
 
 #[derive(Default)]
-struct Log(Mutex<Vec<Exchange>>);
+struct Log(Mutex<Vec<Exchange>>, Mutex<Vec<(&'static str, Option<SlurmCode>)>>);
 
 impl Observer for Log {
     fn request(&self, exchange: &Exchange) {
         self.0.lock().unwrap().push(exchange.clone());
+    }
+
+    fn refused(&self, endpoint: &'static str, code: Option<SlurmCode>) {
+        self.1.lock().unwrap().push((endpoint, code));
     }
 }
 
@@ -404,6 +408,8 @@ async fn every_exchange_is_observed() {
     let client = server.client_with(|config| config.observer = Some(observer));
     assert_eq!(client.job(JobId(9)).await.unwrap(), None);
     client.diag().await.unwrap_err();
+    // What never came has said nothing.
+    assert_eq!(*log.1.lock().unwrap(), [("job", Some(SlurmCode::INVALID_JOB_ID))]);
     let log = log.0.lock().unwrap();
     let told: Vec<_> = log.iter().map(|one| (one.endpoint, one.status, one.outcome)).collect();
     assert_eq!(

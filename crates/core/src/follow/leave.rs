@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::seating::Start;
-use super::{ALL_BOUND_WITHIN_MS, Action, Facts, Plan, beside, evict, unfinished};
+use super::{ALL_BOUND_WITHIN_MS, Action, Cause, Facts, Plan, beside, evict, unfinished};
 use crate::ask::OnLoss;
 use crate::gang::{Member, Notice};
 use crate::job::{BaseState, JobId};
@@ -33,10 +33,10 @@ pub(super) fn before_its_end(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> 
     if by_time_limit && now < at - grace {
         return None;
     }
-    let what = if by_time_limit {
-        "reaches its time limit"
+    let (cause, what) = if by_time_limit {
+        (Cause::TimeLimit, "reaches its time limit")
     } else {
-        "is preempted by a job of higher priority"
+        (Cause::Preempted, "is preempted by a job of higher priority")
     };
     let why = format!("Slurm job {job}, which holds the nodes of this gang, {what}");
     let all = unfinished(facts).chain(beside(facts, job));
@@ -47,7 +47,7 @@ pub(super) fn before_its_end(facts: &Facts<'_>, start: &Start<'_>, now: i64) -> 
         } else {
             told(facts, now).unwrap_or(now + grace)
         };
-        return Some(warned_or_gone(facts, &bound, until, &why, now));
+        return Some(warned_or_gone(facts, &bound, until, (cause, &why), now));
     }
     // Its pods have left, and others wait: they go to another allocation than this one.
     if !facts.assembled.leaving.is_empty() {
@@ -112,14 +112,15 @@ pub(super) fn after_its_end(
 ) -> Plan {
     let bound: Vec<&Member> = leaving.iter().copied().filter(|m| m.bound.is_some()).collect();
     let Some(grace) = grace_ms(facts).filter(|_| is_foreseen(state) && !bound.is_empty()) else {
-        return Plan { actions: evict(leaving.iter().copied(), why), ..Plan::default() };
+        let actions = evict(leaving.iter().copied(), Cause::of(state), why);
+        return Plan { actions, ..Plan::default() };
     };
     let until = if matches!(state, BaseState::Timeout | BaseState::Deadline) {
         until_its_limit(facts, &bound, now, now)
     } else {
         told(facts, now).unwrap_or(now + grace)
     };
-    warned_or_gone(facts, leaving, until, why, now)
+    warned_or_gone(facts, leaving, until, (Cause::of(state), why), now)
 }
 
 fn grace_ms(facts: &Facts<'_>) -> Option<i64> {
@@ -128,11 +129,17 @@ fn grace_ms(facts: &Facts<'_>) -> Option<i64> {
 
 /// Members go together: when their time is up or all of them have checkpointed, and before that those
 /// who have not been told until when they may stay are told.
-fn warned_or_gone(facts: &Facts<'_>, leaving: &[&Member], until: i64, why: &str, now: i64) -> Plan {
+fn warned_or_gone(
+    facts: &Facts<'_>,
+    leaving: &[&Member],
+    until: i64,
+    (cause, why): (Cause, &str),
+    now: i64,
+) -> Plan {
     let bound = || leaving.iter().filter(|m| m.bound.is_some());
     if now >= until || bound().all(|m| m.notice == Notice::Checkpointed) {
         let how = if now >= until { "its time is up" } else { "all have checkpointed" };
-        let actions = evict(leaving.iter().copied(), &format!("{why}; {how}"));
+        let actions = evict(leaving.iter().copied(), cause, &format!("{why}; {how}"));
         return Plan { actions, ..Plan::default() };
     }
     // A bridge that has just started tells them anew: their hooks may not have been heard.
@@ -170,7 +177,7 @@ pub(super) fn for_a_successor(
         "pod {} is a successor: the one before it was lost while its gang ran, so all of the gang start anew together (gangway.dev/on-member-failure: restart)",
         successor.name
     );
-    Some(Plan { actions: evict(others(), &why), ..Plan::default() })
+    Some(Plan { actions: evict(others(), Cause::MemberLost, &why), ..Plan::default() })
 }
 
 /// Whoever stands in beside another start of the gang than this one leaves: it ended with that.
@@ -190,6 +197,6 @@ pub(super) fn left_over(facts: &Facts<'_>) -> Option<Plan> {
 /// Evicts whoever stands in beside a placeholder that does not go on.
 fn without(facts: &Facts<'_>, goes_on: impl Fn(JobId) -> bool, why: &str) -> Option<Plan> {
     let all = facts.assembled.stand_ins.iter().filter(|s| !s.member.finished && !goes_on(s.job));
-    let actions = evict(all.map(|s| &s.member), why);
+    let actions = evict(all.map(|s| &s.member), Cause::StoodIn, why);
     (!actions.is_empty()).then(|| Plan { actions, ..Plan::default() })
 }

@@ -194,6 +194,8 @@ pub enum Action {
     Evict {
         /// Pod uid.
         pod: String,
+        /// What it is counted under.
+        cause: Cause,
         /// For its owner.
         why: String,
     },
@@ -242,6 +244,74 @@ pub enum Action {
     NewRound,
     /// Nothing is left of the gang: drop it.
     Forget,
+}
+
+/// Why pods are evicted, as metrics count it: each has few words, where the sentence for the owner has many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A job of higher priority takes the nodes.
+    Preempted,
+    /// The time limit or the deadline has come.
+    TimeLimit,
+    /// The placeholder was cancelled.
+    Cancelled,
+    /// A node failed, or did not boot.
+    NodeFailed,
+    /// The placeholder has ended in another way.
+    Ended,
+    /// Bound for another start than the present one.
+    EarlierStart,
+    /// Not all of the gang could be bound in time.
+    NotInTime,
+    /// A member was lost, and all start anew together.
+    MemberLost,
+    /// It stood in for a member of a gang that does not go on.
+    StoodIn,
+    /// kube-scheduler did not take the seats.
+    NotTaken,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 10] = [
+        Self::Preempted,
+        Self::TimeLimit,
+        Self::Cancelled,
+        Self::NodeFailed,
+        Self::Ended,
+        Self::EarlierStart,
+        Self::NotInTime,
+        Self::MemberLost,
+        Self::StoodIn,
+        Self::NotTaken,
+    ];
+
+    /// That of a placeholder which has ended so.
+    pub fn of(state: &BaseState) -> Self {
+        match state {
+            BaseState::Preempted => Self::Preempted,
+            BaseState::Timeout | BaseState::Deadline => Self::TimeLimit,
+            BaseState::Cancelled => Self::Cancelled,
+            BaseState::NodeFail | BaseState::BootFail => Self::NodeFailed,
+            _ => Self::Ended,
+        }
+    }
+
+    /// Its name, as metrics and documents have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Preempted => "preempted",
+            Self::TimeLimit => "time_limit",
+            Self::Cancelled => "cancelled",
+            Self::NodeFailed => "node_failed",
+            Self::Ended => "ended",
+            Self::EarlierStart => "earlier_start",
+            Self::NotInTime => "not_in_time",
+            Self::MemberLost => "member_lost",
+            Self::StoodIn => "stood_in",
+            Self::NotTaken => "not_taken",
+        }
+    }
 }
 
 /// What the user should read on the pods.

@@ -284,7 +284,7 @@ fn the_end_of_the_placeholder_takes_this_rounds_pods_and_no_others() {
     assert_eq!(scene.evicted(), ["a", "b", "c"]);
     assert_eq!(
         scene.actions()[0],
-        Action::Evict { pod: "a".to_owned(), why: "cancelled".to_owned() }
+        Action::Evict { pod: "a".to_owned(), cause: Cause::Cancelled, why: "cancelled".to_owned() }
     );
     // Those that have ended by themselves stay, for their logs.
     for name in ["a", "b", "c"] {

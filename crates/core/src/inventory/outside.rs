@@ -12,7 +12,7 @@ use super::{Host, Rules, SlurmNode, differ, fence};
 use crate::job::{Job, Standing};
 
 /// How every `admin_comment` of such a job begins.
-const PREFIX: &str = "gangway-outside/";
+pub(super) const PREFIX: &str = "gangway-outside/";
 /// Memory of all pods without devices is held in steps of so many MiB, so that one of a few MiB changes nothing.
 const MEMORY_STEP: u64 = 256;
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use gangway_core::inventory::{Host, REASONS, Rules};
 use gangway_slurm::Error;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Histogram, IntCounterVec, IntGaugeVec};
+
+use crate::metrics::Roll;
 
 /// A node of a pool that is not told anything yet.
 const ARRIVING: &str = "Arriving";
@@ -23,32 +25,22 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
+    pub(super) fn new(roll: &Roll) -> prometheus::Result<Self> {
         let seconds = |name: &str, help: &str, first: f64| {
-            let buckets = prometheus::exponential_buckets(first, 4.0, 9)?;
-            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
+            roll.histogram(name, help, &prometheus::exponential_buckets(first, 4.0, 9)?)
         };
-        let nodes = Opts::new(
-            "gangway_inventory_nodes",
-            "Nodes of the pools by the reason of their condition gangway.dev/SlurmReady",
-        );
-        let nodes = IntGaugeVec::new(nodes, &["standing"])?;
-        registry.register(Box::new(nodes.clone()))?;
         Ok(Self {
-            nodes,
-            steps: counter(
+            nodes: roll.gauges(
+                "gangway_inventory_nodes",
+                "Nodes of the pools by the reason of their condition gangway.dev/SlurmReady",
+                &["standing"],
+            )?,
+            steps: roll.counters(
                 "gangway_inventory_steps_total",
                 "Nodes of Slurm that were to be changed, by what was to be done and what came of it",
                 &["step", "outcome"],
             )?,
-            writes: counter(
+            writes: roll.counters(
                 "gangway_inventory_writes_total",
                 "Writes to nodes of Kubernetes, by what was written and what came of it",
                 &["write", "outcome"],
@@ -142,12 +134,13 @@ mod tests {
         counts.retain(|_, n| *n > 0);
         let want = [(ARRIVING, 1), ("Drained", 1), ("InPool", 2), (OTHER, 1)];
         assert_eq!(counts.into_iter().collect::<Vec<_>>(), want);
-        let registry = Registry::new();
-        let figures = Figures::new(&registry).expect("all can be registered");
+        let roll = Roll::new().expect("a roll");
+        let figures = Figures::new(&roll).expect("all can be registered");
         figures.count(&rules, hosts.iter());
         figures.count(&rules, hosts[..1].iter());
         assert_eq!(figures.nodes.with_label_values(&["Drained"]).get(), 0, "it does not stay");
-        let series = registry
+        let series = roll
+            .registry()
             .gather()
             .iter()
             .find(|f| f.name() == "gangway_inventory_nodes")

@@ -10,10 +10,11 @@ use gangway_core::inventory::{
     Difference, Host, Rules, SlurmNode, SlurmPartition, What, partitions,
 };
 use gangway_slurm::{Client as SlurmClient, Error};
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::IntGaugeVec;
 use tokio::time::{Duration, Instant};
 
 use crate::chain::explain;
+use crate::metrics::Roll;
 
 pub(super) struct Partitions {
     slurm: SlurmClient,
@@ -30,14 +31,17 @@ impl Partitions {
     pub(super) fn new(
         slurm: SlurmClient,
         again: Duration,
-        registry: &Registry,
+        roll: &Roll,
     ) -> prometheus::Result<Self> {
+        let gauge = Self::gauge(roll)?;
+        Ok(Self { slurm, again, gauge, read: None, told: Vec::new() })
+    }
+
+    /// What is measured of them.
+    pub(super) fn gauge(roll: &Roll) -> prometheus::Result<IntGaugeVec> {
         let what =
             "1 for each partition that is not as the pools want it: missing, shut, lacks_nodes";
-        let gauge =
-            IntGaugeVec::new(Opts::new("gangway_partition_differs", what), &["partition", "what"])?;
-        registry.register(Box::new(gauge.clone()))?;
-        Ok(Self { slurm, again, gauge, read: None, told: Vec::new() })
+        roll.gauges("gangway_partition_differs", what, &["partition", "what"])
     }
 
     /// Compares, and makes what is missing. Whether Slurm was asked to change something.

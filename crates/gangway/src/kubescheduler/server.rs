@@ -14,7 +14,7 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gangway_core::offer::Answer;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramVec, IntCounterVec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -25,6 +25,7 @@ use super::offers::Offers;
 use super::wire::{Args, BindingArgs, BindingResult, FilterResult, HostPriority};
 use crate::cluster::World;
 use crate::mandate::{Mandate, Standing};
+use crate::metrics::Roll;
 
 /// Largest body that is read: 5,000 nodes as whole objects.
 const MAX_BODY: usize = 64 << 20;
@@ -51,24 +52,19 @@ impl Desk {
         world: World,
         mandate: Mandate,
         scheduler_name: &str,
-        registry: &Registry,
+        roll: &Roll,
     ) -> prometheus::Result<Self> {
-        let answers = IntCounterVec::new(
-            Opts::new(
-                "gangway_extender_answers_total",
-                "Answers to kube-scheduler by verb and kind: node, none, stranger, bound, refused, bad, standby",
-            ),
+        let answers = roll.counters(
+            "gangway_extender_answers_total",
+            "Answers to kube-scheduler by verb and kind: node, none, stranger, bound, refused, bad, standby",
             &["verb", "answer"],
         )?;
-        let seconds = HistogramVec::new(
-            HistogramOpts::new("gangway_extender_seconds", "Seconds per answer to kube-scheduler")
-                .buckets(vec![
-                    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 20.0,
-                ]),
+        let seconds = roll.histograms(
+            "gangway_extender_seconds",
+            "Seconds per answer to kube-scheduler",
             &["verb"],
+            &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 20.0],
         )?;
-        registry.register(Box::new(answers.clone()))?;
-        registry.register(Box::new(seconds.clone()))?;
         Ok(Self {
             offers,
             world,
@@ -255,7 +251,8 @@ mod tests {
         offers.stand("waits", Standing::Waiting("in the queue".to_owned()), &follower);
         let (world, mandate) = (World::default(), Mandate::new());
         assert!(mandate.extend(i64::MAX), "it leads");
-        Desk::new(offers, world, mandate, "ours", &Registry::new()).expect("metrics of its own")
+        Desk::new(offers, world, mandate, "ours", &Roll::new().expect("a roll"))
+            .expect("metrics of its own")
     }
 
     /// What kube-scheduler posts for a pod and n1 to n3: as names where it keeps the nodes for us.
@@ -316,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_standby_answers_nothing_but_who_leads_and_hangs_up() {
-        let (registry, mandate) = (Registry::new(), Mandate::new());
+        let (registry, mandate) = (Roll::new().expect("a roll"), Mandate::new());
         let (offers, world) = (Offers::default(), World::default());
         let desk = Desk::new(offers, world, mandate.clone(), "p", &registry).expect("metrics");
         mandate.waits_for("other_1");

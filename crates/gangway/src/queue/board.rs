@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bell::{Bell, Listener};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
-use crate::metrics::Metrics;
+use crate::metrics::Placeholders;
 pub(super) use boot::A_MOMENT;
 pub(crate) use outlook::Outlook;
 use stamped::Stamped;
@@ -76,7 +76,7 @@ pub(crate) enum Health {
 /// The shared view of Slurm's jobs.
 pub(crate) struct Board {
     slurm: Client,
-    metrics: Metrics,
+    metrics: Placeholders,
     inner: Mutex<Inner>,
     nudge: Notify,
     refresh: Notify,
@@ -141,7 +141,7 @@ impl Inner {
 }
 
 impl Board {
-    pub(crate) fn new(slurm: Client, metrics: Metrics) -> Self {
+    pub(crate) fn new(slurm: Client, metrics: Placeholders) -> Self {
         Self {
             slurm,
             metrics,

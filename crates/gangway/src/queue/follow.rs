@@ -144,6 +144,7 @@ impl Queue {
 
     async fn end_duplicate(&self, listed: &[(Stamp, Job)], id: JobId) {
         let Some((stamp, job)) = listed.iter().find(|(_, j)| j.id == id) else { return };
+        self.metrics.surplus.with_label_values(&["duplicate"]).inc();
         // Written first: whoever else follows it must not take its end for that of the pods.
         let ended = async {
             self.seal_as(id, &stamp.given_back().to_text()).await?;

@@ -15,6 +15,7 @@ use super::Queue;
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
+use crate::trace::Round;
 
 /// What came of a submit.
 pub(super) enum Submitted {
@@ -28,6 +29,19 @@ pub(super) enum Submitted {
     Doubt(String),
 }
 
+impl Submitted {
+    /// In a word, for traces.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::As(_, Some(_)) => "granted at once",
+            Self::As(_, None) => "accepted",
+            Self::Refused(_) => "refused",
+            Self::Later(_) => "unreachable",
+            Self::Doubt(_) => "doubt",
+        }
+    }
+}
+
 /// How many ids are tried when others hold the chosen one.
 const ID_ATTEMPTS: u32 = 8;
 /// A placeholder of so many nodes is read in detail, in one request; with more nodes the record grows
@@ -38,6 +52,21 @@ impl Queue {
     /// Submits a placeholder, with the type of its GPUs where its nodes have only one. Slurm's list may
     /// be some minutes old: what it refuses so is asked for as the user did.
     pub(super) async fn submit_typed(
+        &self,
+        stamp: &Stamp,
+        request: &PlaceholderRequest,
+        at_once: bool,
+        id: Option<JobId>,
+    ) -> Submitted {
+        let began = Instant::now();
+        let submitted = self.submit_either(stamp, request, at_once, id).await;
+        let round =
+            Round { cluster: &stamp.cluster, gang: &stamp.gang, generation: stamp.generation };
+        self.traces.submitted(round, began.elapsed(), submitted.word());
+        submitted
+    }
+
+    async fn submit_either(
         &self,
         stamp: &Stamp,
         request: &PlaceholderRequest,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
-use crate::metrics::Metrics;
+use crate::metrics::Placeholders;
 use crate::queue::Board;
 
 /// Between two looks while slurmctld has messages that nobody took: there is poison about.
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     sink: Sink,
     slurm: Client,
     board: Arc<Board>,
-    metrics: Metrics,
+    metrics: Placeholders,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (tried, ill) = (BTreeMap::new(), BTreeMap::new());
@@ -59,7 +59,7 @@ struct Healer {
     sink: Sink,
     slurm: Client,
     board: Arc<Board>,
-    metrics: Metrics,
+    metrics: Placeholders,
     /// What was just tried, and when.
     tried: BTreeMap<Cure, Instant>,
     /// Nodes that are poisoned, since when, and whether that was told as hopeless.

@@ -125,7 +125,9 @@ async fn release(cluster: &Cluster, uid: &str, generation: Option<u32>) {
     failpoint::pass(Point::Swept);
     match released {
         Ok(answer) => {
-            tracing::warn!(gang = uid, jobs = ?answer.into_inner().job_ids, "ended a placeholder without pods");
+            let jobs = answer.into_inner().job_ids;
+            cluster.metrics.leaks.with_label_values(&["without_pods"]).inc_by(jobs.len() as u64);
+            tracing::warn!(gang = uid, ?jobs, "ended a placeholder without pods");
         }
         Err(status) => {
             tracing::warn!(gang = uid, %status, "could not end a placeholder without pods");
