@@ -17,6 +17,7 @@ use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
 use crate::command::Caller;
 use crate::config::{self, Flags, Settings, SlurmPolicies};
+use crate::desk;
 use crate::door;
 use crate::election::Election;
 use crate::extender;
@@ -216,8 +217,9 @@ async fn listen(
         "listening"
     );
     let room = extender::service(queue.clone(), mandate.clone());
+    let desk = desk::service(nursery, settings, queue.clone(), mandate.clone(), stop.clone());
     let guard = (settings.tls.clone(), settings.calls_per_second);
-    let served = door::serve(grpc, guard, room, mandate.clone(), stop.clone());
+    let served = door::serve(grpc, guard, (room, desk), mandate.clone(), stop.clone());
     nursery.start("gRPC", served);
     nursery.start("metrics", http::metrics(metrics_port, metrics.registry.clone(), stop.clone()));
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));

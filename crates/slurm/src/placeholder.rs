@@ -5,7 +5,7 @@
 
 mod options;
 
-use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest};
+use gangway_core::job::{Component, GresRequest, JobId, Moment, Options, PlaceholderRequest};
 use options::OptionFields;
 use serde::Serialize;
 
@@ -89,6 +89,17 @@ pub(crate) fn queued(request: &PlaceholderRequest, job_id: Option<JobId>) -> Bod
         comment: request.options.comment.clone(),
         ..shape(request, i, component)
     })
+}
+
+/// For the queue, and never to start: a second component may not begin before `begin`.
+pub(crate) fn held_back(request: &PlaceholderRequest, ballast: &Component, begin: Moment) -> Body {
+    let options = Options { begin: Some(begin), ..Options::default() };
+    let heavy = PlaceholderRequest { options, components: vec![ballast.clone()], ..request.clone() };
+    let all = [queued(request, None), queued(&heavy, None)].into_iter().flat_map(|body| match body {
+        Body::Job(fields) => vec![*fields],
+        Body::Jobs(several) => several,
+    });
+    Body::Jobs(all.collect())
 }
 
 /// At once or not at all, asked as the owner, who may not write `admin_comment`. Slurm refuses it
