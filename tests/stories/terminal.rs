@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use gangway_core::desk::guard;
 use gangway_core::job::{BaseState, JobId, Standing};
 use gangway_core::place::parse_ranges;
 use gangway_tests::{Bridge, SOON, Story, manifest, wait};
@@ -33,7 +34,9 @@ async fn types(story: &Story, program: &Path, config: Option<&Path>, words: &[&s
     let mut command = Command::new(program);
     command.args(words).env_remove("NO_COLOR").env("RUST_BACKTRACE", "0").env("HOME", "/nowhere");
     match config {
-        Some(config) => command.env("GANGWAY_TERMINAL_CONFIG", config).env_remove("GANGWAY_DOOR_URL"),
+        Some(config) => {
+            command.env("GANGWAY_TERMINAL_CONFIG", config).env_remove("GANGWAY_DOOR_URL")
+        }
         None => command.env("GANGWAY_DOOR_URL", format!("http://127.0.0.1:{}", story.bridge.grpc)),
     };
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("it is joined");
@@ -115,13 +118,24 @@ async fn everything_that_slurm_knows_is_seen_from_a_terminal() {
     let reason = story.slurm.job(u32::try_from(train).expect("an id")).await.reason;
     assert!(why["why"].as_str().is_some_and(|why| why.starts_with(&reason)), "{why} {reason}");
     let help = why["help"][0].as_str().expect("what it needs");
-    assert!(help.starts_with("needs 2 nodes with 8 GPUs each in hybrid: 0 could take it now, 4 are taken"), "{help}");
+    assert!(
+        help.starts_with(
+            "needs 2 nodes with 8 GPUs each in hybrid: 0 could take it now, 4 are taken"
+        ),
+        "{help}"
+    );
     let pod = story.pods("train-").await[0].name.clone();
     let plugins = story.bridge.directory().join("plugins");
     std::fs::create_dir_all(&plugins).expect("the temporary directory can be written");
     symlink(&gangway, plugins.join("kubectl-gang")).expect("a link");
-    let by_pod = kubectl(&story, &plugins, &["gang", "explain", &pod, "-n", &story.kube.namespace]).await;
-    assert!(by_pod.out.contains(&format!("train (Slurm job {train})")), "{} {}", by_pod.out, by_pod.complaint);
+    let by_pod =
+        kubectl(&story, &plugins, &["gang", "explain", &pod, "-n", &story.kube.namespace]).await;
+    assert!(
+        by_pod.out.contains(&format!("train (Slurm job {train})")),
+        "{} {}",
+        by_pod.out,
+        by_pod.complaint
+    );
     assert!(by_pod.out.contains("estimate:"), "{}", by_pod.out);
     story.note(&format!("\n{}", by_pod.out));
     let runs = ask(&["explain", &batch.to_string()]).await;
@@ -133,7 +147,8 @@ async fn everything_that_slurm_knows_is_seen_from_a_terminal() {
     let holders = nodes[0]["holders"].as_array().expect("holders");
     let indexes = |of: &Value| -> Vec<u32> {
         let gpus = of["gpus"].as_array().expect("indexes").iter();
-        gpus.map(|gpu| gpu.as_u64().and_then(|gpu| gpu.try_into().ok()).expect("an index")).collect()
+        gpus.map(|gpu| gpu.as_u64().and_then(|gpu| gpu.try_into().ok()).expect("an index"))
+            .collect()
     };
     let of = |id: u64| holders.iter().find(|one| one["job"] == id).unwrap_or(&Value::Null);
     assert_eq!(indexes(of(batch.into())), story.slurm.devices(batch, "gpu").await["h1"], "{nodes}");
@@ -190,7 +205,7 @@ async fn what_if(story: &Story, gangway: &PathBuf) {
     assert_eq!(never.code, Some(6), "{} {}", never.out, never.complaint);
 
     let asked = story.slurm.client.jobs().await.expect("jobs can be listed").into_iter();
-    let asked: Vec<_> = asked.filter(|job| job.name == "gangway-what-if").collect();
+    let asked: Vec<_> = asked.filter(|job| job.admin_comment == guard(&story.cluster)).collect();
     assert!(asked.len() >= 2, "each question is on record: {asked:?}");
     for job in asked {
         assert_eq!(job.standing(), Standing::Over, "left behind: {job:?}");
@@ -217,13 +232,23 @@ async fn usage(story: &Story, gangway: &PathBuf, batch: (u32, u64), pod: (u32, u
             let counted = sum["gpu_seconds"].as_u64().unwrap_or(0);
             let expected = gpus * u64::try_from(runs).unwrap_or(0);
             // slurmctld's clock and ours are the same here, but a second may pass between two questions.
-            if counted > 0 && counted.abs_diff(expected) <= 2 * gpus { Ok(()) } else { Err(format!("{sum}, expected {expected}")) }
+            if counted > 0 && counted.abs_diff(expected) <= 2 * gpus {
+                Ok(())
+            } else {
+                Err(format!("{sum}, expected {expected}"))
+            }
         })
         .await;
     }
     let namespace = of(&sums("namespace").await, &story.kube.namespace);
     assert_eq!(namespace["jobs"], 1, "{namespace}");
-    let users: BTreeSet<String> = sums("user").await.as_array().expect("a list").iter().map(|sum| sum["key"].to_string()).collect();
+    let users: BTreeSet<String> = sums("user")
+        .await
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|sum| sum["key"].to_string())
+        .collect();
     assert!(users.contains("\"alice\""), "{users:?}");
 }
 

@@ -6,8 +6,8 @@
 
 mod explain;
 mod holders;
-mod queue;
 mod question;
+mod queue;
 mod spent;
 
 use serde::Serialize;

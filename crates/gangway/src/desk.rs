@@ -100,7 +100,11 @@ impl Inner {
             Ok(row) => Ok((row.clone(), rows)),
             Err(none) if none.is_empty() => Err(Status::not_found(format!(
                 "no job, gang or pod {word} is in Slurm's queue{}; `gangway queue` lists all, `gangway usage --by job` what has ended",
-                if namespace.is_empty() { String::new() } else { format!(" for namespace {namespace}") }
+                if namespace.is_empty() {
+                    String::new()
+                } else {
+                    format!(" for namespace {namespace}")
+                }
             ))),
             Err(several) => {
                 let named: Vec<String> = several
@@ -168,11 +172,15 @@ impl Inner {
         held.retain(|(id, start, _), _| live.get(id) == Some(start));
     }
 
-    fn spent(&self, job: FinishedJob) -> Spent {
+    /// A job as accounting knows it. What its placeholder is for accounting learns at its end alone, where it was
+    /// asked for at once; until then slurmctld's record tells, which is in `live` by id and time of submission.
+    fn spent(&self, job: FinishedJob, live: &HashMap<(u32, i64), &Job>) -> Spent {
         let stamp = Stamp::parse(&job.admin_comment).or_else(|| Stamp::parse(&job.comment));
-        let workload = stamp.and_then(|stamp| {
+        let of = |stamp: Stamp| {
             self.queue.workload(&stamp, false).or_else(|| Workload::named(&stamp, &job.name))
-        });
+        };
+        let known = live.get(&(job.id.0, job.submit_time));
+        let workload = stamp.and_then(of).or_else(|| self.workload(known?, false));
         Spent {
             job: job.id.0,
             user: job.user,
@@ -196,8 +204,11 @@ struct Part {
 
 fn parts(job: &Job) -> Vec<Part> {
     let runs = |state: &JobState| state.base == BaseState::Running;
-    let part = |id: JobId, nodes: &str| {
-        Part { id, nodes: nodes.to_owned(), gpus: job.gpus, start: job.start_time }
+    let part = |id: JobId, nodes: &str| Part {
+        id,
+        nodes: nodes.to_owned(),
+        gpus: job.gpus,
+        start: job.start_time,
     };
     if job.parts.is_empty() {
         return if runs(&job.state) { vec![part(job.id, &job.nodes)] } else { Vec::new() };
@@ -218,7 +229,10 @@ impl v1::desk_server::Desk for Desk {
         Ok(Response::new(v1::QueueResponse { rows, as_of: listing.as_of, now: now() }))
     }
 
-    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+    async fn why(
+        &self,
+        request: Request<v1::WhyRequest>,
+    ) -> Result<Response<v1::WhyResponse>, Status> {
         leads(&self.0.mandate)?;
         let request = request.into_inner();
         let (row, rows) = self.0.meant(&request.word, &request.namespace).await?;
@@ -262,13 +276,19 @@ impl v1::desk_server::Desk for Desk {
         let request = request.into_inner();
         let (row, _) = self.0.meant(&request.word, &request.namespace).await?;
         guest.may_cancel(&row)?;
-        let job = self.0.queue.slurm().job(JobId(row.job)).await.map_err(|error| refused(&error))?;
+        let job =
+            self.0.queue.slurm().job(JobId(row.job)).await.map_err(|error| refused(&error))?;
         let job = job.ok_or_else(|| Status::not_found("Slurm does not know the job any more"))?;
         // Whoever has the id now: it may not be the one that was looked at.
         if job.user != row.user || job.submit_time != row.submitted {
             return Err(Status::aborted("the job has just become another; look again"));
         }
-        tracing::info!(job = row.job, client = guest.name(), owner = row.user, "cancelled from a terminal");
+        tracing::info!(
+            job = row.job,
+            client = guest.name(),
+            owner = row.user,
+            "cancelled from a terminal"
+        );
         self.0.queue.slurm().cancel_submission(&job).await.map_err(|error| refused(&error))?;
         self.0.ledger.forget();
         Ok(Response::new(v1::CancelResponse { row: Some(row.into()) }))
@@ -290,9 +310,17 @@ impl v1::desk_server::Desk for Desk {
         );
         let jobs = asked
             .await
-            .map_err(|_| Status::unavailable("Slurm's accounting has not answered within a minute"))?
+            .map_err(|_| {
+                Status::unavailable("Slurm's accounting has not answered within a minute")
+            })?
             .map_err(|error| refused(&error))?;
-        let spent: Vec<Spent> = jobs.into_iter().map(|job| self.0.spent(job)).collect();
+        let listing = self.0.listing().await?;
+        let live = listing.jobs.iter().flat_map(|job| {
+            let ids = job.parts.iter().map(|part| part.id).chain([job.id]);
+            ids.map(move |id| ((id.0, job.submit_time), job))
+        });
+        let live = live.collect();
+        let spent: Vec<Spent> = jobs.into_iter().map(|job| self.0.spent(job, &live)).collect();
         let rows = desk::usage(&spent, by.into(), (from, to), now());
         Ok(Response::new(v1::UsageResponse { rows: rows.into_iter().map(Into::into).collect() }))
     }

@@ -85,7 +85,8 @@ where
     // Shared by all connections: whoever knocks while so many are being answered waits.
     let mut server = server.layer(pace).layer(GlobalConcurrencyLimitLayer::new(CALLS));
     let mut standby = server.clone().max_connection_age(STANDBY);
-    let standby = standby.add_service(health.clone()).add_service(room.clone()).add_service(desk.clone());
+    let standby =
+        standby.add_service(health.clone()).add_service(room.clone()).add_service(desk.clone());
     tokio::select! {
         served = standby.serve_with_incoming(first) => return served.context("gRPC server"),
         () = mandate.granted() => {}

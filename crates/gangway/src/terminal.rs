@@ -43,7 +43,12 @@ pub(crate) enum Verb {
 
 /// The plugin: the same verbs under kubectl's name.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl-gang", bin_name = "kubectl gang", version, about = "Gangs of pods in Slurm's queue")]
+#[command(
+    name = "kubectl-gang",
+    bin_name = "kubectl gang",
+    version,
+    about = "Gangs of pods in Slurm's queue"
+)]
 struct Plugin {
     #[command(subcommand)]
     verb: Verb,
@@ -70,7 +75,9 @@ enum Failure {
     Config(#[from] crate::config::ConfigError),
     #[error("{0}")]
     Usage(String),
-    #[error("cannot reach the door at {url}: {why}; is `gangway scheduler` running, and is --door-url right?")]
+    #[error(
+        "cannot reach the door at {url}: {why}; is `gangway scheduler` running, and is --door-url right?"
+    )]
     Away { url: String, why: String },
     #[error("{}", .0.message())]
     Answer(#[from] tonic::Status),
@@ -114,7 +121,9 @@ pub(crate) async fn run(verb: Verb) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             // Nobody may be listening.
             let _ = writeln!(io::stderr(), "error: {failure}");
@@ -163,11 +172,8 @@ async fn usage(flags: Usage) -> Result<(), Failure> {
 }
 
 fn completion(flags: &Completion) -> Result<(), Failure> {
-    let (mut command, name) = if flags.plugin {
-        (Plugin::command(), PLUGIN)
-    } else {
-        (whole(), "gangway")
-    };
+    let (mut command, name) =
+        if flags.plugin { (Plugin::command(), PLUGIN) } else { (whole(), "gangway") };
     let mut script = Vec::new();
     clap_complete::generate(flags.shell, &mut command, name, &mut script);
     io::stdout().write_all(&script)?;

@@ -94,11 +94,13 @@ pub(crate) fn queued(request: &PlaceholderRequest, job_id: Option<JobId>) -> Bod
 /// For the queue, and never to start: a second component may not begin before `begin`.
 pub(crate) fn held_back(request: &PlaceholderRequest, ballast: &Component, begin: Moment) -> Body {
     let options = Options { begin: Some(begin), ..Options::default() };
-    let heavy = PlaceholderRequest { options, components: vec![ballast.clone()], ..request.clone() };
-    let all = [queued(request, None), queued(&heavy, None)].into_iter().flat_map(|body| match body {
-        Body::Job(fields) => vec![*fields],
-        Body::Jobs(several) => several,
-    });
+    let heavy =
+        PlaceholderRequest { options, components: vec![ballast.clone()], ..request.clone() };
+    let all =
+        [queued(request, None), queued(&heavy, None)].into_iter().flat_map(|body| match body {
+            Body::Job(fields) => vec![*fields],
+            Body::Jobs(several) => several,
+        });
     Body::Jobs(all.collect())
 }
 

@@ -31,10 +31,8 @@ pub struct Explanation {
 /// The job that a word means: a job id, `namespace/name` of a workload or of one of its pods, or the name alone where
 /// a namespace is given or only one namespace has it. All it may mean, where that is not one.
 pub fn find<'a>(rows: &'a [Row], word: &str, namespace: &str) -> Result<&'a Row, Vec<&'a Row>> {
-    let word = ["gang/", "pod/", "job/"]
-        .iter()
-        .find_map(|kind| word.strip_prefix(kind))
-        .unwrap_or(word);
+    let word =
+        ["gang/", "pod/", "job/"].iter().find_map(|kind| word.strip_prefix(kind)).unwrap_or(word);
     if let Ok(id) = word.parse::<u32>()
         && let Some(row) = rows.iter().find(|row| row.job == id)
     {
@@ -79,7 +77,12 @@ pub fn explain(
         .collect();
     let mut help = vec![room(row, hosts)];
     help.extend(partitions.iter().filter(|one| !one.up && share(&one.name, &row.partition)).map(
-        |one| format!("partition {} is not up: it starts nobody until an administrator opens it", one.name),
+        |one| {
+            format!(
+                "partition {} is not up: it starts nobody until an administrator opens it",
+                one.name
+            )
+        },
     ));
     if waits_for_room(&row.reason) {
         help.extend(next_ends(row, rows, now));
@@ -145,7 +148,11 @@ fn room(row: &Row, hosts: &[Host]) -> String {
     if lost > 0 {
         let _ = write!(said, ", {lost} are out of service");
         let told = out.iter().take(FEW).map(|((state, reason), names)| {
-            let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+            let more = if names.len() > 1 {
+                format!(" and {} more", names.len() - 1)
+            } else {
+                String::new()
+            };
             let why = if reason.is_empty() { String::new() } else { format!(" \"{reason}\"") };
             format!("{}{more} {state}{why}", names[0])
         });
@@ -177,8 +184,12 @@ fn advice(row: &Row, ahead: &[&Row]) -> Option<String> {
             "a shorter time limit lets Slurm start it in a gap before those ahead need their nodes; fewer nodes or GPUs find a gap sooner"
         }
         ("Resources", _) if row.nodes > 1 => "fewer nodes would start sooner",
-        ("ReqNodeNotAvail", _) => "an administrator has to bring the nodes back that are out of service",
-        ("BadConstraints", _) => "no node has what it asks for as nodes are now: ask for less on each node, or for another partition",
+        ("ReqNodeNotAvail", _) => {
+            "an administrator has to bring the nodes back that are out of service"
+        }
+        ("BadConstraints", _) => {
+            "no node has what it asks for as nodes are now: ask for less on each node, or for another partition"
+        }
         _ => return None,
     };
     Some(advice.to_owned())

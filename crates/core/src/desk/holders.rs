@@ -104,7 +104,9 @@ pub fn nodes(hosts: &[Host], held: &[Held]) -> Vec<NodeRow> {
         .iter()
         .map(|host| {
             let mut holders = by_node.remove(&host.name).unwrap_or_default();
-            holders.sort_by(|a, b| (a.gpus.first(), a.job, &a.pod).cmp(&(b.gpus.first(), b.job, &b.pod)));
+            holders.sort_by(|a, b| {
+                (a.gpus.first(), a.job, &a.pod).cmp(&(b.gpus.first(), b.job, &b.pod))
+            });
             row(host, holders)
         })
         .collect();
@@ -127,7 +129,9 @@ impl Held {
                     all.sort_unstable();
                     all
                 };
-                nodes.map(|node| (node.name.clone(), self.on_node(&node.name, gpus(node)))).collect()
+                nodes
+                    .map(|node| (node.name.clone(), self.on_node(&node.name, gpus(node))))
+                    .collect()
             }
         }
     }

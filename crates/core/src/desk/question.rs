@@ -70,7 +70,9 @@ pub fn choice(
 ) -> Result<Ask, String> {
     let name = |text: &str| match text {
         "" => Ok(None),
-        text => text.split(',').try_for_each(|one| word(one).map(drop)).map(|()| Some(text.to_owned())),
+        text => {
+            text.split(',').try_for_each(|one| word(one).map(drop)).map(|()| Some(text.to_owned()))
+        }
     };
     Ok(Ask {
         partition: name(partition)?,

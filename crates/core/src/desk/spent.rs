@@ -69,7 +69,9 @@ pub fn usage(spent: &[Spent], by: By, (from, to): (i64, i64), now: i64) -> Vec<U
             By::Namespace => job.namespace.clone(),
             By::Job => job.job.to_string(),
         };
-        let sum = sums.entry(key).or_insert_with_key(|key| Usage { key: key.clone(), ..Usage::default() });
+        let sum = sums
+            .entry(key)
+            .or_insert_with_key(|key| Usage { key: key.clone(), ..Usage::default() });
         sum.jobs += 1;
         sum.gpu_seconds += u64::from(job.gpus) * seconds;
         sum.node_seconds += u64::from(job.nodes) * seconds;

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::{Allocation, GresAllocation, GresRequest, JobId, JobState, Moment, NodeAllocation};
+use crate::job::{
+    Allocation, GresAllocation, GresRequest, JobId, JobState, Moment, NodeAllocation,
+};
 use crate::policy::Grant;
 
 fn job(id: u32, state: &str, partition: &str, priority: u32) -> Job {
@@ -199,13 +201,16 @@ fn each_gpu_has_the_holder_that_slurm_gave_it_to() {
             seats: vec![seat("train-0", "n10", &[0, 1])],
             ..Held::default()
         },
-        Held { job: 2, user: "bob".to_owned(), on: known(vec![gpus("n10", &[5])]), ..Held::default() },
+        Held {
+            job: 2,
+            user: "bob".to_owned(),
+            on: known(vec![gpus("n10", &[5])]),
+            ..Held::default()
+        },
         Held { job: 3, on: Taken::Nodes("n[2,10]".to_owned()), ..Held::default() },
     ];
-    let hosts = [
-        host("n10", &["MIXED", "EXTERNAL"], 8, &[0, 1, 2, 5]),
-        host("n2", &["MIXED"], 8, &[4]),
-    ];
+    let hosts =
+        [host("n10", &["MIXED", "EXTERNAL"], 8, &[0, 1, 2, 5]), host("n2", &["MIXED"], 8, &[4])];
     let rows = nodes(&hosts, &held);
     let seen: Vec<_> = rows
         .iter()
@@ -219,7 +224,12 @@ fn each_gpu_has_the_holder_that_slurm_gave_it_to() {
     assert_eq!(
         seen,
         [
-            ("n2", "MIXED", vec![0, 1, 2, 3, 5, 6, 7], vec![(3, "", none.clone()), (1, "", vec![4])]),
+            (
+                "n2",
+                "MIXED",
+                vec![0, 1, 2, 3, 5, 6, 7],
+                vec![(3, "", none.clone()), (1, "", vec![4])]
+            ),
             (
                 "n10",
                 "MIXED",
@@ -260,7 +270,9 @@ fn usage_counts_only_the_seconds_within_the_time() {
     ];
     let sums = |by| {
         let sums = usage(&all, by, (1000, 2000), 1950);
-        sums.into_iter().map(|sum| (sum.key, sum.jobs, sum.gpu_seconds, sum.node_seconds)).collect::<Vec<_>>()
+        sums.into_iter()
+            .map(|sum| (sum.key, sum.jobs, sum.gpu_seconds, sum.node_seconds))
+            .collect::<Vec<_>>()
     };
     let row = |key: &str, jobs: u32, seconds: u64| (key.to_owned(), jobs, 8 * seconds, seconds);
     assert_eq!(sums(By::User), [row("bob", 2, 550), row("alice", 1, 100)]);
@@ -283,7 +295,16 @@ fn a_gres_is_read_as_slurm_users_write_it_and_nothing_else() {
     );
     assert_eq!(read_gres("gpu"), Ok(vec![gres("gpu", None, 1)]));
     assert_eq!(read_gres("gpu:h100"), Ok(vec![gres("gpu", Some("h100"), 1)]));
-    for bad in ["gpu:0", "gpu:h100:", "gpu:h100:8:9", ":8", "gpu=8", "gpu:a b:1", "gpu:h100:99999999999", "gpu:70000"] {
+    for bad in [
+        "gpu:0",
+        "gpu:h100:",
+        "gpu:h100:8:9",
+        ":8",
+        "gpu=8",
+        "gpu:a b:1",
+        "gpu:h100:99999999999",
+        "gpu:70000",
+    ] {
         assert!(read_gres(bad).is_err(), "{bad}");
     }
 }
@@ -312,7 +333,10 @@ fn a_question_asks_as_granted_and_cannot_start() {
     assert_eq!((asked.user.as_str(), asked.partition.as_str()), ("alice", "gangway"));
     assert_eq!(asked.options.constraints.as_deref(), Some("pods"));
     let [one] = asked.components.as_slice() else { unreachable!("one component") };
-    assert_eq!((one.nodes, one.gres_per_node.len(), one.key.as_str()), (8, 1, "gangway-what-if/1 prod"));
+    assert_eq!(
+        (one.nodes, one.gres_per_node.len(), one.key.as_str()),
+        (8, 1, "gangway-what-if/1 prod")
+    );
     // It is nobody's placeholder: no sweep and no gang may take it for one.
     assert_eq!(Stamp::parse(&one.key), None);
     let (heavy, begin) = ballast(&asked);
@@ -322,7 +346,13 @@ fn a_question_asks_as_granted_and_cannot_start() {
 
 #[test]
 fn a_number_of_gpus_is_read_from_a_nodes_gres() {
-    for (gres, gpus) in [("gpu:h100:8,efa:32", 8), ("gpu:8", 8), ("gpu:a:4(S:0),gpu:b:2", 6), ("", 0), ("efa:32", 0)] {
+    for (gres, gpus) in [
+        ("gpu:h100:8,efa:32", 8),
+        ("gpu:8", 8),
+        ("gpu:a:4(S:0),gpu:b:2", 6),
+        ("", 0),
+        ("efa:32", 0),
+    ] {
         assert_eq!(gpus_of(gres), gpus, "{gres}");
     }
 }

@@ -26,9 +26,9 @@ pub(super) fn guest<'a>(
             "cancel is off: the configuration (desk.cancel) opens it to nobody; delete the pods, or use scancel",
         ));
     }
-    let own = certificates.first().ok_or_else(|| {
-        denied("cancel needs a client certificate, and this connection has none")
-    })?;
+    let own = certificates
+        .first()
+        .ok_or_else(|| denied("cancel needs a client certificate, and this connection has none"))?;
     let own = ParsedCertificate::try_from(own)
         .map_err(|_| denied("the client certificate cannot be read"))?;
     let is = |rule: &&Canceller| verify_server_name(&own, &rule.client).is_ok();
@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_gang_is_its_namespaces_and_a_batch_job_its_owners() {
-        let desk = Desk { cancel: vec![rule("ops", &["team-a"], &["bob"]), rule("all", &["*"], &[])] };
+        let desk =
+            Desk { cancel: vec![rule("ops", &["team-a"], &["bob"]), rule("all", &["*"], &[])] };
         let ops = [certificate("ops")];
         let ops = guest(&ops, &desk).expect("it is named");
         assert!(ops.may_cancel(&gang("team-a")).is_ok());

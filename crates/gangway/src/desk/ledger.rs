@@ -44,7 +44,13 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(slurm: Client, nursery: Nursery) -> Self {
-        Self { slurm, nursery, kept: Mutex::default(), hosts: Default::default(), turn: Default::default() }
+        Self {
+            slurm,
+            nursery,
+            kept: Mutex::default(),
+            hosts: Default::default(),
+            turn: Default::default(),
+        }
     }
 
     /// What is shown has changed by our own doing: the next one asks.

@@ -100,8 +100,11 @@ async fn ten_thousand_jobs_are_listed_within_300_ms() {
     assert_eq!(first.rows.len(), 10_000);
     assert_eq!((first.rows[9_999].position, first.rows[9_999].gpus), (10_000, 32));
     // For whoever looks with --nocapture.
-    std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("cold {cold:?}, warm {warm:?}\n"))
-        .expect("it can be said");
+    std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("cold {cold:?}, warm {warm:?}\n"),
+    )
+    .expect("it can be said");
     assert!(warm < Duration::from_millis(300), "{warm:?}");
 }
 

@@ -149,7 +149,10 @@ impl Trials {
         let sweeping = async {
             mandate.granted().await;
             while let Err(error) = self.clear().await {
-                tracing::debug!(error = explain(&error), "cannot look for questions that were left");
+                tracing::debug!(
+                    error = explain(&error),
+                    "cannot look for questions that were left"
+                );
                 sleep(AGAIN).await;
             }
         };
@@ -175,7 +178,8 @@ fn request(
     let gres = read_gres(&asked.gres).map_err(|error| bad(error.to_string()))?;
     let limit = Some(asked.time_limit_minutes).filter(|minutes| *minutes > 0);
     let ask = choice(&asked.partition, &asked.account, &asked.qos, limit).map_err(bad)?;
-    let refuse = |refusal: gangway_core::policy::Refusal| Status::failed_precondition(refusal.message);
+    let refuse =
+        |refusal: gangway_core::policy::Refusal| Status::failed_precondition(refusal.message);
     let granted = grant(policy, &asked.namespace, &ask).map_err(refuse)?;
     let what = WhatIf {
         nodes: asked.nodes,

@@ -12,7 +12,17 @@ use super::time::{ahead, date, since};
 /// The queue, one line for each job.
 pub(super) fn queue(rows: &[Row], now: i64, wide: bool) -> Drawn {
     let mut head = vec![
-        "POS", "JOB", "GANG|NAME", "PARTITION", "USER", "ACCOUNT", "STATE", "NODES", "GPUS", "REASON", "START",
+        "POS",
+        "JOB",
+        "GANG|NAME",
+        "PARTITION",
+        "USER",
+        "ACCOUNT",
+        "STATE",
+        "NODES",
+        "GPUS",
+        "REASON",
+        "START",
     ];
     if wide {
         head.extend(["KIND", "PRIORITY", "SUBMITTED", "ENDS", "HOSTS"]);
@@ -68,14 +78,20 @@ fn troubled(state: &str) -> bool {
 /// Why a job waits, who is ahead, what would help.
 pub(super) fn explanation(explained: &Explanation, now: i64) -> Drawn {
     let row = &explained.row;
-    let owner = format!("user {}, account {}, partition {}", row.user, or_none(&row.account), row.partition);
+    let owner = format!(
+        "user {}, account {}, partition {}",
+        row.user,
+        or_none(&row.account),
+        row.partition
+    );
     let mut drawn = Drawn::default()
         .line(vec![text(format!("{} (Slurm job {})", row.path(), row.job)), state(&row.state)])
         .line(vec![text(format!("  {owner}, priority {}", row.priority)).painted(Paint::Faint)])
         .line(vec![text(format!("why:       {}", explained.why))]);
     for (i, help) in explained.help.iter().enumerate() {
         let label = if i == 0 { "needs:     " } else { "           " };
-        drawn = drawn.line(vec![text(format!("{label}{}", help.strip_prefix("needs ").unwrap_or(help)))]);
+        drawn = drawn
+            .line(vec![text(format!("{label}{}", help.strip_prefix("needs ").unwrap_or(help)))]);
     }
     if row.waits() {
         drawn = drawn.line(vec![text(format!("estimate:  {}", estimate(row.start, now)))]);
@@ -86,7 +102,17 @@ pub(super) fn explanation(explained: &Explanation, now: i64) -> Drawn {
     }
     let lines = explained.ahead.iter().map(|row| queue_line(row, now, false)).collect();
     let head = [
-        "POS", "JOB", "GANG|NAME", "PARTITION", "USER", "ACCOUNT", "STATE", "NODES", "GPUS", "REASON", "START",
+        "POS",
+        "JOB",
+        "GANG|NAME",
+        "PARTITION",
+        "USER",
+        "ACCOUNT",
+        "STATE",
+        "NODES",
+        "GPUS",
+        "REASON",
+        "START",
     ];
     drawn.table(&head, lines)
 }
@@ -235,12 +261,13 @@ pub(super) fn usage(rows: &[Usage], by: By) -> Drawn {
         vec![text(&row.key), number(row.jobs), hours(row.gpu_seconds), hours(row.node_seconds)]
     };
     let mut lines: Vec<_> = rows.iter().map(line).collect();
-    let all = rows.iter().fold(Usage { key: "all".to_owned(), ..Usage::default() }, |sum, row| Usage {
-        jobs: sum.jobs + row.jobs,
-        gpu_seconds: sum.gpu_seconds + row.gpu_seconds,
-        node_seconds: sum.node_seconds + row.node_seconds,
-        ..sum
-    });
+    let all =
+        rows.iter().fold(Usage { key: "all".to_owned(), ..Usage::default() }, |sum, row| Usage {
+            jobs: sum.jobs + row.jobs,
+            gpu_seconds: sum.gpu_seconds + row.gpu_seconds,
+            node_seconds: sum.node_seconds + row.node_seconds,
+            ..sum
+        });
     lines.push(line(&all).into_iter().map(|cell| cell.painted(Paint::Faint)).collect());
     Drawn::default().table(&[head, "JOBS", "GPU-HOURS", "NODE-HOURS"], lines)
 }

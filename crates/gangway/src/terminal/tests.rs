@@ -126,7 +126,10 @@ fn who_waits_is_told_everything_in_a_few_lines() {
         why: "Resources: waiting for enough free nodes; it is next in line".to_owned(),
         ahead: vec![],
         ahead_count: 0,
-        help: vec!["needs 4 nodes with 8 GPUs each in gangway: 2 could take it now".to_owned(), "fewer nodes would start sooner".to_owned()],
+        help: vec![
+            "needs 4 nodes with 8 GPUs each in gangway: 2 could take it now".to_owned(),
+            "fewer nodes would start sooner".to_owned(),
+        ],
     };
     assert_eq!(
         show::explanation(&explained, NOW).paint(false),
@@ -215,7 +218,8 @@ fn both_names_answer_to_the_same_verbs_and_complete_them() {
     own.clone().debug_assert();
     let all = verbs(&all);
     assert!(verbs(&own).iter().all(|verb| all.contains(verb)));
-    for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+    for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish]
+    {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Plugin::command(), PLUGIN, &mut script);
         let script = String::from_utf8(script).expect("text");
@@ -238,7 +242,10 @@ fn exit_codes_are_those_of_the_reference() {
     let reference = include_str!("../../../../docs/reference/terminal.md");
     for (code, expected) in told {
         assert_eq!(code, expected);
-        assert!(reference.contains(&format!("| {code} |")), "exit code {code} is not in the reference");
+        assert!(
+            reference.contains(&format!("| {code} |")),
+            "exit code {code} is not in the reference"
+        );
     }
 }
 
@@ -250,16 +257,16 @@ fn screen(view: &View) -> String {
 
 #[test]
 fn top_shows_the_queue_then_the_nodes_and_leaves_on_q() {
-    let mut view = View {
-        jobs: vec![running(), waiting()],
-        nodes: vec![node()],
-        now: NOW,
-        ..View::default()
-    };
+    let mut view =
+        View { jobs: vec![running(), waiting()], nodes: vec![node()], now: NOW, ..View::default() };
     let seen = screen(&view);
     assert!(seen.contains("1 running, 1 waiting · 1 nodes, 2 of 8 GPUs free"), "{seen}");
-    assert!(seen.contains("ml/train") && seen.contains("fold") && seen.contains("in 2h05m"), "{seen}");
-    let press = |view: &mut View, code| view.take(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+    assert!(
+        seen.contains("ml/train") && seen.contains("fold") && seen.contains("in 2h05m"),
+        "{seen}"
+    );
+    let press =
+        |view: &mut View, code| view.take(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)));
     assert!(!press(&mut view, KeyCode::Down));
     let seen = screen(&view);
     assert!(seen.contains("ml/train") && !seen.contains("fold"), "one line further: {seen}");

@@ -49,7 +49,9 @@ pub(super) struct View {
 /// Runs until q.
 pub(super) async fn run(flags: &TerminalFlags) -> Result<(), Failure> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        return Err(Failure::Usage("top needs a terminal; `gangway queue -o json` is for programs".to_owned()));
+        return Err(Failure::Usage(
+            "top needs a terminal; `gangway queue -o json` is for programs".to_owned(),
+        ));
     }
     let mut desk = ask::desk(flags).await?;
     let mut view = View { colours: colours(), ..View::default() };
@@ -145,7 +147,11 @@ impl View {
     fn node_lines(&self) -> Vec<[String; 6]> {
         let mut lines = Vec::new();
         for node in &self.nodes {
-            let gpus = format!("{}/{}", node.gpus as usize - node.free.len().min(node.gpus as usize), node.gpus);
+            let gpus = format!(
+                "{}/{}",
+                node.gpus as usize - node.free.len().min(node.gpus as usize),
+                node.gpus
+            );
             let held = node.holders.iter().map(|one| {
                 (gangway_core::place::ranges(&one.gpus), show::holder(one), one.user.clone())
             });
@@ -166,7 +172,9 @@ impl View {
             _ if !self.colours => Style::default(),
             "RUNNING" => Style::default().fg(Color::Green),
             "PENDING" => Style::default().fg(Color::Yellow),
-            state if state.contains("DRAIN") || state.contains("DOWN") => Style::default().fg(Color::Red),
+            state if state.contains("DRAIN") || state.contains("DOWN") => {
+                Style::default().fg(Color::Red)
+            }
             _ => Style::default(),
         }
     }
@@ -187,7 +195,8 @@ impl View {
 
 /// Draws what is seen.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
-    let areas = Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(1)]);
+    let areas =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(1)]);
     let [top, middle, bottom] = areas.areas(frame.area());
     let bold = Style::default().add_modifier(Modifier::BOLD);
     let head = if view.problem.is_empty() {
@@ -208,7 +217,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
 
 fn jobs(view: &View) -> Table<'_> {
     let rows = view.jobs.iter().skip(view.above).map(|job| {
-        let start = if job.waits() { ahead(job.start, view.now) } else { since(job.start, view.now) };
+        let start =
+            if job.waits() { ahead(job.start, view.now) } else { since(job.start, view.now) };
         let position = if job.position > 0 { job.position.to_string() } else { String::new() };
         let (nodes, gpus) = (job.nodes.to_string(), job.gpus.to_string());
         Row::new([
@@ -239,7 +249,18 @@ fn jobs(view: &View) -> Table<'_> {
     ];
     table(
         Table::new(rows, widths),
-        ["POS", "JOB", "GANG|NAME", "PARTITION", "USER", "STATE", "NODES", "GPUS", "REASON", "START"],
+        [
+            "POS",
+            "JOB",
+            "GANG|NAME",
+            "PARTITION",
+            "USER",
+            "STATE",
+            "NODES",
+            "GPUS",
+            "REASON",
+            "START",
+        ],
         "queue",
     )
 }
@@ -260,7 +281,11 @@ fn nodes(view: &View) -> Table<'_> {
     table(Table::new(rows, widths), ["NODE", "STATE", "GPUS", "HELD", "HOLDER", "USER"], "nodes")
 }
 
-fn table<'a, const N: usize>(table: Table<'a>, head: [&'static str; N], title: &'static str) -> Table<'a> {
+fn table<'a, const N: usize>(
+    table: Table<'a>,
+    head: [&'static str; N],
+    title: &'static str,
+) -> Table<'a> {
     let head = Row::new(head).style(Style::default().add_modifier(Modifier::DIM));
     table.header(head).block(Block::bordered().title(title))
 }

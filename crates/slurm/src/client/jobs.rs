@@ -5,9 +5,7 @@
 //! for an allocation, and never let "could not ask" look like "gone" (rule 6).
 
 use gangway_core::inventory::Hold;
-use gangway_core::job::{
-    Allocation, Component, Job, JobId, JobState, Moment, PlaceholderRequest,
-};
+use gangway_core::job::{Allocation, Component, Job, JobId, JobState, Moment, PlaceholderRequest};
 use serde_json::json;
 
 use super::{Call, Client, Plugin, Reply, about_job, segment};
