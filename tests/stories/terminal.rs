@@ -186,7 +186,7 @@ async fn kubectl(story: &Story, plugins: &Path, words: &[&str]) -> Said {
 
 /// Slurm is asked when something would start: where there is room at once, where there is none later; and nothing of
 /// the questions is left, nor has any of them held a node.
-async fn what_if(story: &Story, gangway: &PathBuf) {
+async fn what_if(story: &Story, gangway: &Path) {
     let ask = async |words: &[&str]| {
         let always = ["whatif", "-n", &story.kube.namespace, "-o", "json"];
         types(story, gangway, None, &[&always, words].concat()).await
@@ -214,7 +214,7 @@ async fn what_if(story: &Story, gangway: &PathBuf) {
 }
 
 /// What accounting says of a batch job and of a pod's placeholder that run since a moment.
-async fn usage(story: &Story, gangway: &PathBuf, batch: (u32, u64), pod: (u32, u64)) {
+async fn usage(story: &Story, gangway: &Path, batch: (u32, u64), pod: (u32, u64)) {
     let sums = async |by: &str| -> Value {
         let words = ["usage", "--by", by, "--from", "1h", "-o", "json"];
         types(story, gangway, None, &words).await.json()

@@ -76,7 +76,7 @@ enum Command {
     /// Make the certificates of the other subcommands and renew them, where there is no cert-manager.
     Certificates(Box<certificates::Flags>),
     #[command(flatten)]
-    Terminal(terminal::Verb),
+    Terminal(Box<terminal::Verb>),
     /// List the fail points: where a test can let this bridge die.
     #[cfg(feature = "fail-points")]
     FailPoints,
@@ -86,7 +86,7 @@ enum Command {
 pub fn run() -> anyhow::Result<ExitCode> {
     let program = std::env::args_os().next().unwrap_or_default();
     let command = if terminal::is_plugin(&program) {
-        Command::Terminal(terminal::plugin())
+        Command::Terminal(Box::new(terminal::plugin()))
     } else {
         Cli::parse().command
     };
@@ -101,7 +101,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Admission(flags) => admission::run(&flags).await?,
             Command::Token(flags) => token::run(&flags).await?,
             Command::Certificates(flags) => certificates::run(&flags).await?,
-            Command::Terminal(verb) => return Ok(terminal::run(verb).await),
+            Command::Terminal(verb) => return Ok(terminal::run(*verb).await),
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {

@@ -172,7 +172,7 @@ mod tests {
                 ],
                 excluded_nodes: "p5-[7-9]".into(),
             }],
-            options: gangway_core::job::Options::default(),
+            options: Options::default(),
         }
     }
 

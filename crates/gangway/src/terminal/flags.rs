@@ -62,8 +62,8 @@ impl Queue {
         same(&self.namespace, namespace)
             && same(&self.user, &row.user)
             && partition.is_none_or(|wanted| row.partition.split(',').any(|own| own == wanted))
-            && !(self.waiting && !row.waits())
-            && !(self.running && row.waits())
+            && (!self.waiting || row.waits())
+            && (!self.running || !row.waits())
     }
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(super) fn wants(&self, row: &NodeRow) -> bool {
         self.partition.as_ref().is_none_or(|wanted| row.partitions.contains(wanted))
-            && !(self.free && row.free.is_empty())
+            && (!self.free || !row.free.is_empty())
             && (self.names.is_empty() || self.names.contains(&row.name))
     }
 }

@@ -88,7 +88,8 @@ POS       JOB  GANG|NAME  PARTITION  USER   ACCOUNT  STATE    NODES  GPUS  REASO
 "
     );
     let wide = show::queue(&[running(), waiting()], NOW, true).paint(false);
-    let last = |i: usize| wide.lines().nth(i).and_then(|line| line.split("  ").last());
+    let last =
+        |i: usize| wide.lines().nth(i).and_then(|line| line.split("  ").last().map(str::trim));
     assert_eq!((last(0), last(1), last(2)), (Some("HOSTS"), Some("h1"), Some("-")));
     assert!(wide.contains("PyTorchJob") && wide.contains("sbatch"), "{wide}");
 }
