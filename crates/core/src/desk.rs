@@ -20,7 +20,6 @@ pub use question::{
 pub use queue::{Row, rows};
 pub use spent::{By, Spent, Usage, usage};
 
-use crate::job::Job;
 use crate::placeholder::Stamp;
 
 /// The workload in Kubernetes that a placeholder stands for.
@@ -39,17 +38,12 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// As far as Slurm's record tells: a placeholder carries the gang's uid, and namespace and name as its job name
-    /// unless the user chose another.
-    pub fn of(job: &Job) -> Option<Self> {
-        Self::named(&Stamp::of(job)?, &job.name)
-    }
-
-    /// The same of a stamp and a job name.
-    pub fn named(stamp: &Stamp, job_name: &str) -> Option<Self> {
+    /// As far as Slurm's record tells: a placeholder carries the gang's uid in its stamp, and namespace and name as its
+    /// job name unless the user chose another.
+    pub fn named(stamp: &Stamp, job_name: &str) -> Self {
         let (namespace, name) = job_name.split_once('/').unwrap_or(("", job_name));
         let (namespace, name, gang) = (namespace.into(), name.into(), stamp.gang.clone());
-        Some(Self { namespace, name, gang, ..Self::default() })
+        Self { namespace, name, gang, ..Self::default() }
     }
 
     /// `namespace/name`.

@@ -79,9 +79,18 @@ fn refused(error: &Error) -> Status {
 }
 
 impl Inner {
+    /// The stamp of a job that is believed: the owner of an EXTERNAL job may write any into its comment, so there it
+    /// counts of the job that is followed for the gang alone.
+    fn stamp(&self, job: &Job) -> Option<Stamp> {
+        let ours = Stamp::parse(&job.admin_comment);
+        ours.or_else(|| Stamp::of(job).filter(|stamp| self.queue.follows(stamp, job.id)))
+    }
+
     fn workload(&self, job: &Job, pods: bool) -> Option<Workload> {
-        let stamp = Stamp::of(job)?;
-        self.queue.workload(&stamp, pods).or_else(|| Workload::of(job))
+        let stamp = self.stamp(job)?;
+        Some(
+            self.queue.workload(&stamp, pods).unwrap_or_else(|| Workload::named(&stamp, &job.name)),
+        )
     }
 
     async fn listing(&self) -> Result<Arc<Listing>, Status> {
@@ -123,7 +132,7 @@ impl Inner {
     /// What each running job holds.
     async fn held(&self, listing: &Listing) -> Vec<Held> {
         let of = |job: &Job, part: Part| {
-            let seats = Stamp::of(job).map(|stamp| self.queue.seats(&stamp, job.id));
+            let seats = self.stamp(job).map(|stamp| self.queue.seats(&stamp, job.id));
             let held = Held {
                 job: job.id.0,
                 user: job.user.clone(),
@@ -175,12 +184,12 @@ impl Inner {
     /// A job as accounting knows it. What its placeholder is for accounting learns at its end alone, where it was
     /// asked for at once; until then slurmctld's record tells, which is in `live` by id and time of submission.
     fn spent(&self, job: FinishedJob, live: &HashMap<(u32, i64), &Job>) -> Spent {
-        let stamp = Stamp::parse(&job.admin_comment).or_else(|| Stamp::parse(&job.comment));
+        let stamp = Stamp::parse(&job.admin_comment);
         let of = |stamp: Stamp| {
-            self.queue.workload(&stamp, false).or_else(|| Workload::named(&stamp, &job.name))
+            self.queue.workload(&stamp, false).unwrap_or_else(|| Workload::named(&stamp, &job.name))
         };
         let known = live.get(&(job.id.0, job.submit_time));
-        let workload = stamp.and_then(of).or_else(|| self.workload(known?, false));
+        let workload = stamp.map(of).or_else(|| self.workload(known?, false));
         Spent {
             job: job.id.0,
             user: job.user,

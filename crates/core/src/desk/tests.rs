@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::job::{
-    Allocation, GresAllocation, GresRequest, JobId, JobState, Moment, NodeAllocation,
+    Allocation, GresAllocation, GresRequest, Job, JobId, JobState, Moment, NodeAllocation,
 };
 use crate::policy::Grant;
 
@@ -359,13 +359,10 @@ fn a_number_of_gpus_is_read_from_a_nodes_gres() {
 
 #[test]
 fn a_placeholder_alone_tells_its_workload() {
-    let stamp = "gangway/1 prod the-uid 1 00000000000000aa".to_owned();
-    let placeholder = Job { admin_comment: stamp, name: "ml/train".to_owned(), ..Job::default() };
-    let known = Workload::of(&placeholder).expect("it carries a stamp");
+    let stamp = Stamp::parse("gangway/1 prod the-uid 1 00000000000000aa").expect("a stamp");
+    let known = Workload::named(&stamp, "ml/train");
     assert_eq!((known.path().as_str(), known.gang.as_str()), ("ml/train", "the-uid"));
-    let renamed = Job { name: "my-job".to_owned(), ..placeholder };
-    assert_eq!(Workload::of(&renamed).expect("a stamp").path(), "my-job");
-    assert_eq!(Workload::of(&Job { name: "a/b".to_owned(), ..Job::default() }), None);
+    assert_eq!(Workload::named(&stamp, "my-job").path(), "my-job");
 }
 
 #[test]

@@ -53,7 +53,8 @@ async fn desk(fake: Fake, stop: &CancellationToken) -> DeskClient<Channel> {
     let desk = service(&nursery, &settings, queue, mandate.clone(), stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let served = door::serve(listener, None, (room, desk), mandate.clone(), stop.clone());
+    let guard = (None, settings.calls_per_second);
+    let served = door::serve(listener, guard, (room, desk), mandate.clone(), stop.clone());
     nursery.start("gRPC", served);
     let until = stop.clone();
     tokio::spawn(async move { parent.run(until.cancelled_owned()).await });

@@ -24,6 +24,11 @@ impl Queue {
         })
     }
 
+    /// Whether this job is the one that is followed for the gang of a stamp.
+    pub(crate) fn follows(&self, stamp: &Stamp, job: JobId) -> bool {
+        self.entries.get(&key(stamp)).is_some_and(|entry| entry.following().0 == job)
+    }
+
     /// Where the pods of a gang sit in this job, as far as it was said.
     pub(crate) fn seats(&self, stamp: &Stamp, own: JobId) -> Vec<Seated> {
         let Some(entry) = self.entries.get(&key(stamp)) else { return Vec::new() };
