@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use gangway_core::desk::guard;
+use gangway_core::desk::{WhatIf, ballast, guard, trial};
 use gangway_core::job::{BaseState, JobId, Standing};
 use gangway_core::place::parse_ranges;
+use gangway_core::policy::Grant;
 use gangway_tests::{Bridge, SOON, Story, manifest, wait};
 use serde_json::Value;
 
@@ -252,6 +253,26 @@ async fn usage(story: &Story, gangway: &Path, batch: (u32, u64), pod: (u32, u64)
     assert!(users.contains("\"alice\""), "{users:?}");
 }
 
+/// A question as a bridge of the story puts it to Slurm.
+async fn question(story: &Story) -> u32 {
+    let grant = Grant {
+        user: "alice".to_owned(),
+        group: "alice".to_owned(),
+        account: Some("team1".to_owned()),
+        partition: Some("gangway".to_owned()),
+        qos: None,
+        feature: None,
+        terms: None,
+    };
+    let what = WhatIf { nodes: 1, cpus: 1, memory_mib: 1, ..WhatIf::default() };
+    let asked = trial(&what, &grant, &story.cluster);
+    let (heavy, begin) = ballast(&asked);
+    let put = story.slurm.client.submit_held_back(&asked, &heavy, begin).await;
+    let id = put.expect("Slurm takes it").job_id;
+    story.slurm.adopt(id);
+    id.0
+}
+
 #[tokio::test]
 async fn who_may_cancel_ends_a_gangs_placeholder_and_nobody_else_does() {
     let trust = Trust::new();
@@ -273,7 +294,10 @@ async fn who_may_cancel_ends_a_gangs_placeholder_and_nobody_else_does() {
         );
     });
     let Some(mut story) = story.await else { return };
+    let left = question(&story).await;
     story.bridge.start().await;
+    // A bridge that died in the middle of a question has left it: the next one takes it away.
+    story.slurm.reaches(left, BaseState::Cancelled).await;
     let gangway = Bridge::binary();
     let config = |client: &str| -> PathBuf {
         let (certificate, key) = trust.sign(&[client]);
