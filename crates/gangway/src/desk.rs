@@ -9,14 +9,13 @@ mod trial;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use gangway_api::v1;
 use gangway_core::desk::{self, Held, Row, Spent, Taken, Workload};
 use gangway_core::job::{Allocation, BaseState, Job, JobId, JobState};
 use gangway_core::placeholder::Stamp;
-use gangway_slurm::{Error, FinishedJob};
+use gangway_slurm::{Client, Error, FinishedJob};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -39,6 +38,7 @@ const YEAR: i64 = 366 * 86_400;
 pub(crate) struct Desk(Arc<Inner>);
 
 struct Inner {
+    slurm: Client,
     queue: Arc<Queue>,
     mandate: Mandate,
     settings: config::Desk,
@@ -56,16 +56,15 @@ pub(crate) type Room = v1::desk_server::DeskServer<Desk>;
 pub(crate) fn service(
     nursery: &Nursery,
     settings: &Settings,
-    queue: Arc<Queue>,
+    (slurm, queue): (Client, Arc<Queue>),
     mandate: Mandate,
     stop: CancellationToken,
 ) -> Room {
-    let slurm = queue.slurm().clone();
     let trials = Trials::new(slurm.clone(), &settings.cluster, nursery.clone(), stop);
     nursery.start("questions", trials.clone().sweep(mandate.clone()));
-    let ledger = Arc::new(Ledger::new(slurm, nursery.clone()));
+    let ledger = Arc::new(Ledger::new(slurm.clone(), nursery.clone()));
     let (settings, held) = (settings.desk.clone(), Mutex::default());
-    let desk = Desk(Arc::new(Inner { queue, mandate, settings, ledger, trials, held }));
+    let desk = Desk(Arc::new(Inner { slurm, queue, mandate, settings, ledger, trials, held }));
     Room::new(desk).max_encoding_message_size(crate::extender::MAX_MESSAGE)
 }
 
@@ -159,7 +158,7 @@ impl Inner {
         if let Some(known) = known {
             return Taken::Known(Allocation::clone(&known));
         }
-        match self.queue.slurm().resources(part.id).await {
+        match self.slurm.resources(part.id).await {
             Ok(allocation) => {
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
                 held.insert(key, Arc::new(allocation.clone()));
@@ -285,8 +284,7 @@ impl v1::desk_server::Desk for Desk {
         let request = request.into_inner();
         let (row, _) = self.0.meant(&request.word, &request.namespace).await?;
         guest.may_cancel(&row)?;
-        let job =
-            self.0.queue.slurm().job(JobId(row.job)).await.map_err(|error| refused(&error))?;
+        let job = self.0.slurm.job(JobId(row.job)).await.map_err(|error| refused(&error))?;
         let job = job.ok_or_else(|| Status::not_found("Slurm does not know the job any more"))?;
         // Whoever has the id now: it may not be the one that was looked at.
         if job.user != row.user || job.submit_time != row.submitted {
@@ -298,7 +296,7 @@ impl v1::desk_server::Desk for Desk {
             owner = row.user,
             "cancelled from a terminal"
         );
-        self.0.queue.slurm().cancel_submission(&job).await.map_err(|error| refused(&error))?;
+        self.0.slurm.cancel_submission(&job).await.map_err(|error| refused(&error))?;
         self.0.ledger.forget();
         Ok(Response::new(v1::CancelResponse { row: Some(row.into()) }))
     }
@@ -313,16 +311,8 @@ impl v1::desk_server::Desk for Desk {
         if from < 0 || to <= from || to - from > YEAR {
             return Err(Status::invalid_argument("`to` must come after `from`, at most 366 days"));
         }
-        let asked = tokio::time::timeout(
-            Duration::from_secs(60),
-            self.0.queue.slurm().finished_jobs(from, to),
-        );
-        let jobs = asked
-            .await
-            .map_err(|_| {
-                Status::unavailable("Slurm's accounting has not answered within a minute")
-            })?
-            .map_err(|error| refused(&error))?;
+        let jobs = self.0.slurm.finished_jobs(from, to).await;
+        let jobs = jobs.map_err(|error| refused(&error))?;
         let listing = self.0.listing().await?;
         let live = listing.jobs.iter().flat_map(|job| {
             let ids = job.parts.iter().map(|part| part.id).chain([job.id]);

@@ -46,11 +46,11 @@ async fn desk(fake: Fake, stop: &CancellationToken) -> DeskClient<Channel> {
     let settings = Settings::load(&flags).expect("settings");
     let metrics = Metrics::new().expect("metrics");
     let (nursery, mut parent) = nursery();
-    let queue = Queue::new(slurm, &settings, nursery.clone(), metrics, stop.clone());
+    let queue = Queue::new(slurm.clone(), &settings, nursery.clone(), metrics, stop.clone());
     let mandate = Mandate::new();
     nursery.start("mandate", mandate.clone().without_election(stop.clone()));
     let room = extender::service(queue.clone(), mandate.clone());
-    let desk = service(&nursery, &settings, queue, mandate.clone(), stop.clone());
+    let desk = service(&nursery, &settings, (slurm, queue), mandate.clone(), stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let guard = (None, settings.calls_per_second);
