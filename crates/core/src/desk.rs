@@ -108,7 +108,7 @@ pub fn gpus_of(gres: &str) -> u32 {
         let mut parts = word.split(':');
         (parts.next() == Some("gpu")).then(|| parts.next_back()?.parse::<u32>().ok())?
     };
-    gres.split(',').filter_map(one).sum()
+    gres.split(',').filter_map(one).fold(0, u32::saturating_add)
 }
 
 /// Whether two lists of partitions, separated by commas, have one in common.

@@ -108,10 +108,10 @@ fn running(row: &Row, now: i64) -> String {
         state => format!("it does not wait: Slurm says {state}"),
     };
     if row.start > 0 {
-        let _ = write!(said, ", since {}", lasting(now - row.start));
+        let _ = write!(said, ", since {}", lasting(now.saturating_sub(row.start)));
     }
     if row.end > now {
-        let _ = write!(said, "; it ends in {} at the latest", lasting(row.end - now));
+        let _ = write!(said, "; it ends in {} at the latest", lasting(row.end.saturating_sub(now)));
     }
     said
 }
@@ -123,7 +123,8 @@ fn room(row: &Row, hosts: &[Host]) -> String {
     let (mut free, mut taken, mut small) = (0_u32, 0_u32, 0_u32);
     let mut out: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
     for host in hosts.iter().filter(own) {
-        let has_room = host.gpus >= each + host.gpus_taken && host.cpus.0 > host.cpus.1;
+        let has_room =
+            host.gpus >= each.saturating_add(host.gpus_taken) && host.cpus.0 > host.cpus.1;
         if !host.serves() {
             let state = host.state.join("+");
             out.entry((state, &host.reason)).or_default().push(&host.name);
@@ -172,7 +173,12 @@ fn next_ends(row: &Row, rows: &[Row], now: i64) -> Option<String> {
     ends.sort_by_key(|other| (other.end, other.job));
     let told = ends.iter().take(FEW).map(|other| {
         let nodes = counted(other.nodes, "node");
-        format!("job {} of {} ({nodes}) in {}", other.job, other.user, lasting(other.end - now))
+        format!(
+            "job {} of {} ({nodes}) in {}",
+            other.job,
+            other.user,
+            lasting(other.end.saturating_sub(now))
+        )
     });
     let told = told.collect::<Vec<_>>().join(", ");
     (!told.is_empty()).then(|| format!("those that hold its nodes end at the latest: {told}"))

@@ -58,7 +58,7 @@ pub fn usage(spent: &[Spent], by: By, (from, to): (i64, i64), now: i64) -> Vec<U
     for job in spent.iter().filter(|job| job.start > 0) {
         let end = if job.end > 0 { job.end } else { now };
         // One that was cancelled while it waited has begun when it ended, to accounting.
-        let seconds = u64::try_from(end.min(to) - job.start.max(from)).unwrap_or(0);
+        let seconds = u64::try_from(end.min(to).saturating_sub(job.start.max(from))).unwrap_or(0);
         if seconds == 0 {
             continue;
         }
@@ -73,8 +73,10 @@ pub fn usage(spent: &[Spent], by: By, (from, to): (i64, i64), now: i64) -> Vec<U
             .entry(key)
             .or_insert_with_key(|key| Usage { key: key.clone(), ..Usage::default() });
         sum.jobs += 1;
-        sum.gpu_seconds += u64::from(job.gpus) * seconds;
-        sum.node_seconds += u64::from(job.nodes) * seconds;
+        sum.gpu_seconds =
+            sum.gpu_seconds.saturating_add(u64::from(job.gpus).saturating_mul(seconds));
+        sum.node_seconds =
+            sum.node_seconds.saturating_add(u64::from(job.nodes).saturating_mul(seconds));
     }
     let mut sums: Vec<Usage> = sums.into_values().collect();
     sums.sort_by(|a, b| {

@@ -138,7 +138,7 @@ fn host(node: Node) -> Host {
     taken.sort_unstable();
     Host {
         gpus: gpus_of(&node.gres),
-        gpus_taken: gpus.map(|gres| gres.count).sum(),
+        gpus_taken: gpus.map(|gres| gres.count).fold(0, u32::saturating_add),
         taken,
         cpus: (node.cpus, node.allocated_cpus),
         name: node.name,

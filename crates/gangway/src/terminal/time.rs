@@ -32,13 +32,13 @@ pub(super) fn ahead(at: i64, now: i64) -> String {
     match at {
         0 => "-".to_owned(),
         at if at <= now => "any moment".to_owned(),
-        at => format!("in {}", lasting(at - now)),
+        at => format!("in {}", lasting(at.saturating_sub(now))),
     }
 }
 
 /// When something began.
 pub(super) fn since(at: i64, now: i64) -> String {
-    if at == 0 { "-".to_owned() } else { format!("{} ago", lasting(now - at)) }
+    if at == 0 { "-".to_owned() } else { format!("{} ago", lasting(now.saturating_sub(at))) }
 }
 
 /// A moment as a date in UTC.

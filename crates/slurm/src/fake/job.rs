@@ -220,12 +220,13 @@ impl Gres {
 impl Shape {
     /// GPUs on all nodes.
     fn gpus(&self) -> u32 {
-        self.gres.iter().filter(|g| g.0 == "gpu").map(|g| g.2).sum::<u32>() * self.nodes
+        let each = self.gres.iter().filter(|g| g.0 == "gpu").map(|g| g.2);
+        each.fold(0, u32::saturating_add).saturating_mul(self.nodes)
     }
 
     /// `cpu=4,node=2,gres/gpu=16`: of all nodes.
     fn tres(&self) -> String {
-        let (nodes, cpus) = (self.nodes, self.cpus() * self.nodes);
+        let (nodes, cpus) = (self.nodes, self.cpus().saturating_mul(self.nodes));
         format!("cpu={cpus},node={nodes},gres/gpu={}", self.gpus())
     }
 

@@ -233,7 +233,8 @@ fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
         if preempted.0 == 0 && job.preempt_time > 0 {
             preempted = (job.preempt_time, job.end_time);
         }
-        (node_count, gpus) = (node_count + job.node_count, gpus + job.gpus);
+        node_count = job.node_count.saturating_add(node_count);
+        gpus = job.gpus.saturating_add(gpus);
         failed.extend(Some(job.failed_nodes).filter(|nodes| !nodes.is_empty()));
         Part {
             id: job.id,
@@ -258,8 +259,8 @@ fn gpus(tres: &str) -> u32 {
     let count = |word: &str| word.split_once('=').and_then(|(_, n)| n.parse::<u32>().ok());
     let words = || tres.split(',');
     let all = words().find(|word| word.starts_with("gres/gpu=")).and_then(count);
-    let typed = || words().filter(|word| word.starts_with("gres/gpu:")).filter_map(count).sum();
-    all.unwrap_or_else(typed)
+    let typed = || words().filter(|word| word.starts_with("gres/gpu:")).filter_map(count);
+    all.unwrap_or_else(|| typed().fold(0, u32::saturating_add))
 }
 
 /// `GET jobs/state/`.
@@ -519,8 +520,8 @@ impl WireTresOfJob {
         let devices = || self.allocated.iter().filter(|tres| tres.class == "gres");
         let count = |tres: &WireTres| tres.count.count::<u32>();
         let all = devices().find(|tres| tres.name == "gpu").and_then(count);
-        let typed = || devices().filter(|t| t.name.starts_with("gpu:")).filter_map(count).sum();
-        all.unwrap_or_else(typed)
+        let typed = || devices().filter(|t| t.name.starts_with("gpu:")).filter_map(count);
+        all.unwrap_or_else(|| typed().fold(0, u32::saturating_add))
     }
 }
 
