@@ -140,7 +140,6 @@ impl WireJob {
         let held = Some(&self.tres_alloc_str).filter(|tres| !tres.is_empty());
         Some(Job {
             gpus: gpus(held.unwrap_or(&self.tres_req_str)),
-            node_count: self.node_count.count().unwrap_or(0),
             id: JobId(self.job_id.count().filter(|&id| id > 0)?),
             sluid: self.step_id.sluid,
             name: self.name,
