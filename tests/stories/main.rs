@@ -56,6 +56,7 @@ mod slurm_away;
 mod slurmctld;
 mod spot;
 mod taints;
+mod terminal;
 mod turnover;
 mod two_leaders;
 mod volumes;

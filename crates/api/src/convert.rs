@@ -1,6 +1,7 @@
 //! Between the wire and core's types: everything from outside is checked here, once.
 
 mod ask;
+mod desk;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

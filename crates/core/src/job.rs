@@ -213,8 +213,10 @@ pub struct Job {
     pub excluded_nodes: String,
     /// What each of its nodes must give, as it was asked for: `gres/efa=32,gres/gpu:h100=8`.
     pub tres_per_node: String,
-    /// How many nodes it has, or needs at least; 0 where not sent.
+    /// How many nodes it has, or needs at least, of all components; 0 where not sent.
     pub node_count: u32,
+    /// GPUs it has or asks for, of all nodes and components.
+    pub gpus: u32,
     /// Components of a heterogeneous job, its leader first; empty for an ordinary job, and for a
     /// component that was read without its leader.
     pub parts: Vec<Part>,

@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod ask;
 pub mod certificates;
+pub mod desk;
 pub mod eligible;
 pub mod follow;
 pub mod gang;

@@ -6,6 +6,7 @@
 
 mod admission;
 mod command;
+mod desk;
 mod election;
 mod gangs;
 mod kubescheduler;
@@ -13,6 +14,7 @@ mod nodes;
 mod policy;
 mod section;
 mod slurm;
+mod terminal;
 mod tls;
 mod topology;
 
@@ -31,6 +33,7 @@ use gangway_core::translate::gpu::GpuTypes;
 
 pub(crate) use admission::{AdmissionFlags, AdmissionSettings};
 pub(crate) use command::Command;
+pub(crate) use desk::{Canceller, Desk};
 pub(crate) use election::Election;
 pub(crate) use gangs::Gangs;
 pub(crate) use kubescheduler::{Door, DoorTls, ExtenderFlags, ExtenderSettings};
@@ -39,6 +42,7 @@ pub(crate) use policy::SlurmPolicies;
 use section::Section;
 pub(crate) use slurm::Slurm;
 use slurm::read_slurm;
+pub(crate) use terminal::TerminalFlags;
 pub(crate) use tls::Tls;
 use tls::read_tls;
 pub(crate) use topology::Network;
@@ -107,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Tls>,
     /// Calls a second of each client of the door.
     pub(crate) calls_per_second: NonZeroU32,
+    /// What people may do from a terminal.
+    pub(crate) desk: Desk,
     pub(crate) policy: Policy,
     /// Where SlurmPolicies are looked for.
     pub(crate) slurm_policies: SlurmPolicies,
@@ -180,6 +186,7 @@ impl Settings {
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
         let calls_per_second = read_limits(root.section("limits"), &problems);
+        let desk = desk::read(root.section("desk"), tls.is_some(), &problems);
         let (policy, slurm_policies) = policy::read(root.section("policy"), &slurm.user, &problems);
         let mut resources = ResourceTable::default();
         let overrides: BTreeMap<String, String> = root.map("resources");
@@ -215,6 +222,7 @@ impl Settings {
             listen,
             tls,
             calls_per_second,
+            desk,
             policy,
             slurm_policies,
             resources,
@@ -318,6 +326,7 @@ leaderElection: { enabled: perhaps, namespace: A_b, leaseSeconds: 1, renewSecond
 nodes: { port: 70000, lookSeconds: 0, taint: x, outside: { hold: maybe }, taints: { managed: NoExecute, drained: perhaps, all: off }, pools: [ { name: a, labels: { b: c }, slurmd: perhaps }, { features: [d] } ] }
 warningCommand: { command: [logger, -t], timeoutSeconds: 0, shell: true }
 gangs: { show: perhaps, single: true }
+desk: { cancel: [ { namespaces: [a] }, { client: 'a b', users: [a] }, { client: c, role: d } ], look: yes }
 ";
         let problems = read(yaml).expect_err("many problems");
         for path in [
@@ -341,6 +350,12 @@ gangs: { show: perhaps, single: true }
             "policy.feature:",
             "gpuTypes.labels:",
             "gpuTypes.types:",
+            "desk.look:",
+            "desk.cancel: needs tls",
+            "desk.cancel[0].client: is missing",
+            "desk.cancel[1].client:",
+            "desk.cancel[2].client: may cancel nothing",
+            "desk.cancel[2].role:",
             "topology.source:",
             "topology.layouts[0]:",
             "topology.layouts[0].instanceType:",

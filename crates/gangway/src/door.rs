@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::Tls;
+use crate::desk;
 use crate::extender::{MAX_MESSAGE, Room};
 use crate::mandate::Mandate;
 use crate::tls::{HTTP_2, TlsListener};
@@ -43,7 +44,7 @@ const STANDBY: Duration = Duration::from_secs(1);
 pub(crate) async fn serve(
     listener: TcpListener,
     (tls, calls_per_second): (Option<Tls>, NonZeroU32),
-    room: Room,
+    (room, desk): (Room, desk::Room),
     mandate: Mandate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -55,12 +56,12 @@ pub(crate) async fn serve(
     match tls {
         None => {
             let [first, then] = [again()?, again()?].map(TcpListenerStream::new);
-            serve_on(first, then, Pace::new(calls_per_second), room, mandate, stop).await
+            serve_on(first, then, Pace::new(calls_per_second), (room, desk), mandate, stop).await
         }
         Some(tls) => {
             let open = |port| TlsListener::new(port, tls.clone(), HTTP_2).map(TlsListener::stream);
             let pace = Pace::new(calls_per_second);
-            serve_on(open(again()?)?, open(again()?)?, pace, room, mandate, stop).await
+            serve_on(open(again()?)?, open(again()?)?, pace, (room, desk), mandate, stop).await
         }
     }
 }
@@ -71,7 +72,7 @@ async fn serve_on<I>(
     first: impl Stream<Item = io::Result<I>> + Send,
     then: impl Stream<Item = io::Result<I>> + Send,
     pace: Pace,
-    room: Room,
+    (room, desk): (Room, desk::Room),
     mandate: Mandate,
     stop: CancellationToken,
 ) -> anyhow::Result<()>
@@ -84,7 +85,8 @@ where
     // Shared by all connections: whoever knocks while so many are being answered waits.
     let mut server = server.layer(pace).layer(GlobalConcurrencyLimitLayer::new(CALLS));
     let mut standby = server.clone().max_connection_age(STANDBY);
-    let standby = standby.add_service(health.clone()).add_service(room.clone());
+    let standby =
+        standby.add_service(health.clone()).add_service(room.clone()).add_service(desk.clone());
     tokio::select! {
         served = standby.serve_with_incoming(first) => return served.context("gRPC server"),
         () = mandate.granted() => {}
@@ -97,6 +99,7 @@ where
         served = server
             .add_service(health)
             .add_service(room)
+            .add_service(desk)
             .serve_with_incoming(then) => served.context("gRPC server"),
         () = stop.cancelled() => Ok(()),
     }

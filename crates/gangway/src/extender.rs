@@ -38,27 +38,25 @@ pub(crate) fn service(queue: Arc<Queue>, mandate: Mandate) -> Room {
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
-impl Extender {
-    /// Whoever asks a process that stands by is told who leads.
-    fn leads(&self) -> Result<(), Status> {
-        let (why, leader) = match self.mandate.standing() {
-            Standing::Leads if self.mandate.holds() => return Ok(()),
-            Standing::Waits(leader) if leader.is_empty() => {
-                ("this gangway stands by, and it is not known yet who leads".to_owned(), leader)
-            }
-            Standing::Waits(leader) => {
-                (format!("this gangway stands by; {leader} leads: ask there"), leader)
-            }
-            Standing::Leads | Standing::Over => {
-                ("this gangway does not lead any more and is ending".to_owned(), String::new())
-            }
-        };
-        let mut status = Status::unavailable(why);
-        if let Ok(leader) = leader.parse() {
-            status.metadata_mut().insert("gangway-leader", leader);
+/// Whoever asks a process that stands by is told who leads.
+pub(crate) fn leads(mandate: &Mandate) -> Result<(), Status> {
+    let (why, leader) = match mandate.standing() {
+        Standing::Leads if mandate.holds() => return Ok(()),
+        Standing::Waits(leader) if leader.is_empty() => {
+            ("this gangway stands by, and it is not known yet who leads".to_owned(), leader)
         }
-        Err(status)
+        Standing::Waits(leader) => {
+            (format!("this gangway stands by; {leader} leads: ask there"), leader)
+        }
+        Standing::Leads | Standing::Over => {
+            ("this gangway does not lead any more and is ending".to_owned(), String::new())
+        }
+    };
+    let mut status = Status::unavailable(why);
+    if let Ok(leader) = leader.parse() {
+        status.metadata_mut().insert("gangway-leader", leader);
     }
+    Err(status)
 }
 
 #[tonic::async_trait]
@@ -70,7 +68,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::PlaceRequest>,
     ) -> Result<Response<Self::PlaceStream>, Status> {
-        self.leads()?;
+        leads(&self.mandate)?;
         let gang =
             request.into_inner().gang.ok_or_else(|| Status::invalid_argument("gang is missing"))?;
         let cluster = gang.cluster.clone();
@@ -90,7 +88,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
-        self.leads()?;
+        leads(&self.mandate)?;
         let request = request.into_inner();
         request.check().map_err(|e| Status::invalid_argument(e.to_string()))?;
         // Before Slurm's jobs have been listed, "there is none" would be a guess.
@@ -111,7 +109,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        self.leads()?;
+        leads(&self.mandate)?;
         let request = request.into_inner();
         request.check().map_err(|e| Status::invalid_argument(e.to_string()))?;
         let (verdict, jobs) =
@@ -129,7 +127,7 @@ impl v1::extender_server::Extender for Extender {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.leads()?;
+        leads(&self.mandate)?;
         let cluster = request.into_inner().cluster;
         let board = self.queue.board().clone();
         let mut health = board.health();

@@ -14,6 +14,7 @@ mod cluster;
 mod command;
 mod config;
 mod controllers;
+mod desk;
 mod door;
 mod election;
 mod evict;
@@ -39,6 +40,7 @@ mod report;
 mod scheduler;
 mod sights;
 mod source;
+mod terminal;
 mod tls;
 mod token;
 mod trace;
@@ -75,6 +77,8 @@ enum Command {
     Token(Box<token::Flags>),
     /// Make the certificates of the other subcommands and renew them, where there is no cert-manager.
     Certificates(Box<certificates::Flags>),
+    #[command(flatten)]
+    Terminal(Box<terminal::Verb>),
     /// List the fail points: where a test can let this bridge die.
     #[cfg(feature = "fail-points")]
     FailPoints,
@@ -82,7 +86,12 @@ enum Command {
 
 /// Reads flags and hands over to a subcommand, until it ends.
 pub fn run() -> anyhow::Result<ExitCode> {
-    let Cli { command } = Cli::parse();
+    let program = std::env::args_os().next().unwrap_or_default();
+    let command = if terminal::is_plugin(&program) {
+        Command::Terminal(Box::new(terminal::plugin()))
+    } else {
+        Cli::parse().command
+    };
     #[cfg(feature = "fail-points")]
     failpoint::arm()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -94,6 +103,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Admission(flags) => admission::run(&flags).await?,
             Command::Token(flags) => token::run(&flags).await?,
             Command::Certificates(flags) => certificates::run(&flags).await?,
+            Command::Terminal(verb) => return Ok(terminal::run(*verb).await),
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]
             Command::FailPoints => {

@@ -8,6 +8,7 @@ mod follow;
 mod outlook;
 mod reach;
 mod seal;
+mod shown;
 mod shun;
 mod submit;
 

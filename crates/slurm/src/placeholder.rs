@@ -5,7 +5,7 @@
 
 mod options;
 
-use gangway_core::job::{Component, GresRequest, JobId, PlaceholderRequest};
+use gangway_core::job::{Component, GresRequest, JobId, Moment, Options, PlaceholderRequest};
 use options::OptionFields;
 use serde::Serialize;
 
@@ -91,6 +91,19 @@ pub(crate) fn queued(request: &PlaceholderRequest, job_id: Option<JobId>) -> Bod
     })
 }
 
+/// For the queue, and never to start: a second component may not begin before `begin`.
+pub(crate) fn held_back(request: &PlaceholderRequest, ballast: &Component, begin: Moment) -> Body {
+    let options = Options { begin: Some(begin), ..Options::default() };
+    let heavy =
+        PlaceholderRequest { options, components: vec![ballast.clone()], ..request.clone() };
+    let all =
+        [queued(request, None), queued(&heavy, None)].into_iter().flat_map(|body| match body {
+            Body::Job(fields) => vec![*fields],
+            Body::Jobs(several) => several,
+        });
+    Body::Jobs(all.collect())
+}
+
 /// At once or not at all, asked as the owner, who may not write `admin_comment`. Slurm refuses it
 /// for a heterogeneous job (2078).
 pub(crate) fn immediate(request: &PlaceholderRequest) -> Body {
@@ -159,7 +172,7 @@ mod tests {
                 ],
                 excluded_nodes: "p5-[7-9]".into(),
             }],
-            options: gangway_core::job::Options::default(),
+            options: Options::default(),
         }
     }
 

@@ -998,3 +998,904 @@ pub mod extender_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueueRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueueResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub rows: ::prost::alloc::vec::Vec<QueueRow>,
+    /// When Slurm said so, seconds since the epoch by this process's clock.
+    #[prost(int64, tag = "2")]
+    pub as_of: i64,
+    /// What the clock of this process says now.
+    #[prost(int64, tag = "3")]
+    pub now: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Workload {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// The gang's uid.
+    #[prost(string, tag = "4")]
+    pub gang: ::prost::alloc::string::String,
+    /// Its pods, in rank order.
+    #[prost(string, repeated, tag = "5")]
+    pub pods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueueRow {
+    /// Among those that wait for its partition, from 1; 0 for one that does not wait.
+    #[prost(uint32, tag = "1")]
+    pub position: u32,
+    #[prost(uint32, tag = "2")]
+    pub job: u32,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Absent for an sbatch job.
+    #[prost(message, optional, tag = "4")]
+    pub workload: ::core::option::Option<Workload>,
+    #[prost(string, tag = "5")]
+    pub partition: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub description: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "11")]
+    pub nodes: u32,
+    #[prost(uint32, tag = "12")]
+    pub gpus: u32,
+    #[prost(string, tag = "13")]
+    pub hosts: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "14")]
+    pub priority: u32,
+    /// Seconds since the epoch; 0 where Slurm does not say.
+    #[prost(int64, tag = "15")]
+    pub submitted: i64,
+    /// While it waits this is Slurm's estimate.
+    #[prost(int64, tag = "16")]
+    pub start: i64,
+    #[prost(int64, tag = "17")]
+    pub end: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhyRequest {
+    /// A job id, a workload, a pod; with its namespace in front, or that beside it.
+    #[prost(string, tag = "1")]
+    pub word: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WhyResponse {
+    #[prost(message, optional, tag = "1")]
+    pub row: ::core::option::Option<QueueRow>,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+    /// The first of those ahead of it.
+    #[prost(message, repeated, tag = "3")]
+    pub ahead: ::prost::alloc::vec::Vec<QueueRow>,
+    #[prost(uint32, tag = "4")]
+    pub ahead_count: u32,
+    #[prost(string, repeated, tag = "5")]
+    pub help: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "6")]
+    pub now: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub rows: ::prost::alloc::vec::Vec<NodeRow>,
+    #[prost(int64, tag = "2")]
+    pub now: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeRow {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub partitions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "5")]
+    pub cpus: u32,
+    #[prost(uint32, tag = "6")]
+    pub cpus_taken: u32,
+    #[prost(uint32, tag = "7")]
+    pub gpus: u32,
+    /// Indexes that no job has.
+    #[prost(uint32, repeated, tag = "8")]
+    pub free: ::prost::alloc::vec::Vec<u32>,
+    #[prost(message, repeated, tag = "9")]
+    pub holders: ::prost::alloc::vec::Vec<Holder>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holder {
+    #[prost(uint32, tag = "1")]
+    pub job: u32,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub workload: ::core::option::Option<Workload>,
+    #[prost(string, tag = "5")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "6")]
+    pub gpus: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhatIfRequest {
+    /// Whose policy decides as whom it is asked.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub nodes: u32,
+    /// On each node: `gpu:8`, `gpu:h100:8,efa:32`.
+    #[prost(string, tag = "3")]
+    pub gres: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub cpus: u32,
+    /// MiB on each node.
+    #[prost(uint64, tag = "5")]
+    pub memory: u64,
+    #[prost(string, tag = "6")]
+    pub partition: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub qos: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "9")]
+    pub time_limit_minutes: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhatIfResponse {
+    /// Slurm's answer, seconds since the epoch; 0 where it has none within its backfill window.
+    #[prost(int64, tag = "1")]
+    pub start: i64,
+    /// Slurm's reason, where it would wait.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// In words.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// The hostlist Slurm has in mind, where it says.
+    #[prost(string, tag = "4")]
+    pub nodes: ::prost::alloc::string::String,
+    /// As whom it was asked.
+    #[prost(string, tag = "5")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub partition: ::prost::alloc::string::String,
+    #[prost(int64, tag = "8")]
+    pub now: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelRequest {
+    /// As in WhyRequest.
+    #[prost(string, tag = "1")]
+    pub word: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelResponse {
+    #[prost(message, optional, tag = "1")]
+    pub row: ::core::option::Option<QueueRow>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRequest {
+    /// Seconds since the epoch.
+    #[prost(int64, tag = "1")]
+    pub from: i64,
+    #[prost(int64, tag = "2")]
+    pub to: i64,
+    #[prost(enumeration = "usage_request::By", tag = "3")]
+    pub by: i32,
+}
+/// Nested message and enum types in `UsageRequest`.
+pub mod usage_request {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum By {
+        User = 0,
+        Account = 1,
+        Namespace = 2,
+        Job = 3,
+    }
+    impl By {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::User => "BY_USER",
+                Self::Account => "BY_ACCOUNT",
+                Self::Namespace => "BY_NAMESPACE",
+                Self::Job => "BY_JOB",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "BY_USER" => Some(Self::User),
+                "BY_ACCOUNT" => Some(Self::Account),
+                "BY_NAMESPACE" => Some(Self::Namespace),
+                "BY_JOB" => Some(Self::Job),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub rows: ::prost::alloc::vec::Vec<UsageRow>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRow {
+    /// The user, account, namespace (`-` for sbatch jobs) or job.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub jobs: u32,
+    #[prost(uint64, tag = "3")]
+    pub gpu_seconds: u64,
+    #[prost(uint64, tag = "4")]
+    pub node_seconds: u64,
+}
+/// Generated client implementations.
+pub mod desk_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct DeskClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl DeskClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> DeskClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> DeskClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            DeskClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Every job that is not over, pods' and sbatch's, in Slurm's order.
+        pub async fn queue(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QueueRequest>,
+        ) -> std::result::Result<tonic::Response<super::QueueResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gangway.v1.Desk/Queue");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gangway.v1.Desk", "Queue"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Why one of them waits, who is ahead, what would help. NOT_FOUND where the word means none, FAILED_PRECONDITION
+        /// where it means several.
+        pub async fn why(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WhyRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gangway.v1.Desk/Why");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gangway.v1.Desk", "Why"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Every node, and who holds which of its GPUs.
+        pub async fn nodes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NodesRequest>,
+        ) -> std::result::Result<tonic::Response<super::NodesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gangway.v1.Desk/Nodes");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gangway.v1.Desk", "Nodes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// When would this start, asked as a gang of a namespace would ask. Nothing is left of it in Slurm.
+        /// FAILED_PRECONDITION where it could never run so.
+        pub async fn what_if(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WhatIfRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhatIfResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gangway.v1.Desk/WhatIf");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gangway.v1.Desk", "WhatIf"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends one job. PERMISSION_DENIED unless the configuration lets this client.
+        pub async fn cancel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelRequest>,
+        ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gangway.v1.Desk/Cancel");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gangway.v1.Desk", "Cancel"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What was used in a time, from Slurm's accounting.
+        pub async fn usage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UsageRequest>,
+        ) -> std::result::Result<tonic::Response<super::UsageResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gangway.v1.Desk/Usage");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gangway.v1.Desk", "Usage"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod desk_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with DeskServer.
+    #[async_trait]
+    pub trait Desk: std::marker::Send + std::marker::Sync + 'static {
+        /// Every job that is not over, pods' and sbatch's, in Slurm's order.
+        async fn queue(
+            &self,
+            request: tonic::Request<super::QueueRequest>,
+        ) -> std::result::Result<tonic::Response<super::QueueResponse>, tonic::Status>;
+        /// Why one of them waits, who is ahead, what would help. NOT_FOUND where the word means none, FAILED_PRECONDITION
+        /// where it means several.
+        async fn why(
+            &self,
+            request: tonic::Request<super::WhyRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhyResponse>, tonic::Status>;
+        /// Every node, and who holds which of its GPUs.
+        async fn nodes(
+            &self,
+            request: tonic::Request<super::NodesRequest>,
+        ) -> std::result::Result<tonic::Response<super::NodesResponse>, tonic::Status>;
+        /// When would this start, asked as a gang of a namespace would ask. Nothing is left of it in Slurm.
+        /// FAILED_PRECONDITION where it could never run so.
+        async fn what_if(
+            &self,
+            request: tonic::Request<super::WhatIfRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhatIfResponse>, tonic::Status>;
+        /// Ends one job. PERMISSION_DENIED unless the configuration lets this client.
+        async fn cancel(
+            &self,
+            request: tonic::Request<super::CancelRequest>,
+        ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status>;
+        /// What was used in a time, from Slurm's accounting.
+        async fn usage(
+            &self,
+            request: tonic::Request<super::UsageRequest>,
+        ) -> std::result::Result<tonic::Response<super::UsageResponse>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct DeskServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> DeskServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for DeskServer<T>
+    where
+        T: Desk,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/gangway.v1.Desk/Queue" => {
+                    #[allow(non_camel_case_types)]
+                    struct QueueSvc<T: Desk>(pub Arc<T>);
+                    impl<T: Desk> tonic::server::UnaryService<super::QueueRequest>
+                    for QueueSvc<T> {
+                        type Response = super::QueueResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QueueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Desk>::queue(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = QueueSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gangway.v1.Desk/Why" => {
+                    #[allow(non_camel_case_types)]
+                    struct WhySvc<T: Desk>(pub Arc<T>);
+                    impl<T: Desk> tonic::server::UnaryService<super::WhyRequest>
+                    for WhySvc<T> {
+                        type Response = super::WhyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WhyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Desk>::why(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WhySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gangway.v1.Desk/Nodes" => {
+                    #[allow(non_camel_case_types)]
+                    struct NodesSvc<T: Desk>(pub Arc<T>);
+                    impl<T: Desk> tonic::server::UnaryService<super::NodesRequest>
+                    for NodesSvc<T> {
+                        type Response = super::NodesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NodesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Desk>::nodes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NodesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gangway.v1.Desk/WhatIf" => {
+                    #[allow(non_camel_case_types)]
+                    struct WhatIfSvc<T: Desk>(pub Arc<T>);
+                    impl<T: Desk> tonic::server::UnaryService<super::WhatIfRequest>
+                    for WhatIfSvc<T> {
+                        type Response = super::WhatIfResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WhatIfRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Desk>::what_if(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WhatIfSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gangway.v1.Desk/Cancel" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelSvc<T: Desk>(pub Arc<T>);
+                    impl<T: Desk> tonic::server::UnaryService<super::CancelRequest>
+                    for CancelSvc<T> {
+                        type Response = super::CancelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Desk>::cancel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gangway.v1.Desk/Usage" => {
+                    #[allow(non_camel_case_types)]
+                    struct UsageSvc<T: Desk>(pub Arc<T>);
+                    impl<T: Desk> tonic::server::UnaryService<super::UsageRequest>
+                    for UsageSvc<T> {
+                        type Response = super::UsageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UsageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Desk>::usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UsageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for DeskServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "gangway.v1.Desk";
+    impl<T> tonic::server::NamedService for DeskServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

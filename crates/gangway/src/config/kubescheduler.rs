@@ -63,6 +63,8 @@ pub(crate) struct DoorTls {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) ca: PathBuf,
+    /// The name in the door's certificate, where the URL has another one: behind a port that is forwarded.
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +104,7 @@ impl ExtenderSettings {
         if take_up_seconds == 0 {
             problems.add("takeUpSeconds", "must be 1 or more");
         }
-        let door = read_door(root.section("door"), flags, &problems);
+        let door = read_door(root.section("door"), flags.door_url.clone(), &problems);
         let listen = read_listen(root.section("listen"));
         let tls = read_tls(root.section("tls"), &problems);
         let kubeconfig =
@@ -131,9 +133,15 @@ impl ExtenderSettings {
     }
 }
 
-fn read_door(mut door: Section<'_>, flags: &ExtenderFlags, problems: &Problems) -> Door {
+/// Reads the section; a URL from elsewhere goes over its own.
+pub(super) fn read_door(
+    mut door: Section<'_>,
+    elsewhere: Option<String>,
+    problems: &Problems,
+) -> Door {
     let file = door.text("url");
-    let url = flags.door_url.clone().or(file);
+    let url = elsewhere.or(file);
+    let name = door.text("serverName");
     let [certificate, key, ca] =
         ["certificate", "key", "ca"].map(|k| door.text(k).map(PathBuf::from));
     door.finish();
@@ -149,7 +157,7 @@ fn read_door(mut door: Section<'_>, flags: &ExtenderFlags, problems: &Problems) 
     let tls = match (certificate, key, ca) {
         (None, None, None) if !secret => None,
         (Some(certificate), Some(key), Some(ca)) if secret => {
-            Some(DoorTls { certificate, key, ca })
+            Some(DoorTls { certificate, key, ca, name })
         }
         _ => {
             problems.add("door", "an https URL needs certificate, key and ca, an http URL none");

@@ -54,7 +54,8 @@ async fn connect(tls: &DoorTls, uri: &Uri) -> io::Result<TlsStream<TcpStream>> {
     let config = read(tls).await.map_err(io::Error::other)?;
     let tcp = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
     tcp.set_nodelay(true)?;
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    let name = tls.name.clone().unwrap_or(host);
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 

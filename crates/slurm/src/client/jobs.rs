@@ -5,7 +5,7 @@
 //! for an allocation, and never let "could not ask" look like "gone" (rule 6).
 
 use gangway_core::inventory::Hold;
-use gangway_core::job::{Allocation, Job, JobId, JobState, PlaceholderRequest};
+use gangway_core::job::{Allocation, Component, Job, JobId, JobState, Moment, PlaceholderRequest};
 use serde_json::json;
 
 use super::{Call, Client, Plugin, Reply, about_job, segment};
@@ -69,6 +69,18 @@ pub struct FinishedJob {
     pub nodes: String,
     /// Our key (kept without any `AccountingStoreFlags`).
     pub admin_comment: String,
+    /// Its name.
+    pub name: String,
+    /// Owner's name.
+    pub user: String,
+    /// Account.
+    pub account: String,
+    /// Partition.
+    pub partition: String,
+    /// GPUs it holds or held, of all nodes; 0 where the database does not account for them (`AccountingStorageTRES`).
+    pub gpus: u32,
+    /// Nodes it holds or held.
+    pub node_count: u32,
     /// The owner's comment, where the database keeps it (`AccountingStoreFlags=job_comment`).
     pub comment: String,
     /// Seconds since the epoch.
@@ -94,6 +106,21 @@ impl Client {
         job_id: Option<JobId>,
     ) -> Result<Submitted, Error> {
         let body = placeholder::queued(request, job_id);
+        let call = Call::post("job/submit", "job/submit".to_owned(), &body)?;
+        self.call(&call).await?.submitted()
+    }
+
+    /// Puts a question into the queue that never starts, so that Slurm says when the request could
+    /// (`POST job/submit`): a heterogeneous job whose second component may not begin before `begin`. What is
+    /// asked must be of one component. Slurm's answer is the leader's [`Job::start_time`], once backfill has
+    /// looked. It has to be cancelled: without a word it would start at `begin`.
+    pub async fn submit_held_back(
+        &self,
+        request: &PlaceholderRequest,
+        ballast: &Component,
+        begin: Moment,
+    ) -> Result<Submitted, Error> {
+        let body = placeholder::held_back(request, ballast, begin);
         let call = Call::post("job/submit", "job/submit".to_owned(), &body)?;
         self.call(&call).await?.submitted()
     }
@@ -313,6 +340,19 @@ impl Client {
         let mut found: Vec<_> = jobs.filter(|job| job.id == id).collect();
         found.sort_by_key(|job| std::cmp::Reverse(job.submit_time));
         Ok(found)
+    }
+}
+
+impl Client {
+    /// What the accounting database knows of all jobs that ran between two moments, seconds since the epoch
+    /// (`GET /slurmdb/{v}/jobs/`), each component of a heterogeneous job for itself. Jobs still running are among them,
+    /// with the end of the time asked for as theirs, and those that began before; one that was cancelled while it waited
+    /// has begun when it ended, without nodes.
+    pub async fn finished_jobs(&self, from: i64, to: i64) -> Result<Vec<FinishedJob>, Error> {
+        let path = format!("jobs/?start_time={from}&end_time={to}&skip_steps=true");
+        let call = Call { plugin: Plugin::Slurmdb, ..Call::get("slurmdb/jobs", path) };
+        let answer: WireFinished = self.read(&call).await?;
+        Ok(answer.jobs.into_iter().filter_map(WireFinishedJob::into_finished).collect())
     }
 }
 

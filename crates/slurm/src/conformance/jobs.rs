@@ -5,17 +5,18 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use gangway_core::job::{
-    Allocation, BaseState, Component, GresAllocation, GresRequest, Job, JobId, PlaceholderRequest,
-    Standing,
+    Allocation, BaseState, Component, GresAllocation, GresRequest, Job, JobId, Moment,
+    PlaceholderRequest, Standing,
 };
 
 use super::{Outcome, Report, Stage, answered, eventually, hold};
-use crate::{Cancelled, Error, SlurmCode, Version};
+use crate::{Cancelled, Error, FinishedJob, SlurmCode, Version};
 
 pub(super) async fn run(stage: &Stage<'_>, report: &mut Report) {
     report.add("a queued placeholder gets what it asks, until cancelled", queued(stage).await);
     report.add("a chosen job id that is taken is 2011", chosen_id(stage).await);
     report.add("components get what each asks, and end with their leader", components(stage).await);
+    report.add("what is held back gets an estimate and never starts", held_back(stage).await);
     report.add("an immediate placeholder runs on return", immediate(stage).await);
     report.add("what has come is counted at once", counted(stage).await);
     report.add("an immediate placeholder on a busy node is refused", busy(stage).await);
@@ -45,6 +46,7 @@ async fn queued(stage: &Stage<'_>) -> Outcome {
         && !job.sluid.is_empty()
         && !job.nodes.is_empty()
         && job.start_time > 0
+        && (job.node_count, job.gpus) == (2, 4)
         && (!stage.world.accounting || Some(&job.account) == request.account.as_ref());
     hold(right, &job)?;
     let sluid = job.sluid.clone();
@@ -125,6 +127,29 @@ async fn components(stage: &Stage<'_>) -> Outcome {
     hold(job.ending() == &BaseState::Cancelled && !job.broken(), job)
 }
 
+/// There is room, and Slurm says that it could start; it does not, for a part of it may not begin.
+async fn held_back(stage: &Stage<'_>) -> Outcome {
+    let client = &stage.client;
+    if !client.ping().await?.heterogeneous_external() {
+        return Ok(());
+    }
+    let request = stage.request("held-back");
+    let ballast = Component { gres_per_node: Vec::new(), ..request.components[0].clone() };
+    let submitted = client.submit_held_back(&request, &ballast, Moment::In(86_400)).await?;
+    let id = submitted.job_id;
+    stage.remember(id);
+    let waits = eventually("Slurm's estimate", async || {
+        Ok(client.job(id).await?.filter(|job| job.start_time > 0))
+    })
+    .await?;
+    let soon = waits.start_time < client.diag().await?.now + 600;
+    let waiting = waits.standing() == Standing::Waiting && waits.parts.len() == 2;
+    hold(waiting && soon && waits.nodes.is_empty(), &waits)?;
+    client.cancel(id).await?;
+    let job = over(stage, id).await?;
+    hold(job.nodes.is_empty() && job.ending() == &BaseState::Cancelled, job)
+}
+
 /// Whether every node gives exactly what was asked of it, devices by index.
 fn grants(allocation: &Allocation, request: &Component) -> bool {
     allocation.nodes.len() == request.nodes as usize
@@ -159,7 +184,28 @@ async fn remembered(stage: &Stage<'_>, sluid: &str, id: JobId) -> Outcome {
         && (told || older)
         && job.start_time > 0
         && job.end_time > 0;
-    hold(right, job)
+    hold(right, &job)?;
+    spent(stage, &job).await
+}
+
+/// Whoever asks what ran in a time hears of it with its owner and what it held; in another time, not.
+async fn spent(stage: &Stage<'_>, job: &FinishedJob) -> Outcome {
+    let of = async |from, to| -> Result<Vec<FinishedJob>, Error> {
+        let mut all = stage.client.finished_jobs(from, to).await?;
+        all.retain(|one| one.id == job.id && one.submit_time == job.submit_time);
+        Ok(all)
+    };
+    let then = of(job.start_time - 10, job.end_time + 10).await?;
+    let [one] = then.as_slice() else { return Err(format!("{then:?}").into()) };
+    let right = one.user == stage.world.user
+        && one.account == stage.world.account
+        && (one.node_count, one.gpus) == (2, 4)
+        && (one.start_time, one.end_time) == (job.start_time, job.end_time)
+        && one.name == format!("{}-queued", stage.tag)
+        && one.partition == stage.world.partition;
+    hold(right, one)?;
+    let before = of(job.start_time - 7200, job.start_time - 3600).await?;
+    hold(before.is_empty(), before)
 }
 
 /// A number below 4 million that no other run of the suite has lately had: Slurm remembers ids for a while.

@@ -141,6 +141,8 @@ impl Job {
             "het_job_id": set(0),
             "tres_per_node": self.shape.tres_per_node(),
             "node_count": set(self.shape.nodes.into()),
+            "tres_req_str": self.shape.tres(),
+            "tres_alloc_str": if self.is_running() { self.shape.tres() } else { String::new() },
             "excluded_nodes": self.excluded.iter().map(String::as_str).collect::<Vec<_>>().join(","),
         });
         if detail && self.is_running() {
@@ -161,6 +163,15 @@ impl Job {
         json!({
             "job_id": self.id,
             "sluid": self.sluid,
+            "name": self.name,
+            "user": self.user,
+            "account": self.account,
+            "partition": self.partition,
+            "allocation_nodes": self.shape.nodes,
+            "tres": {"allocated": [
+                {"type": "node", "name": "", "count": self.shape.nodes},
+                {"type": "gres", "name": "gpu", "count": self.shape.gpus()},
+            ]},
             "nodes": self.nodes().collect::<Vec<_>>().join(","),
             "state": {"current": [self.state], "reason": "None"},
             "comment": {"administrator": self.admin_comment, "job": self.comment},
@@ -207,6 +218,18 @@ impl Gres {
 }
 
 impl Shape {
+    /// GPUs on all nodes.
+    fn gpus(&self) -> u32 {
+        let each = self.gres.iter().filter(|g| g.0 == "gpu").map(|g| g.2);
+        each.fold(0, u32::saturating_add).saturating_mul(self.nodes)
+    }
+
+    /// `cpu=4,node=2,gres/gpu=16`: of all nodes.
+    fn tres(&self) -> String {
+        let (nodes, cpus) = (self.nodes, self.cpus().saturating_mul(self.nodes));
+        format!("cpu={cpus},node={nodes},gres/gpu={}", self.gpus())
+    }
+
     /// `gres/gpu:h100=8,gres/efa=32`.
     fn tres_per_node(&self) -> String {
         let one = |(name, kind, count): &GresAsked| match kind.as_str() {

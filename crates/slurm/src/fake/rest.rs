@@ -29,6 +29,7 @@ pub(super) fn answer(fake: &mut Fake, request: &Request) -> Response {
     }
     let outcome = match (*plugin, request.method.as_str(), rest) {
         ("slurmdb", "GET", ["job", id]) => Ok(fake.remembered(number(id))),
+        ("slurmdb", "GET", ["jobs", ""]) => Ok(fake.remembered_between(query)),
         ("slurmdb", "GET", ["associations", ""]) => Ok(fake.associations(query)),
         ("slurm", "GET", ["diag", ""]) => Ok(fake.diag()),
         ("slurm", "GET", ["jobs", "state", ""]) => Ok(fake.states()),
@@ -135,6 +136,21 @@ impl Fake {
     fn remembered(&self, id: u32) -> Value {
         let of_this_id = self.accounting.values().filter(|job| job.id == id);
         json!({"jobs": of_this_id.map(Job::remembered).collect::<Vec<_>>()})
+    }
+
+    fn remembered_between(&self, query: &str) -> Value {
+        let asked = |key: &str| {
+            let word = query.split('&').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            word.and_then(|seconds| seconds.parse::<i64>().ok())
+        };
+        let from = asked("start_time").unwrap_or(0);
+        let to = asked("end_time").unwrap_or(i64::MAX);
+        let ran = |job: &&Job| {
+            let began = job.started_ms > 0 && job.started_ms / 1000 <= to;
+            began && (job.ended_ms == 0 || job.ended_ms / 1000 >= from)
+        };
+        let ran = self.accounting.values().filter(ran);
+        json!({"jobs": ran.map(Job::remembered).collect::<Vec<_>>()})
     }
 
     fn resources(&self, id: u32) -> Outcome {

@@ -74,6 +74,11 @@ pub(crate) struct WireJob {
     tres_per_node: String,
     #[serde(deserialize_with = "or_default")]
     node_count: Number,
+    #[serde(deserialize_with = "or_default")]
+    tres_req_str: String,
+    /// Empty while it waits.
+    #[serde(deserialize_with = "or_default")]
+    tres_alloc_str: String,
     /// One entry per node; empty without the flag DETAIL.
     #[serde(deserialize_with = "or_default")]
     gres_detail: Vec<String>,
@@ -132,7 +137,9 @@ struct StepId {
 impl WireJob {
     /// The job as a fact; `None` where it has no id.
     pub(crate) fn into_job(self) -> Option<Job> {
+        let held = Some(&self.tres_alloc_str).filter(|tres| !tres.is_empty());
         Some(Job {
+            gpus: gpus(held.unwrap_or(&self.tres_req_str)),
             id: JobId(self.job_id.count().filter(|&id| id > 0)?),
             sluid: self.step_id.sluid,
             name: self.name,
@@ -219,11 +226,14 @@ impl WireJobs {
 fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
     let mut failed = Vec::new();
     let mut preempted = (leader.preempt_time, leader.end_time);
+    let (mut node_count, mut gpus) = (0, 0);
     let part = |job: Job| {
         // They end together, so it is enough that one of them has to go.
         if preempted.0 == 0 && job.preempt_time > 0 {
             preempted = (job.preempt_time, job.end_time);
         }
+        node_count = job.node_count.saturating_add(node_count);
+        gpus = job.gpus.saturating_add(gpus);
         failed.extend(Some(job.failed_nodes).filter(|nodes| !nodes.is_empty()));
         Part {
             id: job.id,
@@ -239,7 +249,17 @@ fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
     let nodes = held.collect::<Vec<_>>().join(",");
     let (preempt_time, end_time) = preempted;
     let failed_nodes = failed.join(",");
-    Job { nodes, failed_nodes, preempt_time, end_time, parts, ..leader }
+    Job { nodes, failed_nodes, preempt_time, end_time, node_count, gpus, parts, ..leader }
+}
+
+/// The GPUs in `cpu=2,mem=1G,node=1,gres/gpu=8,gres/gpu:h100=8`: the sum that Slurm writes, or, where it accounts for
+/// types alone, that of the types.
+fn gpus(tres: &str) -> u32 {
+    let count = |word: &str| word.split_once('=').and_then(|(_, n)| n.parse::<u32>().ok());
+    let words = || tres.split(',');
+    let all = words().find(|word| word.starts_with("gres/gpu=")).and_then(count);
+    let typed = || words().filter(|word| word.starts_with("gres/gpu:")).filter_map(count);
+    all.unwrap_or_else(|| typed().fold(0, u32::saturating_add))
 }
 
 /// `GET jobs/state/`.
@@ -461,6 +481,47 @@ pub(crate) struct WireFinishedJob {
     comment: WireComments,
     #[serde(deserialize_with = "or_default")]
     time: WireTimes,
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    user: String,
+    #[serde(deserialize_with = "or_default")]
+    account: String,
+    #[serde(deserialize_with = "or_default")]
+    partition: String,
+    #[serde(deserialize_with = "or_default")]
+    allocation_nodes: Number,
+    #[serde(deserialize_with = "or_default")]
+    tres: WireTresOfJob,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireTresOfJob {
+    #[serde(deserialize_with = "or_default")]
+    allocated: Vec<WireTres>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireTres {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    class: String,
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    count: Number,
+}
+
+impl WireTresOfJob {
+    /// As [`gpus`] of a text.
+    fn gpus(&self) -> u32 {
+        let devices = || self.allocated.iter().filter(|tres| tres.class == "gres");
+        let count = |tres: &WireTres| tres.count.count::<u32>();
+        let all = devices().find(|tres| tres.name == "gpu").and_then(count);
+        let typed = || devices().filter(|t| t.name.starts_with("gpu:")).filter_map(count);
+        all.unwrap_or_else(|| typed().fold(0, u32::saturating_add))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -499,6 +560,12 @@ impl WireFinishedJob {
         Some(FinishedJob {
             id: JobId(self.job_id.count().filter(|&id| id > 0)?),
             sluid: self.sluid,
+            name: self.name,
+            user: self.user,
+            account: self.account,
+            partition: self.partition,
+            gpus: self.tres.gpus(),
+            node_count: self.allocation_nodes.count().unwrap_or(0),
             state: JobState::parse(&self.state.current),
             reason: if reason == "None" { String::new() } else { reason },
             nodes: self.nodes,

@@ -1,0 +1,202 @@
+//! Why one job waits, who is ahead, what would help.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{Host, Partition, Row, lasting, share};
+use crate::reason;
+
+/// So many of those ahead are named.
+const NAMED: usize = 10;
+/// So many of the nodes that are out of service, and of the jobs that end next.
+const FEW: usize = 3;
+
+/// Everything that can be said of one job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The job.
+    pub row: Row,
+    /// Why it is where it is, in a sentence.
+    pub why: String,
+    /// The first of those ahead of it for the same partition, in Slurm's order.
+    pub ahead: Vec<Row>,
+    /// How many they are.
+    pub ahead_count: u32,
+    /// What would help, and what it waits for, a sentence each.
+    pub help: Vec<String>,
+}
+
+/// The job that a word means: a job id, `namespace/name` of a workload or of one of its pods, or the name alone where
+/// a namespace is given or only one namespace has it. All it may mean, where that is not one.
+pub fn find<'a>(rows: &'a [Row], word: &str, namespace: &str) -> Result<&'a Row, Vec<&'a Row>> {
+    let word =
+        ["gang/", "pod/", "job/"].iter().find_map(|kind| word.strip_prefix(kind)).unwrap_or(word);
+    if let Ok(id) = word.parse::<u32>()
+        && let Some(row) = rows.iter().find(|row| row.job == id)
+    {
+        return Ok(row);
+    }
+    let (namespace, name) = word.split_once('/').unwrap_or((namespace, word));
+    let meant = |row: &&Row| {
+        let Some(workload) = &row.workload else { return false };
+        (namespace.is_empty() || workload.namespace == namespace)
+            && (workload.name == name
+                || workload.gang == name
+                || workload.pods.iter().any(|pod| pod == name))
+    };
+    let mut found: Vec<&Row> = rows.iter().filter(meant).collect();
+    // A generation that waits beside one that is ending is the one that is meant.
+    if found.len() > 1 && found.iter().all(|row| row.workload == found[0].workload) {
+        found.sort_by_key(|row| (!row.waits(), row.job));
+        found.truncate(1);
+    }
+    match found.as_slice() {
+        [one] => Ok(one),
+        _ => Err(found),
+    }
+}
+
+/// Explains one row of these.
+pub fn explain(
+    row: &Row,
+    rows: &[Row],
+    hosts: &[Host],
+    partitions: &[Partition],
+    now: i64,
+) -> Explanation {
+    if !row.waits() {
+        let why = running(row, now);
+        return Explanation { row: row.clone(), why, ..Explanation::default() };
+    }
+    let before = rows.iter().take_while(|other| other.job != row.job);
+    let ahead: Vec<&Row> = before
+        .filter(|other| other.waits() && share(&other.partition, &row.partition))
+        .filter(|other| !reason::stands_aside(&other.reason))
+        .collect();
+    let mut help = vec![room(row, hosts)];
+    help.extend(partitions.iter().filter(|one| !one.up && share(&one.name, &row.partition)).map(
+        |one| {
+            format!(
+                "partition {} is not up: it starts nobody until an administrator opens it",
+                one.name
+            )
+        },
+    ));
+    if waits_for_room(&row.reason) {
+        help.extend(next_ends(row, rows, now));
+        help.extend(advice(row, &ahead));
+    }
+    Explanation {
+        row: row.clone(),
+        why: reason::waiting(&row.reason, &row.description),
+        ahead_count: u32::try_from(ahead.len()).unwrap_or(u32::MAX),
+        ahead: ahead.into_iter().take(NAMED).cloned().collect(),
+        help,
+    }
+}
+
+/// Free nodes would let it start.
+fn waits_for_room(reason: &str) -> bool {
+    matches!(reason, "" | "None" | "Resources" | "Priority" | "ReqNodeNotAvail" | "BadConstraints")
+}
+
+fn running(row: &Row, now: i64) -> String {
+    let mut said = match row.state.as_str() {
+        "RUNNING" => format!("it does not wait: it runs on {}", row.hosts),
+        state => format!("it does not wait: Slurm says {state}"),
+    };
+    if row.start > 0 {
+        let _ = write!(said, ", since {}", lasting(now.saturating_sub(row.start)));
+    }
+    if row.end > now {
+        let _ = write!(said, "; it ends in {} at the latest", lasting(row.end.saturating_sub(now)));
+    }
+    said
+}
+
+/// `needs 4 nodes with 8 GPUs each in gangway: 2 could take it now, 11 are taken, 3 are out of service (p5-3 DRAIN "bad NIC")`.
+fn room(row: &Row, hosts: &[Host]) -> String {
+    let each = row.gpus.checked_div(row.nodes).unwrap_or(0);
+    let own = |host: &&Host| host.partitions.iter().any(|name| share(name, &row.partition));
+    let (mut free, mut taken, mut small) = (0_u32, 0_u32, 0_u32);
+    let mut out: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
+    for host in hosts.iter().filter(own) {
+        let has_room =
+            host.gpus >= each.saturating_add(host.gpus_taken) && host.cpus.0 > host.cpus.1;
+        if !host.serves() {
+            let state = host.state.join("+");
+            out.entry((state, &host.reason)).or_default().push(&host.name);
+        } else if host.gpus < each {
+            small += 1;
+        } else if has_room {
+            free += 1;
+        } else {
+            taken += 1;
+        }
+    }
+    let mut said = format!("needs {}", counted(row.nodes, "node"));
+    if each > 0 {
+        let _ = write!(said, " with {}", counted(each, "GPU"));
+        said.push_str(if row.nodes == 1 { "" } else { " each" });
+    }
+    let _ = write!(said, " in {}: {free} could take it now, {taken} are taken", row.partition);
+    if small > 0 {
+        let _ = write!(said, ", {small} are too small");
+    }
+    let lost: usize = out.values().map(Vec::len).sum();
+    if lost > 0 {
+        let _ = write!(said, ", {lost} are out of service");
+        let told = out.iter().take(FEW).map(|((state, reason), names)| {
+            let more = if names.len() > 1 {
+                format!(" and {} more", names.len() - 1)
+            } else {
+                String::new()
+            };
+            let why = if reason.is_empty() { String::new() } else { format!(" \"{reason}\"") };
+            format!("{}{more} {state}{why}", names[0])
+        });
+        let _ = write!(said, " ({})", told.collect::<Vec<_>>().join("; "));
+    }
+    said
+}
+
+fn counted(n: u32, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// Which jobs of the partition end next, at the latest.
+fn next_ends(row: &Row, rows: &[Row], now: i64) -> Option<String> {
+    let holds = |other: &&Row| !other.waits() && share(&other.partition, &row.partition);
+    let mut ends: Vec<&Row> = rows.iter().filter(holds).filter(|other| other.end > now).collect();
+    ends.sort_by_key(|other| (other.end, other.job));
+    let told = ends.iter().take(FEW).map(|other| {
+        let nodes = counted(other.nodes, "node");
+        format!(
+            "job {} of {} ({nodes}) in {}",
+            other.job,
+            other.user,
+            lasting(other.end.saturating_sub(now))
+        )
+    });
+    let told = told.collect::<Vec<_>>().join(", ");
+    (!told.is_empty()).then(|| format!("those that hold its nodes end at the latest: {told}"))
+}
+
+fn advice(row: &Row, ahead: &[&Row]) -> Option<String> {
+    let advice = match (row.reason.as_str(), ahead.len()) {
+        ("Priority", _) => {
+            "a shorter time limit lets Slurm start it in a gap before those ahead need their nodes; fewer nodes or GPUs find a gap sooner"
+        }
+        ("Resources", _) if row.nodes > 1 => "fewer nodes would start sooner",
+        ("ReqNodeNotAvail", _) => {
+            "an administrator has to bring the nodes back that are out of service"
+        }
+        ("BadConstraints", _) => {
+            "no node has what it asks for as nodes are now: ask for less on each node, or for another partition"
+        }
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}

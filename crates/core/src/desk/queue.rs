@@ -1,0 +1,124 @@
+//! Slurm's queue as one list: who runs, then who waits, in the order in which Slurm looks at them.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{Partition, Workload};
+use crate::job::{BaseState, Job, Standing};
+
+/// One job of the queue: a placeholder, or an sbatch job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Its place among those that wait for its partition, from 1; 0 for one that does not wait.
+    pub position: u32,
+    /// Its id.
+    pub job: u32,
+    /// Its name.
+    pub name: String,
+    /// The workload it stands for; none for an sbatch job.
+    pub workload: Option<Workload>,
+    /// Partition or partitions.
+    pub partition: String,
+    /// Owner.
+    pub user: String,
+    /// Account.
+    pub account: String,
+    /// Base state by Slurm's name.
+    pub state: String,
+    /// Slurm's reason.
+    pub reason: String,
+    /// Slurm's free text beside it.
+    pub description: String,
+    /// Nodes it holds or asks for.
+    pub nodes: u32,
+    /// GPUs it holds or asks for, on all nodes.
+    pub gpus: u32,
+    /// Hostlist of the nodes it holds.
+    pub hosts: String,
+    /// Slurm's priority; 0 where it has none, and for what is held.
+    pub priority: u32,
+    /// Seconds since the epoch; 0 where unknown.
+    pub submitted: i64,
+    /// When it started, or is expected to; 0 where Slurm does not say.
+    pub start: i64,
+    /// When it ends at the latest; 0 where Slurm does not say.
+    pub end: i64,
+}
+
+impl Row {
+    /// It waits in the queue.
+    pub fn waits(&self) -> bool {
+        self.state == BaseState::Pending.name()
+    }
+
+    /// `namespace/name` of its workload, or its job name.
+    pub fn path(&self) -> String {
+        self.workload.as_ref().map_or_else(|| self.name.clone(), Workload::path)
+    }
+}
+
+/// Every job that is not over, in Slurm's order: those that hold nodes, then those that wait; of both the higher tier
+/// of their partition first, then the higher priority, then the lower id.
+pub fn rows(
+    jobs: &[Job],
+    partitions: &[Partition],
+    workload: impl Fn(&Job) -> Option<Workload>,
+) -> Vec<Row> {
+    let tiers: HashMap<&str, u32> =
+        partitions.iter().map(|one| (one.name.as_str(), one.tier)).collect();
+    let tier = |row: &Row| {
+        let tiers = row.partition.split(',').filter_map(|name| tiers.get(name));
+        tiers.max().copied().unwrap_or(0)
+    };
+    let live = jobs.iter().filter(|job| job.standing() != Standing::Over);
+    let mut rows: Vec<Row> = live.map(|job| row(job, workload(job))).collect();
+    rows.sort_by_cached_key(|row| {
+        (row.waits(), Reverse(tier(row)), Reverse(row.priority), row.job)
+    });
+    number(&mut rows);
+    rows
+}
+
+fn row(job: &Job, workload: Option<Workload>) -> Row {
+    let pending = job.state.base == BaseState::Pending;
+    Row {
+        position: 0,
+        job: job.id.0,
+        name: job.name.clone(),
+        workload,
+        partition: job.partition.clone(),
+        user: job.user.clone(),
+        account: job.account.clone(),
+        state: job.state.base.name().to_owned(),
+        reason: job.reason.clone(),
+        description: job.description.clone(),
+        nodes: job.node_count,
+        gpus: job.gpus,
+        hosts: job.nodes.clone(),
+        priority: job.priority.unwrap_or(0),
+        submitted: job.submit_time,
+        start: job.start_time,
+        // While it waits this is the expected start and the time limit, which nobody asked for.
+        end: if pending { 0 } else { job.end_time },
+    }
+}
+
+/// Says to each that waits which one it is for its partition. One that names several is counted in all of them, and has
+/// the place furthest back.
+fn number(rows: &mut [Row]) {
+    let mut waiting: HashMap<String, u32> = HashMap::new();
+    for row in rows.iter_mut().filter(|row| row.waits()) {
+        let mut last = 0;
+        for name in row.partition.split(',') {
+            let so_far = match waiting.get_mut(name) {
+                Some(so_far) => so_far,
+                None => waiting.entry(name.to_owned()).or_default(),
+            };
+            *so_far += 1;
+            last = last.max(*so_far);
+        }
+        row.position = last;
+    }
+}
