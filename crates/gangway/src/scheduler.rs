@@ -55,7 +55,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let readiness = Arc::new(Readiness::default());
     let mandate = Mandate::new();
 
-    let slurm = slurm_client(&settings, Link::new(&process.roll)?, &mandate)?;
+    let link = Link::new(&process.roll)?;
+    let slurm = slurm_client(&settings, link.clone(), &mandate)?;
     let (collector, identity) = (flags.process.traces.as_deref(), settings.identity.as_str());
     let traces = Traces::to(collector, "gangway-scheduler", identity)?;
     let told = (placeholders.clone(), traces.clone());
@@ -72,7 +73,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
             }
         });
     }
-    listen(&nursery, &settings, &queue, &mandate, &process, &readiness, &stop).await?;
+    let behind = (patient_client(&settings, link, &mandate)?, queue.clone());
+    listen(&nursery, &settings, behind, &mandate, &process, &readiness, &stop).await?;
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let election = settings.election.as_ref();
     elect(&nursery, way, election, &mandate, &process.leads, &stop).await?;
@@ -146,10 +148,10 @@ pub(crate) fn slurm_client(
     link: Link,
     mandate: &Mandate,
 ) -> anyhow::Result<SlurmClient> {
-    SlurmClient::new(slurm_config(settings, metrics, mandate)).context("cannot use slurm.url")
+    SlurmClient::new(slurm_config(settings, link, mandate)).context("cannot use slurm.url")
 }
 
-fn slurm_config(settings: &Settings, metrics: &Metrics, mandate: &Mandate) -> SlurmConfig {
+fn slurm_config(settings: &Settings, link: Link, mandate: &Mandate) -> SlurmConfig {
     let token = TokenSource::File(settings.slurm.token_file.clone());
     let mut config = SlurmConfig::new(&settings.slurm.url, token);
     config.tls.clone_from(&settings.slurm.tls);
@@ -163,10 +165,10 @@ fn slurm_config(settings: &Settings, metrics: &Metrics, mandate: &Mandate) -> Sl
 /// jobs may take slurmrestd (7 s and 82 MB for 10,000, seen).
 fn patient_client(
     settings: &Settings,
-    metrics: &Metrics,
+    link: Link,
     mandate: &Mandate,
 ) -> anyhow::Result<SlurmClient> {
-    let mut config = slurm_config(settings, metrics, mandate);
+    let mut config = slurm_config(settings, link, mandate);
     (config.timeout, config.max_connections) = (PATIENCE, CONNECTIONS);
     SlurmClient::new(config).context("cannot use slurm.url")
 }
@@ -204,7 +206,7 @@ pub(crate) fn start_queue(
 async fn listen(
     nursery: &Nursery,
     settings: &Settings,
-    queue: &Arc<Queue>,
+    behind: (SlurmClient, Arc<Queue>),
     mandate: &Mandate,
     process: &Process,
     readiness: &Arc<Readiness>,
@@ -220,9 +222,7 @@ async fn listen(
         grpc = %grpc.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         "listening"
     );
-    let room = extender::service(queue.clone(), mandate.clone());
-    let slurm = patient_client(settings, metrics, mandate)?;
-    let behind = (slurm, queue.clone());
+    let room = extender::service(behind.1.clone(), mandate.clone());
     let desk = desk::service(nursery, settings, behind, mandate.clone(), stop.clone());
     let guard = (settings.tls.clone(), settings.calls_per_second);
     let served = door::serve(grpc, guard, (room, desk), mandate.clone(), stop.clone());

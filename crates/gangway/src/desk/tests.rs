@@ -13,8 +13,9 @@ use tonic::transport::Channel;
 
 use super::*;
 use crate::config::{Door, Flags};
-use crate::metrics::Metrics;
+use crate::metrics::{Placeholders, Process};
 use crate::nursery::nursery;
+use crate::trace::Traces;
 use crate::{door, extender};
 
 const URL: &str = "http://fake.invalid";
@@ -44,9 +45,11 @@ async fn desk(fake: Fake, stop: &CancellationToken) -> DeskClient<Channel> {
         ..Flags::default()
     };
     let settings = Settings::load(&flags).expect("settings");
-    let metrics = Metrics::new().expect("metrics");
+    let roll = Process::new().expect("metrics").roll;
+    let placeholders = Placeholders::new(&roll).expect("metrics");
+    let told = (placeholders, Traces::to(None, "gangway-scheduler", "desk").expect("no traces"));
     let (nursery, mut parent) = nursery();
-    let queue = Queue::new(slurm.clone(), &settings, nursery.clone(), metrics, stop.clone());
+    let queue = Queue::new(slurm.clone(), &settings, nursery.clone(), told, stop.clone());
     let mandate = Mandate::new();
     nursery.start("mandate", mandate.clone().without_election(stop.clone()));
     let room = extender::service(queue.clone(), mandate.clone());
