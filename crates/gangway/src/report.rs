@@ -420,7 +420,7 @@ mod tests {
             "{far:?}"
         );
         // That there is a place at all is news, another one is not.
-        let moved = Sight { position: 2, ..sight.clone() };
+        let moved = Sight { position: 2, ..sight };
         let [moved, none] =
             [Some(&moved), None].map(|sight| Texts::of(&view(6), &queued, Some(JobId(7)), sight));
         assert!(same_news(moved.at(0), texts.at(0)) && !same_news(none.at(0), texts.at(0)));
