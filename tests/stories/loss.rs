@@ -136,7 +136,7 @@ async fn where_kubernetes_alone_has_lost_its_node_it_starts_beside_the_others() 
     story.bridge.arm("standin.written");
     story.bridge.start().await;
     wait("the next bridge has seen the gang run", SOON, async || {
-        let running = story.bridge.metric("gangway_gangs{phase=\"running\"}").await;
+        let running = story.bridge.metric("gangway_gangs{phase=\"running\",reason=\"\"}").await;
         if running > 0.0 { Ok(()) } else { Err(format!("{running} gangs run")) }
     })
     .await;

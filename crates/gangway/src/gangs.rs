@@ -262,8 +262,11 @@ fn object(cluster: &Cluster, view: &View, name: &str) -> DynamicObject {
         let workload = index.workload(&view.group).map(workload_reference);
         workload.or_else(|| index.pod(&gang.uid).map(pod_reference))
     };
+    // A workload that was never read has no version, and an owner is not taken without.
+    let has_version = |version: &String| !version.is_empty();
     let owners: Vec<Value> = owner
         .iter()
+        .filter(|owner| owner.api_version.as_ref().is_some_and(has_version))
         .map(|owner| {
             json!({"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid})
         })

@@ -1,5 +1,5 @@
 //! Slurm's reasons why a job waits or has ended, by its own names (`job_state_reason` in slurm.h): what each
-//! means for whoever made the pods, and what helps. Limits are in [`super::limits`].
+//! means for whoever made the pods, and what helps. Limits are in `reason::limits`.
 //!
 //! Data. `docs/reference/reasons.md` shows it, and a test keeps both the same; another test reads the names that
 //! Slurm's library knows, so that none is missing.

@@ -343,13 +343,17 @@ async fn workloads(
     events: Sender<Event>,
     scheduler: String,
 ) -> anyhow::Result<()> {
+    let api_version = resource.api_version.clone();
     let telling = Telling::<DynamicObject, String> {
         what: format!("{} watch", kind.name()),
         key: uid_of,
         apply: Box::new(move |mut object| {
             object.metadata.managed_fields = None;
             let value = serde_json::to_value(&object).ok()?;
-            Workload::read(kind, &value, &scheduler).map(|w| Event::Workload(Box::new(w)))
+            let mut workload = Workload::read(kind, &value, &scheduler)?;
+            // In a list each object is without it, and an owner is not named without.
+            workload.api_version.clone_from(&api_version);
+            Some(Event::Workload(Box::new(workload)))
         }),
         gone: Box::new(move |object| Event::WorkloadGone {
             kind,
