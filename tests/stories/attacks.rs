@@ -111,11 +111,12 @@ fn attacks(victim: &Pod) -> Vec<Attack> {
             Way::Patch("waiting", "status", on_pod("gangway.dev/index.gpu", "0-7")),
             "gangway.dev/index.gpu",
         ),
-        forges(
-            "a binding that says it is ours",
-            Way::Bind("waiting", binding(json!({ names::JOB_ID: job }))),
-            "gangway.dev/job-id",
-        ),
+        // Of several policies that refuse it, the API server names whichever comes first.
+        Attack {
+            name: "a binding that says it is ours",
+            way: Way::Bind("waiting", binding(json!({ names::JOB_ID: job }))),
+            fates: [Refused("gangway.dev/job-id"), Refused("denied request: gangway: ")],
+        },
         Attack {
             name: "a binding",
             way: Way::Bind("waiting", binding(json!({}))),

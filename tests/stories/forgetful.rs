@@ -225,9 +225,12 @@ async fn an_id_that_has_come_back_is_somebody_elses() {
     crash(&story).await;
     let mut theirs = Vec::new();
     for _ in 0..6 {
-        let id = story.slurm.sbatch("bob", &["-A", "team2", "-p", "hybrid", "-n1", "--mem=100"]);
-        story.slurm.reaches(id, BaseState::Running).await;
-        theirs.push(id);
+        theirs
+            .push(story.slurm.sbatch("bob", &["-A", "team2", "-p", "hybrid", "-n1", "--mem=100"]));
+    }
+    // A bridge that stands still for ten seconds gives up, so all of them are waited for at once.
+    for id in &theirs {
+        story.slurm.reaches(*id, BaseState::Running).await;
     }
     story.note(&format!("the gangs had jobs {ids:?}, bob has {theirs:?}"));
     assert!(ids.iter().all(|id| theirs.contains(id)), "no id has come back: nothing is told");
