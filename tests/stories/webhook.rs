@@ -14,8 +14,7 @@ use crate::door::Trust;
 
 /// Seconds below which an answer is counted as soon: the smallest limit that the API server's own figures have.
 const SOON_ENOUGH: &str = "0.005";
-/// Of a hundred questions so many are to be answered as soon as that in a release build; here, where two cores are busy
-/// and nothing is optimised, only that it answers is asserted.
+/// Questions at once in the second half.
 const AT_ONCE: usize = 16;
 
 /// Answers by verb and by the limit they were below.
@@ -63,6 +62,8 @@ fn verb_of(line: &str) -> Option<&'static str> {
     ["mutate", "validate"].into_iter().find(|verb| line.contains(verb))
 }
 
+/// How many come so soon is judged by `cargo xtask bench admission`; here, where two cores are busy and nothing is
+/// optimised, only that all are answered.
 #[tokio::test]
 async fn the_api_server_hardly_waits_for_it() {
     // More with `cargo xtask bench admission`.

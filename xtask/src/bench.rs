@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{Process, leashed, tail, wait_for};
+use crate::process::{Process, cargo, leashed, tail, wait_for};
 use crate::progress::{say, step};
 use crate::world::daemons::Daemons;
 use crate::world::ports::Ports;
@@ -228,10 +228,6 @@ fn text<'a>(line: &'a str, key: &str) -> Result<&'a str> {
 
 fn number(line: &str, key: &str) -> Result<f64> {
     value(line, key)?.parse().with_context(|| format!("{key} is not a number"))
-}
-
-fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn target() -> Result<PathBuf> {

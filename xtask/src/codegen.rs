@@ -10,7 +10,7 @@ use crate::world::repo;
 /// Runs the generators.
 pub(crate) fn run() -> Result<()> {
     step("writing crates/api/src/generated from proto/", || {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let cargo = crate::process::cargo();
         let words = ["run", "--locked", "--quiet", "-p", "gangway-api", "--example", "generate"];
         let status = Command::new(cargo).args(words).current_dir(repo()?).status()?;
         if !status.success() {

@@ -105,8 +105,7 @@ fn sbatch_shares_the_pool(stage: &Stage) -> Result<()> {
     stage.show_lines("scontrol", &["show", "job", "-d", &half], "GRES=gpu")?;
     stage.show("kubectl", &stage::placement(finetune))?;
     let whole = sbatch("whole", "4", 8)?;
-    // Whole nodes too: four GPUs of each would be free for a moment, and backfill may give those to whoever comes later.
-    stage.apply(&stage::pytorchjob("eval", 4, 8, "hybrid"))?;
+    stage.apply(&stage::pytorchjob("eval", 4, 4, "hybrid"))?;
     let eval = "training.kubeflow.org/job-name=eval";
     stage.wait("both waiting in one queue", Duration::from_secs(30), || {
         Ok(!stage.is_running(&whole)? && stage.conditions_of(eval)?.contains("Slurm job"))

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache;
-use crate::process::{ask, leashed};
+use crate::process::{ask, cargo, leashed};
 use crate::world::repo;
 
 /// Seconds for each target, unless said otherwise.
@@ -66,7 +66,7 @@ fn build(top: &Path) -> Result<PathBuf> {
     // Named, so that build scripts and macros are built without the flags.
     let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV")?;
     let dir = top.join("target/fuzz");
-    let mut cargo = leashed(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = leashed(cargo());
     cargo.current_dir(top).env("RUSTFLAGS", COVERAGE);
     cargo.args(["build", "--release", "--locked", "--bins", "--manifest-path", "fuzz/Cargo.toml"]);
     cargo.args(["--target", host, "--target-dir"]).arg(&dir);

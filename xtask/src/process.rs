@@ -1,5 +1,6 @@
 //! Programs we start: run them to the end, read what they say, and know later that a pid is still ours.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -164,6 +165,11 @@ pub(crate) fn daemon(command: &mut Command, log: &Path) -> Result<Process> {
         .with_context(|| format!("cannot start {}", name(command)))?;
     Process::now(child.id())
         .with_context(|| format!("{} ended at once; {}", name(command), tail(log)))
+}
+
+/// The cargo that runs us, so that nobody builds with another one.
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// A command that dies with us, even when we are killed: builders must not write on without an owner.

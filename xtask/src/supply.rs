@@ -54,7 +54,7 @@ pub(crate) fn problems(top: &Path) -> Result<Vec<String>> {
 
 /// The fuzz targets have a lock of their own, which nobody else needs: it is forgotten where a dependency is new.
 fn stale_lock(top: &Path) -> Option<String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = crate::process::cargo();
     let mut tree = Command::new(cargo);
     tree.current_dir(top.join("fuzz")).args(["tree", "--locked", "--depth", "0"]);
     ask(&mut tree, "").err().map(|_| {
@@ -71,7 +71,7 @@ struct Part {
 }
 
 fn packages(top: &Path, of: &[&str]) -> Result<BTreeSet<Part>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = crate::process::cargo();
     let mut tree = Command::new(cargo);
     tree.current_dir(top)
         .args(["tree", "--locked", "--prefix", "none", "--format", "{p}|{l}"])

@@ -83,7 +83,7 @@ impl Files {
 }
 
 fn core_is_pure(top: &Path) -> Result<Vec<String>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = crate::process::cargo();
     let mut tree = Command::new(cargo);
     tree.current_dir(top).args([
         "tree",

@@ -189,7 +189,7 @@ impl Beside {
         say(&format!("{name} (beside what follows)"));
         let log = top.join("target").join(format!("{}.log", name.replace(' ', "-")));
         let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let cargo = crate::process::cargo();
         let mut command = leashed("nice");
         command.args(["-n", "19"]).arg(cargo).args(locked(words)).current_dir(top);
         command.envs(env.iter().map(|(name, value)| (name, value)));
@@ -277,7 +277,7 @@ fn stand_down(mut guard: Child) -> Result<()> {
 }
 
 fn cargo(top: &Path, name: &str, words: &[&str], env: &[(&str, OsString)]) -> Outcome {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = crate::process::cargo();
     timed(name, || {
         let mut command = leashed(cargo);
         command.args(locked(words)).current_dir(top);

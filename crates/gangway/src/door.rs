@@ -53,14 +53,14 @@ pub(crate) async fn serve(
         let own = listener.try_clone().and_then(TcpListener::from_std);
         own.context("gRPC listener")
     };
+    let pace = Pace::new(calls_per_second);
     match tls {
         None => {
             let [first, then] = [again()?, again()?].map(TcpListenerStream::new);
-            serve_on(first, then, Pace::new(calls_per_second), (room, desk), mandate, stop).await
+            serve_on(first, then, pace, (room, desk), mandate, stop).await
         }
         Some(tls) => {
             let open = |port| TlsListener::new(port, tls.clone(), HTTP_2).map(TlsListener::stream);
-            let pace = Pace::new(calls_per_second);
             serve_on(open(again()?)?, open(again()?)?, pace, (room, desk), mandate, stop).await
         }
     }

@@ -179,11 +179,8 @@ fn acceptor(
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(ca) => {
-            let mut roots = RootCertStore::empty();
-            for ca in certificates(ca).context("clientCA")? {
-                roots.add(ca).context("clientCA")?;
-            }
-            let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let roots = Arc::new(roots(ca).context("clientCA")?);
+            let chain = WebPkiClientVerifier::builder_with_provider(roots, provider);
             let guests = Guests { chain: chain.build()?, names: names.to_vec() };
             builder.with_client_cert_verifier(Arc::new(guests))
         }
@@ -216,17 +213,21 @@ pub(crate) fn client(
     key: &[u8],
     speaks: &[u8],
 ) -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    for ca in certificates(ca).context("ca")? {
-        roots.add(ca).context("ca")?;
-    }
     let key = PrivateKeyDer::from_pem_slice(key).context("key")?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(ca).context("ca")?)
         .with_client_auth_cert(certificates(certificate).context("certificate")?, key)?;
     config.alpn_protocols = vec![speaks.to_vec()];
     Ok(config)
+}
+
+fn roots(pem: &[u8]) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for ca in certificates(pem)? {
+        roots.add(ca)?;
+    }
+    Ok(roots)
 }
 
 fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -161,17 +161,20 @@ fn missed(lines: &[String]) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn line(after: &str, took: u64) -> String {
+    fn line(after: &str, took: f64) -> String {
         format!("{{\"next_bind_ms_p99\":{took},\"recovery\":\"{after}\"}}")
     }
 
     #[test]
     fn a_recovery_that_is_too_slow_is_a_missed_floor() {
-        assert!(
-            missed(&[line("slurmrestd", 1999), line("bridge", 4999)]).expect("read").is_empty()
-        );
-        let slow = missed(&[line("slurmrestd", 2001), line("bridge", 5001)]).expect("read");
-        assert_eq!(slow.len(), 2, "{slow:?}");
-        assert!(missed(&[line("bridge", 1)]).is_err(), "nothing was measured after slurmrestd");
+        let by = |late: f64| WITHIN_MS.map(|(after, within)| line(after, within + late));
+        assert!(missed(&by(0.0)).expect("read").is_empty());
+        let slow = missed(&by(1.0)).expect("read");
+        assert_eq!(slow.len(), WITHIN_MS.len(), "{slow:?}");
+        for (after, _) in WITHIN_MS {
+            let told = WITHIN_MS.into_iter().filter(|(other, _)| *other != after);
+            let told: Vec<_> = told.map(|(after, within)| line(after, within)).collect();
+            assert!(missed(&told).is_err(), "nothing was measured after {after}");
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn find(world: &Path) -> Option<(u32, bool)> {
 
 /// Builds the bridge with the cargo that runs us.
 pub(crate) fn build() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = crate::process::cargo();
     let status = Command::new(cargo)
         .args(["build", "--locked", "--quiet", "-p", "gangway"])
         .current_dir(repo()?)

@@ -59,7 +59,8 @@ pub(super) fn leaf(ca: &Paper, names: &[String], term: Term) -> anyhow::Result<P
 
 /// Reads the first certificate in it.
 pub(super) fn read(pem: &str) -> anyhow::Result<Said> {
-    let first = pems(pem).next().context("there is no certificate in it")??;
+    let first = Pem::iter_from_buffer(pem.as_bytes()).next();
+    let first = first.context("there is no certificate in it")?.context("it is not PEM")?;
     said(&first.parse_x509().context("it is no certificate")?)
 }
 
@@ -68,10 +69,6 @@ pub(super) fn good_ones(text: &str, now: i64) -> Vec<String> {
     let whole = text.split_inclusive("-----END CERTIFICATE-----");
     let good = |one: &&str| read(one).is_ok_and(|said| now < said.term.until);
     whole.map(str::trim).filter(good).map(|one| format!("{one}\n")).collect()
-}
-
-fn pems(text: &str) -> impl Iterator<Item = anyhow::Result<Pem>> {
-    Pem::iter_from_buffer(text.as_bytes()).map(|one| one.context("it is not PEM"))
 }
 
 fn said(certificate: &X509Certificate<'_>) -> anyhow::Result<Said> {

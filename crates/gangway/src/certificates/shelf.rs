@@ -36,6 +36,26 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Reads the Secret of the CA.
+    fn read(secret: Secret, now: i64) -> anyhow::Result<Self> {
+        let read = |name: &str| -> anyhow::Result<(Paper, Said)> {
+            let [certificate, key] =
+                ["crt", "key"].map(|end| text(&secret, &format!("{name}.{end}")));
+            let said = paper::read(&certificate).with_context(|| format!("{name}.crt"))?;
+            Ok((Paper { certificate, key }, said))
+        };
+        let signs = read("tls")?;
+        let since = secret.metadata.annotations.as_ref().and_then(|notes| notes.get(SINCE));
+        let next = match since.and_then(|since| since.parse().ok()) {
+            Some(since) => Some(read("next")?).map(|(paper, said)| (paper, said, since)),
+            None => None,
+        };
+        let mut bundle = signs.0.certificate.clone();
+        bundle.extend(next.iter().map(|(paper, ..)| paper.certificate.as_str()));
+        bundle.extend(paper::good_ones(&text(&secret, "old.crt"), now));
+        Ok(Self { secret, signs, next, bundle })
+    }
+
     pub(super) fn terms(&self) -> Authority {
         let next = self.next.as_ref();
         let next = next.map(|(_, said, since)| Announced { term: said.term, since: *since });
@@ -54,7 +74,8 @@ impl Shelf {
         let Some(secret) = secret.with_context(|| format!("Secret {}", self.ca))? else {
             return Ok(None);
         };
-        let found = found(secret, now).with_context(|| format!("the CA in Secret {}", self.ca))?;
+        let found =
+            Found::read(secret, now).with_context(|| format!("the CA in Secret {}", self.ca))?;
         Ok(Some(found))
     }
 
@@ -95,7 +116,7 @@ impl Shelf {
         }
         let secret = self.put(&self.ca, secret, data, "Opaque").await?;
         tracing::info!(secret = self.ca, ?step, "the CA has changed");
-        found_again(secret, now)
+        Found::read(secret, now).context("the CA that was just written")
     }
 
     /// Keeps one certificate. Returns when to look at it again.
@@ -173,35 +194,7 @@ impl Shelf {
     }
 }
 
-fn found(secret: Secret, now: i64) -> anyhow::Result<Found> {
-    let read = |name: &str| -> anyhow::Result<(Paper, Said)> {
-        let [certificate, key] = ["crt", "key"].map(|end| text(&secret, &format!("{name}.{end}")));
-        let said = paper::read(&certificate).with_context(|| format!("{name}.crt"))?;
-        Ok((Paper { certificate, key }, said))
-    };
-    let signs = read("tls")?;
-    let since = secret.metadata.annotations.as_ref().and_then(|notes| notes.get(SINCE));
-    let next = match since.and_then(|since| since.parse().ok()) {
-        Some(since) => Some(read("next")?).map(|(paper, said)| (paper, said, since)),
-        None => None,
-    };
-    let mut bundle = signs.0.certificate.clone();
-    bundle.extend(next.iter().map(|(paper, ..)| paper.certificate.as_str()));
-    bundle.extend(paper::good_ones(&text(&secret, "old.crt"), now));
-    Ok(Found { secret, signs, next, bundle })
-}
-
-fn found_again(secret: Secret, now: i64) -> anyhow::Result<Found> {
-    found(secret, now).context("the CA that was just written")
-}
-
 fn text(secret: &Secret, key: &str) -> String {
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
     bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default()
-}
-
-/// Base64, as the API server has bytes.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    let value = serde_json::to_value(ByteString(bytes.to_vec())).unwrap_or_default();
-    value.as_str().unwrap_or_default().to_owned()
 }

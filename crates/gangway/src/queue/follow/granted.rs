@@ -51,15 +51,13 @@ impl Queue {
 
 /// Whether a gang that asks for no time limit was given a longer one than it would be now; whoever began after that
 /// does not know.
-fn was_given_longer(entry: &Entry, policy: &Policy, gang: &Gang) -> bool {
+fn was_given_longer(entry: &Entry, gang: &Gang, now: Option<u32>) -> bool {
     let Some(before) = entry.granted_by().filter(|_| gang.ask.time_limit_minutes.is_none()) else {
         return false;
     };
-    let most = |policy: &Policy| {
-        let granted = grant(policy, &gang.namespace, &gang.ask).ok();
-        granted.and_then(|granted| granted.terms?.1.max_minutes).unwrap_or(u32::MAX)
-    };
-    most(policy) < most(&before)
+    let before = grant(&before, &gang.namespace, &gang.ask).ok();
+    let before = before.and_then(|granted| granted.terms?.1.max_minutes);
+    now.unwrap_or(u32::MAX) < before.unwrap_or(u32::MAX)
 }
 
 fn is_taken_back(entry: &Entry, policy: &Policy, job: &Job) -> bool {
@@ -69,7 +67,7 @@ fn is_taken_back(entry: &Entry, policy: &Policy, job: &Job) -> bool {
     }
     let Ok(granted) = grant(policy, &gang.namespace, &gang.ask) else { return true };
     let Some((_, terms)) = granted.terms.as_deref() else { return false };
-    if granted.check(&gang.ask).is_err() || was_given_longer(entry, policy, &gang) {
+    if granted.check(&gang.ask).is_err() || was_given_longer(entry, &gang, terms.max_minutes) {
         return true;
     }
     let same = |ours: Option<&str>, theirs: &str| {
