@@ -190,9 +190,10 @@ async fn a_gang_that_is_not_seen_yet_is_not_swept() {
     let stamp =
         Stamp { cluster: story.cluster.clone(), gang: uid, generation: 1, pods, part: None };
     let rival = allocate(&story, &stamp, 1).await;
-    // An end that the bridge did not bring about has it list all jobs: so it comes to know the rival's.
+    // An end that the bridge did not bring about has it list all jobs: so it comes to know the rival's. Where it
+    // hears of the end from a question of its own, it knows with its next list, which comes within a minute.
     story.slurm.scancel("alice", seen.id.0);
-    wait("the bridge finds that its watch is behind", SOON, async || {
+    wait("the bridge finds that its watch is behind", SOON * 2, async || {
         let log = story.bridge.tail(200);
         if log.contains("the pod watch is behind") { Ok(()) } else { Err(story.bridge.tail(3)) }
     })
