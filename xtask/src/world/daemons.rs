@@ -101,6 +101,15 @@ mod tests {
             world.start("sleep", Command::new("sleep").arg("600")).expect("sleep is everywhere")
         };
         let (own, other, unwritten) = (start(&ours), start(&theirs), start(&ours));
+        // A process can be seen before its environment can.
+        for world in [&ours, &theirs] {
+            let shown = process::wait_for(Duration::from_secs(10), || {
+                Ok(world.recorded().iter().all(|(_, started)| {
+                    world.marked().iter().any(|marked| marked.pid == started.pid)
+                }))
+            });
+            assert!(shown.unwrap(), "no mark in the environment of a daemon");
+        }
         // One whose pid was never written down, because `up` died before that.
         fs::write(ours.file(), format!("sleep {} {}\n", own.pid, own.started)).unwrap();
         ours.stop_all().unwrap();
