@@ -70,7 +70,10 @@ fn says(verb: &str, text: &str, directory: &Path) -> String {
     let config = directory.join(format!("{verb}.yaml"));
     std::fs::write(&config, text).expect("the temporary directory can be written");
     let mut command = Bridge::command(verb, &config);
-    command.args(["--kubeconfig", "/nowhere", "--log", "error"]);
+    command.args(["--log", "error"]);
+    if verb != "ui" {
+        command.args(["--kubeconfig", "/nowhere"]);
+    }
     let out = command.output().expect("gangway can be started");
     assert!(!out.status.success());
     String::from_utf8_lossy(&out.stderr).into_owned()
@@ -96,7 +99,7 @@ async fn the_chart_is_taken_whole_and_its_pods_are_restricted() {
 
     let objects = gangway_tests::rights::objects(&file);
     let deployments = of_kind(&objects, "Deployment");
-    assert_eq!(deployments.len(), 5);
+    assert_eq!(deployments.len(), 6);
     for deployment in &deployments {
         let name = deployment["metadata"]["name"].as_str().expect("a name");
         let template = &deployment["spec"]["template"];
@@ -156,6 +159,7 @@ async fn the_chart_is_taken_whole_and_its_pods_are_restricted() {
         ("scheduler", "gangway.yaml"),
         ("controllers", "gangway.yaml"),
         ("extender", "extender.yaml"),
+        ("ui", "ui.yaml"),
     ] {
         let text = config[key].as_str().expect("a text");
         let said = says(verb, text, directory);

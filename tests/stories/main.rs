@@ -59,6 +59,7 @@ mod taints;
 mod terminal;
 mod turnover;
 mod two_leaders;
+mod ui;
 mod volumes;
 mod webhook;
 mod wires;

@@ -5,6 +5,7 @@ pub(crate) mod faults;
 pub(crate) mod gate;
 pub(crate) mod nodes;
 mod table;
+pub(crate) mod ui;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

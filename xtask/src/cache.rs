@@ -4,6 +4,7 @@
 //! that is killed leaves only a piece that the next one removes.
 
 pub(crate) mod binaries;
+pub(crate) mod browser;
 pub(crate) mod containers;
 mod debs;
 pub(crate) mod golang;

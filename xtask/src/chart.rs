@@ -13,9 +13,10 @@ use crate::world::repo;
 const KUBERNETES: &str = "1.29";
 
 /// What must be refused, and a word of why: values that cannot work together, and such as the schema does not know.
-const REFUSED: [(&[&str], &str); 8] = [
+const REFUSED: [(&[&str], &str); 9] = [
     (&["slurm.url=https://slurmrestd:6820"], "slurm.tls.secret"),
     (&["extender.enabled=true"], "door.enabled"),
+    (&["ui.enabled=true"], "door.enabled"),
     (&["admission.enabled=true"], "certManager.enabled"),
     (&["certificates.enabled=true"], "nothing to make"),
     (

@@ -65,6 +65,9 @@ Usage: cargo xtask COMMAND
   bench admission
                  How soon the webhook answers, by its own clock and by the API server's. Exits with 1 when more than one answer
                  in a hundred takes longer than 5 ms.
+  bench ui [--accept]
+                 How soon the web page shows 1000 nodes and 5000 gangs, in a real browser, and what that takes; --accept makes
+                 its picture that of docs. Exits with 1 when a floor is missed.
   fuzz [--seconds N] [TARGET]
                  Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
                  TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
@@ -73,6 +76,8 @@ Usage: cargo xtask COMMAND
                  --accept writes them. Builds Helm into the cache where it is missing.
   prometheus     Fetches Prometheus and promtool into the cache where they are missing, and says where they are, for
                  GANGWAY_PROMETHEUS of the tests.
+  browser        Fetches a Chromium without a window into the cache where it is missing, and says where it is, for
+                 GANGWAY_CHROMIUM of the tests.
   image          Runs the steps of the Dockerfile without an engine: a static release build, started in an empty root.
                  Fails above 30 MB.
   supply         Licences, sources and bans by deny.toml, a reason for each dependency, and the list of parts of the
@@ -160,6 +165,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             Options::parse(&words, &[])?;
             bench::admission::run()
         }
+        "bench ui" => match words.as_slice() {
+            [] => bench::ui::run(false),
+            [accept] if accept == "--accept" => bench::ui::run(true),
+            _ => bail!("bench ui takes --accept or nothing"),
+        },
         "bench nodes" => {
             let options = Options::parse(&words, &["--nodes"])?;
             let size = options.nodes.map(|nodes| nodes.to_string());
@@ -187,6 +197,11 @@ fn command(mut words: Vec<String>) -> Result<bool> {
         "prometheus" => {
             Options::parse(&words, &[])?;
             println!("{}", cache::prometheus::ensure()?.display());
+            Ok(true)
+        }
+        "browser" => {
+            Options::parse(&words, &[])?;
+            println!("{}", cache::browser::ensure()?.display());
             Ok(true)
         }
         "image" => {

@@ -84,6 +84,7 @@ pub(crate) fn run() -> Result<bool> {
         variables.push(("GANGWAY_TIMES", times.clone().into()));
         variables.push(("GANGWAY_HELM", crate::cache::binaries::helm()?.join("helm").into()));
         variables.push(("GANGWAY_PROMETHEUS", crate::cache::prometheus::ensure()?.into()));
+        variables.push(("GANGWAY_CHROMIUM", crate::cache::browser::ensure()?.into()));
         outcomes.push(cargo(&top, "tests", &tests, &variables));
         longest(&times);
         outcomes.push(timed("rights", || rights(&worlds)));

@@ -193,6 +193,11 @@ pub struct Job {
     pub account: String,
     /// Submit time, seconds since the epoch; 0 where unknown.
     pub submit_time: i64,
+    /// Since when, or from when on, it may start as far as its begin time and dependencies go, seconds since the
+    /// epoch; 0 where unknown.
+    pub eligible_time: i64,
+    /// How often it was requeued.
+    pub restarts: u32,
     /// Start time (an estimate while pending), seconds since the epoch; 0 where unknown.
     pub start_time: i64,
     /// End time (expected while running), seconds since the epoch; 0 where unknown.

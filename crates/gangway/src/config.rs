@@ -17,6 +17,7 @@ mod slurm;
 mod terminal;
 mod tls;
 mod topology;
+mod ui;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub(crate) use terminal::TerminalFlags;
 pub(crate) use tls::Tls;
 use tls::read_tls;
 pub(crate) use topology::Network;
+pub(crate) use ui::{UiFlags, UiSettings};
 
 /// Flags of `gangway scheduler`.
 #[derive(Clone, Debug, Default, Args)]

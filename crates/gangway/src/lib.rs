@@ -44,6 +44,7 @@ mod terminal;
 mod tls;
 mod token;
 mod trace;
+mod ui;
 mod wall;
 mod warn;
 
@@ -77,6 +78,9 @@ enum Command {
     Token(Box<token::Flags>),
     /// Make the certificates of the other subcommands and renew them, where there is no cert-manager.
     Certificates(Box<certificates::Flags>),
+    /// Serve one page to look at: queue, pool and the life of each gang, live. Needs the gRPC door of a
+    /// running `gangway scheduler`.
+    Ui(Box<config::UiFlags>),
     #[command(flatten)]
     Terminal(Box<terminal::Verb>),
     /// List the fail points: where a test can let this bridge die.
@@ -103,6 +107,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             Command::Admission(flags) => admission::run(&flags).await?,
             Command::Token(flags) => token::run(&flags).await?,
             Command::Certificates(flags) => certificates::run(&flags).await?,
+            Command::Ui(flags) => ui::run(&flags).await?,
             Command::Terminal(verb) => return Ok(terminal::run(*verb).await),
             Command::Prolog(flags) => return prolog::run(&flags).await,
             #[cfg(feature = "fail-points")]

@@ -31,6 +31,7 @@ scheduler: true
 controllers: {{ .Values.controllers.enabled }}
 extender: {{ .Values.extender.enabled }}
 admission: {{ .Values.admission.enabled }}
+ui: {{ .Values.ui.enabled }}
 {{- end }}
 
 {{/* The configuration file of `gangway scheduler` and `gangway controllers`. */}}
@@ -92,12 +93,26 @@ admission: {{ .Values.admission.enabled }}
 {{- toYaml $config }}
 {{- end }}
 
+{{/* The configuration file of `gangway ui`. */}}
+{{- define "gangway.uiConfig" -}}
+{{- if not .Values.door.enabled }}
+{{- fail "ui.enabled needs door.enabled: it asks the scheduler through the gRPC door" }}
+{{- end }}
+{{- $url := printf "https://%s-scheduler.%s.svc:50051" .Release.Name .Release.Namespace }}
+{{- $door := dict "url" $url "certificate" "/run/gangway/tls/tls.crt" "key" "/run/gangway/tls/tls.key" "ca" "/run/gangway/tls/ca.crt" }}
+{{- $listen := dict "http" "0.0.0.0:8080" "metrics" "0.0.0.0:9090" "health" "0.0.0.0:8081" }}
+{{- $config := dict "cluster" .Values.cluster "door" $door "listen" $listen }}
+{{- with .Values.ui.hosts }}{{- $_ := set $config "hosts" . }}{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
 {{/* Which configuration a subcommand has, and its text. */}}
 {{- define "gangway.file" -}}
-{{- if has .part (list "extender" "admission") }}{{ .part }}.yaml{{ else }}gangway.yaml{{ end }}
+{{- if has .part (list "extender" "admission" "ui") }}{{ .part }}.yaml{{ else }}gangway.yaml{{ end }}
 {{- end }}
 {{- define "gangway.text" -}}
 {{- if eq .part "extender" }}{{ include "gangway.extenderConfig" .root }}
 {{- else if eq .part "admission" }}{{ include "gangway.admissionConfig" .root }}
+{{- else if eq .part "ui" }}{{ include "gangway.uiConfig" .root }}
 {{- else }}{{ include "gangway.config" .root }}{{ end }}
 {{- end }}

@@ -1066,6 +1066,12 @@ pub struct QueueRow {
     pub start: i64,
     #[prost(int64, tag = "17")]
     pub end: i64,
+    /// From when on it may start, as far as its begin time and what it depends on go.
+    #[prost(int64, tag = "18")]
+    pub eligible: i64,
+    /// How often it was requeued.
+    #[prost(uint32, tag = "19")]
+    pub restarts: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhyRequest {

@@ -41,6 +41,10 @@ pub struct Row {
     pub priority: u32,
     /// Seconds since the epoch; 0 where unknown.
     pub submitted: i64,
+    /// From when on it may start, as far as its begin time and what it depends on go; 0 where Slurm does not say.
+    pub eligible: i64,
+    /// How often it was requeued.
+    pub restarts: u32,
     /// When it started, or is expected to; 0 where Slurm does not say.
     pub start: i64,
     /// When it ends at the latest; 0 where Slurm does not say.
@@ -99,6 +103,8 @@ fn row(job: &Job, workload: Option<Workload>) -> Row {
         hosts: job.nodes.clone(),
         priority: job.priority.unwrap_or(0),
         submitted: job.submit_time,
+        eligible: job.eligible_time,
+        restarts: job.restarts,
         start: job.start_time,
         // While it waits this is the expected start and the time limit, which nobody asked for.
         end: if pending { 0 } else { job.end_time },

@@ -6,13 +6,13 @@ use prometheus::TextEncoder;
 
 use super::roll::Entry;
 use super::{Link, Metrics, Placeholders, Process, Roll};
-use crate::{admission, controllers, kubescheduler};
+use crate::{admission, controllers, kubescheduler, ui};
 
 /// What each process registers, by the heading of its table.
 pub(super) fn processes() -> Vec<(&'static str, Roll)> {
     let process = || Process::new().expect("metrics of its own").roll;
     let (scheduler, extender, controllers) = (process(), process(), process());
-    let admission = Roll::new().expect("a roll");
+    let [admission, page] = [(); 2].map(|()| Roll::new().expect("a roll"));
     Metrics::new(&scheduler).expect("no name twice");
     Link::new(&scheduler).expect("no name twice");
     Placeholders::new(&scheduler).expect("no name twice");
@@ -21,11 +21,13 @@ pub(super) fn processes() -> Vec<(&'static str, Roll)> {
     Link::new(&controllers).expect("no name twice");
     controllers::figures(&controllers).expect("no name twice");
     admission::figures(&admission).expect("no name twice");
+    ui::figures(&page).expect("no name twice");
     vec![
         ("gangway scheduler", scheduler),
         ("gangway controllers", controllers),
         ("gangway extender", extender),
         ("gangway admission", admission),
+        ("gangway ui", page),
     ]
 }
 

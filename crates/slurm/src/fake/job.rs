@@ -132,6 +132,7 @@ impl Job {
             "user_name": self.user,
             "account": self.account,
             "submit_time": seconds(self.submitted_ms),
+            "eligible_time": seconds(self.submitted_ms),
             "start_time": seconds(self.started_ms),
             "end_time": seconds(ends),
             "priority": set(1),

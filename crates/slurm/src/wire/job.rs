@@ -48,6 +48,10 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     submit_time: Number,
     #[serde(deserialize_with = "or_default")]
+    eligible_time: Number,
+    #[serde(deserialize_with = "or_default")]
+    restart_cnt: Number,
+    #[serde(deserialize_with = "or_default")]
     start_time: Number,
     #[serde(deserialize_with = "or_default")]
     end_time: Number,
@@ -151,6 +155,8 @@ impl WireJob {
             user: self.user_name,
             account: self.account,
             submit_time: self.submit_time.seconds(),
+            eligible_time: self.eligible_time.seconds(),
+            restarts: self.restart_cnt.count().unwrap_or(0),
             start_time: self.start_time.seconds(),
             end_time: self.end_time.seconds(),
             preempt_time: self.preempt_time.seconds(),

@@ -1,0 +1,314 @@
+//! What everybody who looks at the page sees: the queue and the pool at one moment, and the frames that tell a browser
+//! of it.
+//!
+//! Rows that have not changed are the same in one picture and the next, so a browser that is slow keeps little alive.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use gangway_api::v1;
+use gangway_core::reason;
+use serde::Serialize;
+
+use super::delta::{Changes, Keyed, changes};
+
+/// The whole of it.
+#[derive(Debug, Default)]
+pub(super) struct Picture {
+    /// Counts the looks; 0 before the first.
+    pub(super) number: u64,
+    pub(super) head: Head,
+    /// What each of Slurm's reasons means, in a sentence.
+    pub(super) words: Arc<BTreeMap<String, String>>,
+    /// In Slurm's order.
+    pub(super) jobs: Vec<Arc<Job>>,
+    /// In the order people expect.
+    pub(super) nodes: Vec<Arc<Node>>,
+}
+
+/// What is said above queue and pool. Times are seconds since the epoch by the clock of this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Head {
+    pub(super) cluster: Arc<str>,
+    /// When the desk last answered; 0: it has not yet.
+    pub(super) looked: i64,
+    /// How old Slurm's word was then.
+    pub(super) age: i64,
+    /// Why the desk does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) problem: Option<String>,
+}
+
+/// Whose a job is, as far as the page shows it apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// Pods.
+    #[default]
+    Gang,
+    /// sbatch.
+    Batch,
+}
+
+/// One job of the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Job {
+    pub(super) id: u32,
+    pub(super) kind: Kind,
+    /// `namespace/name` of the workload, or the job's name.
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) workload: String,
+    pub(super) partition: String,
+    pub(super) user: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) account: String,
+    pub(super) state: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) reason: String,
+    /// Slurm's free text beside it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) note: String,
+    pub(super) nodes: u32,
+    pub(super) gpus: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) hosts: String,
+    pub(super) priority: u32,
+    pub(super) submitted: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) eligible: i64,
+    /// How often it was requeued.
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) restarts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) start: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) end: i64,
+}
+
+/// One node of the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) state: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) reason: String,
+    pub(super) partitions: Vec<String>,
+    pub(super) cpus: u32,
+    pub(super) cpus_taken: u32,
+    pub(super) gpus: u32,
+    /// Indexes that no job has.
+    pub(super) free: Vec<u32>,
+    pub(super) holders: Vec<Holder>,
+}
+
+/// Who holds a part of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Holder {
+    pub(super) job: u32,
+    pub(super) kind: Kind,
+    pub(super) name: String,
+    pub(super) user: String,
+    /// The pod that sits there; of a gang without one, its pods are not seated yet.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) pod: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) gpus: Vec<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(n: &u32) -> bool {
+    *n == 0
+}
+
+impl Keyed for Job {
+    type Key<'a> = u32;
+
+    fn key(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Keyed for Node {
+    type Key<'a> = &'a str;
+
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+fn path(workload: Option<&v1::Workload>, name: String) -> (Kind, String) {
+    match workload {
+        None => (Kind::Batch, name),
+        Some(own) if own.namespace.is_empty() => (Kind::Gang, own.name.clone()),
+        Some(own) => (Kind::Gang, format!("{}/{}", own.namespace, own.name)),
+    }
+}
+
+impl From<v1::QueueRow> for Job {
+    fn from(row: v1::QueueRow) -> Self {
+        let workload = row.workload.as_ref().map(|own| own.kind.clone()).unwrap_or_default();
+        let (kind, name) = path(row.workload.as_ref(), row.name);
+        Self {
+            id: row.job,
+            kind,
+            name,
+            workload,
+            partition: row.partition,
+            user: row.user,
+            account: row.account,
+            state: row.state,
+            reason: row.reason,
+            note: row.description,
+            nodes: row.nodes,
+            gpus: row.gpus,
+            hosts: row.hosts,
+            priority: row.priority,
+            submitted: row.submitted,
+            eligible: row.eligible,
+            restarts: row.restarts,
+            start: row.start,
+            end: row.end,
+        }
+    }
+}
+
+impl From<v1::NodeRow> for Node {
+    fn from(row: v1::NodeRow) -> Self {
+        let holder = |one: v1::Holder| {
+            let (kind, name) = path(one.workload.as_ref(), one.name);
+            Holder { job: one.job, kind, name, user: one.user, pod: one.pod, gpus: one.gpus }
+        };
+        Self {
+            name: row.name,
+            state: row.state,
+            reason: row.reason,
+            partitions: row.partitions,
+            cpus: row.cpus,
+            cpus_taken: row.cpus_taken,
+            gpus: row.gpus,
+            free: row.free,
+            holders: row.holders.into_iter().map(holder).collect(),
+        }
+    }
+}
+
+impl Picture {
+    /// The next one, after the desk has answered.
+    pub(super) fn next(
+        &self,
+        now: i64,
+        queue: v1::QueueResponse,
+        nodes: v1::NodesResponse,
+    ) -> Self {
+        let age = (queue.now - queue.as_of).max(0);
+        let jobs = kept(&self.jobs, queue.rows.into_iter().map(Job::from));
+        let nodes = kept(&self.nodes, nodes.rows.into_iter().map(Node::from));
+        let reasons: BTreeMap<String, String> = jobs
+            .iter()
+            .filter(|job| job.state == "PENDING" && !job.reason.is_empty())
+            .map(|job| (job.reason.clone(), reason::waiting(&job.reason, "")))
+            .collect();
+        let words =
+            if *self.words == reasons { self.words.clone() } else { Arc::new(reasons) };
+        let cluster = self.head.cluster.clone();
+        let head = Head { cluster, looked: now, age, problem: None };
+        Self { number: self.number + 1, head, words, jobs, nodes }
+    }
+
+    /// The next one, where the desk does not answer: what was seen last, and why it is not newer.
+    pub(super) fn stale(&self, problem: String) -> Self {
+        Self {
+            number: self.number + 1,
+            head: Head { problem: Some(problem), ..self.head.clone() },
+            words: self.words.clone(),
+            jobs: self.jobs.clone(),
+            nodes: self.nodes.clone(),
+        }
+    }
+
+    /// All of it, for a browser that has nothing yet.
+    pub(super) fn whole(&self) -> serde_json::Result<Vec<u8>> {
+        let Self { number, head, words, jobs, nodes } = self;
+        event("whole", *number, &Whole { head, words, jobs, nodes })
+    }
+
+    /// What has changed since an earlier one.
+    pub(super) fn since(&self, old: &Self) -> serde_json::Result<Vec<u8>> {
+        let some = |words: &Arc<_>| (*old.words != **words).then(|| words.clone());
+        let (jobs, nodes) = (changes(&old.jobs, &self.jobs), changes(&old.nodes, &self.nodes));
+        let news = News {
+            head: &self.head,
+            words: some(&self.words),
+            jobs: Some(jobs).filter(|all| !all.is_empty()),
+            nodes: Some(nodes).filter(|all| !all.is_empty()),
+        };
+        event("news", self.number, &news)
+    }
+}
+
+/// Rows as they are now; those that have not changed are the old ones. A key that comes twice counts once.
+fn kept<T: Keyed + PartialEq>(old: &[Arc<T>], new: impl Iterator<Item = T>) -> Vec<Arc<T>> {
+    let new: Vec<T> = new.collect();
+    let same = same(old, &new);
+    let rows = new.into_iter().zip(same).filter_map(|(row, known)| match known {
+        Known::Same(old) => Some(old),
+        Known::Other => Some(Arc::new(row)),
+        Known::Twice => None,
+    });
+    rows.collect()
+}
+
+enum Known<T> {
+    Same(Arc<T>),
+    Other,
+    Twice,
+}
+
+fn same<'a, T: Keyed + PartialEq>(old: &'a [Arc<T>], new: &'a [T]) -> Vec<Known<T>> {
+    let known: HashMap<T::Key<'a>, &Arc<T>> = old.iter().map(|row| (row.key(), row)).collect();
+    let mut seen = HashSet::new();
+    let of = |row: &'a T| match known.get(&row.key()) {
+        _ if !seen.insert(row.key()) => Known::Twice,
+        Some(same) if ***same == *row => Known::Same(Arc::clone(same)),
+        _ => Known::Other,
+    };
+    new.iter().map(of).collect()
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    head: &'a Head,
+    words: &'a BTreeMap<String, String>,
+    jobs: &'a [Arc<Job>],
+    nodes: &'a [Arc<Node>],
+}
+
+#[derive(Serialize)]
+struct News<'a> {
+    #[serde(flatten)]
+    head: &'a Head,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words: Option<Arc<BTreeMap<String, String>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jobs: Option<Changes<'a, Job>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<Changes<'a, Node>>,
+}
+
+/// One server-sent event. JSON has no line breaks of its own.
+fn event(name: &str, number: u64, data: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut out = format!("event: {name}\nid: {number}\ndata: ").into_bytes();
+    serde_json::to_writer(&mut out, data)?;
+    out.extend(b"\n\n");
+    out.shrink_to_fit();
+    Ok(out)
+}
