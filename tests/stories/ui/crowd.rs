@@ -109,6 +109,7 @@ fn tenths(n: f64) -> f64 {
     (n * 10.0).round() / 10.0
 }
 
+#[expect(clippy::print_stdout, reason = "a test talks to a person")]
 fn tell(figures: &Value) {
     // For whoever looks with --nocapture, and for the bench.
     println!("ui: {figures}");

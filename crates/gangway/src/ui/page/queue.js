@@ -19,6 +19,9 @@ export class Queue {
     this.chosen = null;
     this.cursor = null;
     this.rows = [];
+    this.made = new Map();
+    this.above = padding();
+    this.below = padding();
     this.scroll.addEventListener("scroll", () => this.soon(), { passive: true });
     new ResizeObserver(() => this.soon()).observe(this.scroll);
     this.filter.addEventListener("input", () => this.refresh(true));
@@ -73,44 +76,58 @@ export class Queue {
     const first = Math.max(0, Math.min(Math.floor(this.scroll.scrollTop / HEIGHT) - SPARE, this.rows.length - seen));
     const last = Math.min(this.rows.length, first + seen);
     const now = this.store.now();
-    const made = [this.pad(first)];
-    for (let at = first; at < last; at++) made.push(this.row(this.rows[at], at, now));
-    made.push(this.pad(this.rows.length - last));
-    this.body.replaceChildren(...made);
+    const before = this.made;
+    this.made = new Map();
+    for (let at = first; at < last; at++) {
+      const job = this.rows[at];
+      const known = before.get(job.id);
+      // What has not changed stays where it is, under whoever points at it.
+      const line = known?.job === job && known.words === this.store.words ? known : this.line(job);
+      this.renew(line, at, now);
+      this.made.set(job.id, line);
+    }
+    const rows = [pad(this.above, first), ...[...this.made.values()].map((line) => line.row), pad(this.below, this.rows.length - last)];
+    const there = this.body.children;
+    if (there.length !== rows.length || rows.some((row, at) => row !== there[at])) this.body.replaceChildren(...rows);
     if (this.cursor !== null) this.scroll.setAttribute("aria-activedescendant", `job-${this.cursor}`);
   }
 
-  pad(rows) {
-    const cell = document.createElement("td");
-    cell.colSpan = 9;
-    cell.style.height = `${rows * HEIGHT}px`;
-    const row = element("tr", { kind: "pad" }, cell);
-    row.setAttribute("aria-hidden", "true");
-    row.hidden = rows === 0;
-    return row;
-  }
-
-  row(job, at, now) {
+  line(job) {
     const waits = job.state === "PENDING";
+    const cells = {
+      place: element("td", { kind: "n soft" }),
+      start: element("td", { kind: waits ? "soft" : "" }),
+      why: element("td", { kind: waits ? "" : "soft" }),
+    };
     const mark = element("i", { kind: `mark ${job.kind}${waits ? " waits" : ""}`, title: job.kind === "batch" ? "sbatch" : "pods" });
-    const name = element("td", { title: job.name }, mark, element("b", { text: job.name }), element("span", { kind: "id", text: job.id }));
     const row = element("tr", {},
-      element("td", { kind: "n soft", text: this.store.places.get(job.id) ?? "" }),
-      name,
+      cells.place,
+      element("td", { title: job.name }, mark, element("b", { text: job.name }), element("span", { kind: "id", text: job.id })),
       element("td", {}, element("span", { kind: `state ${stateKind(job.state)}`, text: job.state.toLowerCase() })),
       element("td", { kind: "n", text: job.nodes }),
       element("td", { kind: "n", text: job.gpus || "" }),
       element("td", { kind: "soft", text: job.user, title: job.account ? `${job.user}, account ${job.account}` : job.user }),
       element("td", { kind: "soft", text: job.partition, title: job.partition }),
-      element("td", { kind: waits ? "soft" : "", text: when(job, now) }),
-      why(job, now, this.store.words),
+      cells.start,
+      cells.why,
     );
     row.id = `job-${job.id}`;
     row.dataset.job = job.id;
+    if (waits) why(cells.why, job, this.store.words);
+    return { job, row, cells, words: this.store.words };
+  }
+
+  // What changes while a job does not.
+  renew({ job, row, cells }, at, now) {
+    write(cells.place, String(this.store.places.get(job.id) ?? ""));
+    write(cells.start, when(job, now));
+    if (job.state !== "PENDING") {
+      write(cells.why, holds(job, now));
+      cells.why.title = job.hosts ?? "";
+    }
     row.setAttribute("aria-rowindex", String(at + 2));
     row.setAttribute("aria-selected", String(job.id === this.chosen));
     row.classList.toggle("cursor", job.id === this.cursor);
-    return row;
   }
 
   key(event) {
@@ -171,14 +188,34 @@ function when(job, now) {
   return job.start ? `${lasting(now - job.start)} ago` : "";
 }
 
-function why(job, now, words) {
-  if (job.state !== "PENDING") {
-    const ends = job.end > now ? `≤ ${lasting(job.end - now)} left` : "";
-    const title = job.end > now ? `${job.hosts}; ends in ${lasting(job.end - now)} at the latest` : job.hosts;
-    return element("td", { kind: "soft", text: [ends, job.hosts].filter(Boolean).join(" · "), title });
-  }
-  const said = words[job.reason] ?? job.reason ?? "";
-  const full = job.note && job.note !== job.reason ? `${said} (Slurm: ${job.note})` : said;
-  const rest = said.startsWith(job.reason) ? said.slice(job.reason.length) : said;
-  return element("td", { title: full }, element("b", { text: job.reason ?? "" }), element("span", { kind: "soft", text: rest }));
+function holds(job, now) {
+  const ends = job.end > now ? `≤ ${lasting(job.end - now)} left` : "";
+  return [ends, job.hosts].filter(Boolean).join(" · ");
+}
+
+function why(cell, job, words) {
+  const reason = job.reason ?? "";
+  const said = words[reason] ?? reason;
+  const rest = said.startsWith(reason) ? said.slice(reason.length) : said;
+  cell.title = job.note && job.note !== reason ? `${said} (Slurm: ${job.note})` : said;
+  cell.append(element("b", { text: reason }), element("span", { kind: "soft", text: rest }));
+}
+
+function write(cell, text) {
+  if (cell.textContent !== text) cell.textContent = text;
+}
+
+// The room of rows that do not exist.
+function pad(row, rows) {
+  row.hidden = rows === 0;
+  row.firstChild.style.height = `${rows * HEIGHT}px`;
+  return row;
+}
+
+function padding() {
+  const cell = document.createElement("td");
+  cell.colSpan = 9;
+  const row = element("tr", { kind: "pad" }, cell);
+  row.setAttribute("aria-hidden", "true");
+  return row;
 }
