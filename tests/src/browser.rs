@@ -120,7 +120,8 @@ impl Browser {
     pub async fn click(&mut self, x: f64, y: f64) {
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
             let (button, count) = if kind == "mouseMoved" { ("none", 0) } else { ("left", 1) };
-            let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": count});
+            let event =
+                json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": count});
             self.call("Input.dispatchMouseEvent", &event).await;
         }
     }

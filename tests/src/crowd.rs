@@ -36,7 +36,12 @@ impl Crowd {
     pub async fn gather(nodes: u32, waiting: u32, now: Time) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let made = Made { nodes, now, looks: AtomicU32::new(0), jobs: Mutex::new(jobs(nodes, waiting, now)) };
+        let made = Made {
+            nodes,
+            now,
+            looks: AtomicU32::new(0),
+            jobs: Mutex::new(jobs(nodes, waiting, now)),
+        };
         let desk = DeskServer::new(made).max_encoding_message_size(64 << 20);
         let incoming = unfold(listener, |listener| async move {
             let stream = listener.accept().await.map(|(stream, _)| stream);
@@ -253,7 +258,10 @@ impl Desk for Made {
         Ok(Response::new(v1::NodesResponse { rows: pool(self.nodes), now: self.now }))
     }
 
-    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+    async fn why(
+        &self,
+        request: Request<v1::WhyRequest>,
+    ) -> Result<Response<v1::WhyResponse>, Status> {
         let word = request.into_inner().word;
         let jobs = self.jobs.lock().map_err(|_| Status::internal("panicked"))?;
         let at = jobs.iter().position(|job| job.job.to_string() == word);
@@ -267,23 +275,42 @@ impl Desk for Made {
                 row.nodes, row.partition
             );
             let ends = "those that hold its nodes end at the latest: job 30004 of eli (64 nodes) in 3h12m, job 30010 of bo (8 nodes) in 5h40m";
-            ("Priority: others are ahead of it in the queue".to_owned(), vec![needs, ends.to_owned()])
+            (
+                "Priority: others are ahead of it in the queue".to_owned(),
+                vec![needs, ends.to_owned()],
+            )
         } else {
             (format!("it does not wait: it runs on {}", row.hosts), Vec::new())
         };
         let ahead_count = u32::try_from(at).unwrap_or(u32::MAX);
-        Ok(Response::new(v1::WhyResponse { row: Some(row), why, ahead, ahead_count, help, now: self.now }))
+        Ok(Response::new(v1::WhyResponse {
+            row: Some(row),
+            why,
+            ahead,
+            ahead_count,
+            help,
+            now: self.now,
+        }))
     }
 
-    async fn what_if(&self, _: Request<v1::WhatIfRequest>) -> Result<Response<v1::WhatIfResponse>, Status> {
+    async fn what_if(
+        &self,
+        _: Request<v1::WhatIfRequest>,
+    ) -> Result<Response<v1::WhatIfResponse>, Status> {
         Err(Status::unimplemented("it only looks"))
     }
 
-    async fn cancel(&self, _: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
+    async fn cancel(
+        &self,
+        _: Request<v1::CancelRequest>,
+    ) -> Result<Response<v1::CancelResponse>, Status> {
         Err(Status::unimplemented("it only looks"))
     }
 
-    async fn usage(&self, _: Request<v1::UsageRequest>) -> Result<Response<v1::UsageResponse>, Status> {
+    async fn usage(
+        &self,
+        _: Request<v1::UsageRequest>,
+    ) -> Result<Response<v1::UsageResponse>, Status> {
         Err(Status::unimplemented("it only looks"))
     }
 }

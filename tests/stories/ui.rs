@@ -75,7 +75,14 @@ impl Ui {
     async fn watch(&self) -> Watch {
         let response = self.ask(Method::GET, "/events").await;
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Watch { response, unread: String::new(), jobs: BTreeMap::new(), nodes: Vec::new(), head: Value::Null, size: 0 }
+        Watch {
+            response,
+            unread: String::new(),
+            jobs: BTreeMap::new(),
+            nodes: Vec::new(),
+            head: Value::Null,
+            size: 0,
+        }
     }
 }
 
@@ -138,7 +145,8 @@ impl Watch {
         let began = Instant::now();
         while !so(self) {
             let next = tokio::time::timeout(SOON, self.next()).await;
-            let next = next.unwrap_or_else(|_| unreachable!("not in time: {what}: {:?}", self.jobs));
+            let next =
+                next.unwrap_or_else(|_| unreachable!("not in time: {what}: {:?}", self.jobs));
             assert!(next.is_some(), "the stream has ended before {what}");
         }
         began.elapsed()
@@ -172,11 +180,18 @@ async fn the_queue_and_the_pool_are_seen_live_and_nothing_can_be_written() {
     assert_eq!(watch.next().await.as_deref(), Some("clock"));
     assert_eq!(watch.next().await.as_deref(), Some("whole"));
     let all = [holder, evil.into(), waits.into()];
-    let waited = watch.until("all jobs", |watch| all.iter().all(|id| watch.jobs.contains_key(id))).await;
+    let waited =
+        watch.until("all jobs", |watch| all.iter().all(|id| watch.jobs.contains_key(id))).await;
     let path = format!("{}/holder", story.kube.namespace);
     let gang = &watch.jobs[&holder];
-    assert_eq!((&gang["kind"], &gang["name"], &gang["gpus"]), (&"gang".into(), &path.into(), &4.into()));
-    assert_eq!((&watch.jobs[&evil.into()]["kind"], &watch.jobs[&evil.into()]["name"]), (&"batch".into(), &EVIL.into()));
+    assert_eq!(
+        (&gang["kind"], &gang["name"], &gang["gpus"]),
+        (&"gang".into(), &path.into(), &4.into())
+    );
+    assert_eq!(
+        (&watch.jobs[&evil.into()]["kind"], &watch.jobs[&evil.into()]["name"]),
+        (&"batch".into(), &EVIL.into())
+    );
     assert_eq!(watch.jobs[&waits.into()]["reason"], "BeginTime");
 
     // Then what changes, soon.
@@ -184,15 +199,30 @@ async fn the_queue_and_the_pool_are_seen_live_and_nothing_can_be_written() {
     let came = watch.until("a new job", |watch| watch.jobs.contains_key(&late.into())).await;
     story.slurm.scancel("alice", late);
     let left = watch.until("that it is gone", |watch| !watch.jobs.contains_key(&late.into())).await;
-    story.note(&format!("all after {waited:?}, a new job seen after {came:?}, its end after {left:?}"));
+    story.note(&format!(
+        "all after {waited:?}, a new job seen after {came:?}, its end after {left:?}"
+    ));
     assert!(came < SEEN && left < SEEN, "{came:?} {left:?}");
 
     // One job's life: Slurm's record, its explanation, and what was seen.
-    let told: Value = ui.ask(Method::GET, &format!("/api/jobs/{waits}")).await.json().await.expect("JSON");
-    assert!(told["explained"]["why"].as_str().is_some_and(|why| why.starts_with("BeginTime")), "{told}");
-    let told: Value = ui.ask(Method::GET, &format!("/api/jobs/{late}")).await.json().await.expect("JSON");
-    let seen: Vec<&Value> = told["life"]["moments"].as_array().expect("a list").iter().map(|one| &one["what"]).collect();
-    assert!(seen.first() == Some(&&json!("came")) && seen.last() == Some(&&json!("left")), "{told}");
+    let told: Value =
+        ui.ask(Method::GET, &format!("/api/jobs/{waits}")).await.json().await.expect("JSON");
+    assert!(
+        told["explained"]["why"].as_str().is_some_and(|why| why.starts_with("BeginTime")),
+        "{told}"
+    );
+    let told: Value =
+        ui.ask(Method::GET, &format!("/api/jobs/{late}")).await.json().await.expect("JSON");
+    let seen: Vec<&Value> = told["life"]["moments"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| &one["what"])
+        .collect();
+    assert!(
+        seen.first() == Some(&&json!("came")) && seen.last() == Some(&&json!("left")),
+        "{told}"
+    );
     assert_eq!(told["life"]["last"]["name"], "late");
 
     match Browser::program() {
@@ -262,12 +292,15 @@ async fn in_a_browser(story: &Story, ui: &Ui, program: &Path, jobs: (u64, u32, u
     // A name is text, whatever it looks like.
     let name = browser.eval(&format!("document.querySelector('#job-{evil} b').textContent")).await;
     assert_eq!(name, EVIL);
-    let title = browser.eval(&format!("document.querySelector('#job-{evil} td:nth-child(2)').title")).await;
+    let title =
+        browser.eval(&format!("document.querySelector('#job-{evil} td:nth-child(2)').title")).await;
     assert_eq!(title, EVIL);
 
     // A click on a row shows its life; the pool knows it too.
     browser.eval(&format!("document.querySelector('#job-{evil} td').click()")).await;
-    browser.until("its life is shown", "document.querySelector('#life .moments li') !== null").await;
+    browser
+        .until("its life is shown", "document.querySelector('#life .moments li') !== null")
+        .await;
     let life = browser.eval("document.getElementById('life-title').textContent").await;
     assert_eq!(life, EVIL);
     browser.key("Escape").await;
@@ -283,16 +316,29 @@ async fn in_a_browser(story: &Story, ui: &Ui, program: &Path, jobs: (u64, u32, u
     browser.eval("const f = document.getElementById('filter'); f.value = 'waits'; f.dispatchEvent(new Event('input')); document.getElementById('queue').focus()").await;
     browser.key("ArrowDown").await;
     browser.key("Enter").await;
-    browser.until("the life of the one that waits", "document.getElementById('life-title').textContent === 'waits'").await;
-    browser.until("it says why", "document.querySelector('#life .said')?.textContent.startsWith('BeginTime') === true").await;
+    browser
+        .until(
+            "the life of the one that waits",
+            "document.getElementById('life-title').textContent === 'waits'",
+        )
+        .await;
+    browser
+        .until(
+            "it says why",
+            "document.querySelector('#life .said')?.textContent.startsWith('BeginTime') === true",
+        )
+        .await;
 
     // Live: what changes in Slurm changes here.
     story.slurm.scancel("alice", waits);
-    browser.until("its row is gone", &format!("document.getElementById('job-{waits}') === null")).await;
+    browser
+        .until("its row is gone", &format!("document.getElementById('job-{waits}') === null"))
+        .await;
 
     assert_eq!(browser.eval("typeof window.owned").await, "undefined");
     assert_eq!(browser.complaints, Vec::<String>::new());
     let own = ui.url("/");
-    let strangers: Vec<&String> = browser.requests.iter().filter(|url| !url.starts_with(&own)).collect();
+    let strangers: Vec<&String> =
+        browser.requests.iter().filter(|url| !url.starts_with(&own)).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
 }

@@ -34,7 +34,8 @@ async fn a_thousand_nodes_and_five_thousand_gangs_are_on_the_screen_at_once() {
         browser.open("about:blank").await;
         browser.open(&ui.url("/")).await;
         browser.until("it is filled", "performance.getEntriesByName('filled').length > 0").await;
-        let at = |entry: &str| format!("performance.getEntriesByName('{entry}')[0]?.startTime ?? -1");
+        let at =
+            |entry: &str| format!("performance.getEntriesByName('{entry}')[0]?.startTime ?? -1");
         let first = browser.eval(&at("first-contentful-paint")).await.as_f64().expect("a time");
         assert!(first > 0.0, "nothing has been painted");
         paint = paint.max(first);
@@ -74,14 +75,26 @@ async fn seen(browser: &mut Browser) {
     browser.eval("document.getElementById('queue').scrollTop = 0").await;
     // Each look one leaves and another comes: the order here is the server's, whatever has moved.
     let fresh = "fetch('events').then(async (answer) => { const reader = answer.body.getReader(); let text = ''; while (!/event: whole[^]*\\n\\n/.test(text)) text += new TextDecoder().decode((await reader.read()).value); reader.cancel(); const data = JSON.parse(/event: whole\\nid: \\d+\\ndata: (.*)\\n/.exec(text)[1]); return data.jobs.map((job) => job.id).join() === window.gangway.jobs.rows.map((job) => job.id).join(); })";
-    browser.until("what changes has been taken up", "window.gangway.jobs.rows.some((job) => job.id >= 60002)").await;
+    browser
+        .until(
+            "what changes has been taken up",
+            "window.gangway.jobs.rows.some((job) => job.id >= 60002)",
+        )
+        .await;
     browser.until("the order is the server's", fresh).await;
     // Whose GPUs are under the mouse.
     let place = browser.eval("(() => { const box = document.getElementById('nodes').getBoundingClientRect(); return [box.left + 8, box.top + 8]; })()").await;
     let (x, y) = (place[0].as_f64().expect("a place"), place[1].as_f64().expect("a place"));
     browser.click(x, y).await;
-    browser.until("the holder's life is shown", "document.querySelector('#life .moments li') !== null").await;
-    browser.until("the node is told", "document.getElementById('node-told').textContent.startsWith('p5-0000, allocated')").await;
+    browser
+        .until("the holder's life is shown", "document.querySelector('#life .moments li') !== null")
+        .await;
+    browser
+        .until(
+            "the node is told",
+            "document.getElementById('node-told').textContent.startsWith('p5-0000, allocated')",
+        )
+        .await;
     browser.key("Escape").await;
 }
 
@@ -92,7 +105,9 @@ async fn photograph(browser: &mut Browser, picture: &Path) {
     for (dark, path) in [(false, picture.to_owned()), (true, picture.with_extension("dark.png"))] {
         browser.dark(dark).await;
         // Drawn anew for the other colours.
-        browser.eval("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))").await;
+        browser
+            .eval("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            .await;
         let taken = browser.photograph().await;
         let file = std::fs::File::create(&path).expect("the picture can be written");
         let mut decode = Command::new("base64");

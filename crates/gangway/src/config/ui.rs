@@ -102,7 +102,8 @@ mod tests {
             assert!(address.ip().is_loopback(), "{address}");
         }
         assert!(settings.tls.is_none() && settings.hosts.is_empty());
-        let file = "door: { url: 'http://g:1' }\nlisten: { http: '0.0.0.0:80' }\nhosts: [q.example]";
+        let file =
+            "door: { url: 'http://g:1' }\nlisten: { http: '0.0.0.0:80' }\nhosts: [q.example]";
         let settings = read(file).expect("usable");
         assert_eq!((settings.listen.http.port(), settings.hosts.len()), (80, 1));
     }

@@ -78,7 +78,11 @@ impl Lives {
         Life {
             began: self.began,
             last: self.ended.iter().rev().find(|one| one.id == job).cloned(),
-            moments: self.moments.get(&job).map(|all| all.iter().cloned().collect()).unwrap_or_default(),
+            moments: self
+                .moments
+                .get(&job)
+                .map(|all| all.iter().cloned().collect())
+                .unwrap_or_default(),
         }
     }
 
@@ -93,7 +97,8 @@ impl Lives {
         let before: HashMap<u32, &Arc<Job>> = old.jobs.iter().map(|job| (job.id, job)).collect();
         let unseated = standing(&old.nodes);
         let seated = standing(&new.nodes);
-        let moment = |what, detail: &str| Moment { at: now, since, what, detail: detail.to_owned() };
+        let moment =
+            |what, detail: &str| Moment { at: now, since, what, detail: detail.to_owned() };
         let mut here = HashSet::with_capacity(new.jobs.len());
         for job in &new.jobs {
             here.insert(job.id);

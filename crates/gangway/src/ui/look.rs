@@ -159,7 +159,8 @@ impl Gallery {
         let seat = self.0.seats.clone().try_acquire_owned().ok()?;
         let told = self.0.picture.subscribe();
         self.0.came.notify_one();
-        let watcher = Watcher { gallery: self.clone(), told, has: None, greeted: false, stop, _seat: seat };
+        let watcher =
+            Watcher { gallery: self.clone(), told, has: None, greeted: false, stop, _seat: seat };
         Some(futures::stream::unfold(watcher, Watcher::next))
     }
 

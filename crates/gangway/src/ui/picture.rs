@@ -216,8 +216,7 @@ impl Picture {
             .filter(|job| job.state == "PENDING" && !job.reason.is_empty())
             .map(|job| (job.reason.clone(), reason::waiting(&job.reason, "")))
             .collect();
-        let words =
-            if *self.words == reasons { self.words.clone() } else { Arc::new(reasons) };
+        let words = if *self.words == reasons { self.words.clone() } else { Arc::new(reasons) };
         let cluster = self.head.cluster.clone();
         let head = Head { cluster, looked: now, age, problem: None };
         Self { number: self.number + 1, head, words, jobs, nodes }

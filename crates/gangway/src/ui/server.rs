@@ -163,7 +163,8 @@ async fn events(State(page): State<Page>) -> Response {
     let counted = Counted::new(page.figures.watchers.clone());
     let told = futures::StreamExt::inspect(told, move |_| counted.here());
     // Proxies that gather answers before they hand them on would hand on nothing.
-    let about = [(CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    let about =
+        [(CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
     (about, Body::from_stream(told)).into_response()
 }
 

@@ -38,7 +38,8 @@ async fn told(
     let frame = stream.next().await.expect("there is more").expect("it can be written");
     let text = std::str::from_utf8(&frame).expect("text");
     assert!(text.ends_with("\n\n"), "{text}");
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
     (field("event: ").to_owned(), serde_json::from_str(field("data: ")).expect("JSON"))
 }
 
@@ -61,7 +62,10 @@ async fn a_browser_is_told_all_at_first_and_then_what_changes() {
     // Nothing but that it was looked.
     show(&gallery, &[(2, "b"), (3, "c")], 3);
     let (_, news) = told(&mut stream).await;
-    assert_eq!((&news["jobs"], &news["words"], &news["looked"]), (&Value::Null, &Value::Null, &100.into()));
+    assert_eq!(
+        (&news["jobs"], &news["words"], &news["looked"]),
+        (&Value::Null, &Value::Null, &100.into())
+    );
 
     // The door is gone: what was seen stays, with the reason.
     let stale = gallery.now_seen().stale("no door".to_owned());
@@ -75,7 +79,9 @@ async fn a_browser_is_told_all_at_first_and_then_what_changes() {
 async fn a_slow_browser_is_told_the_same_at_once_and_nothing_is_made_for_it_meanwhile() {
     let gallery = gallery();
     let name = "x".repeat(50);
-    let jobs = |from: u32| -> Vec<(u32, &str)> { (from..from + 1000).map(|id| (id, name.as_str())).collect() };
+    let jobs = |from: u32| -> Vec<(u32, &str)> {
+        (from..from + 1000).map(|id| (id, name.as_str())).collect()
+    };
     show(&gallery, &jobs(0), 100);
     let mut slow = pin!(gallery.watch(CancellationToken::new()).expect("there is room"));
     told(&mut slow).await;
@@ -108,7 +114,14 @@ async fn those_who_see_the_same_get_the_same_bytes() {
         .collect();
     for step in 2..5 {
         for stream in &mut streams {
-            while stream.as_mut().next().await.expect("more").expect("written").starts_with(b"retry") {}
+            while stream
+                .as_mut()
+                .next()
+                .await
+                .expect("more")
+                .expect("written")
+                .starts_with(b"retry")
+            {}
         }
         show(&gallery, &[(step, "b")], 1);
     }
