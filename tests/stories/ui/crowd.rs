@@ -12,10 +12,10 @@ use super::Ui;
 
 const NODES: u32 = 1000;
 const WAITING: u32 = 5000;
-/// What is promised of a release build on a quiet machine; others get more time. Memory is the same in both.
-const WITHIN_MS: f64 = 1000.0;
-const PATIENT_MS: f64 = 10_000.0;
-const MEMORY_MB: f64 = 50.0;
+/// What is promised of a release build on a quiet machine: milliseconds and MB. A build with all checks is three times
+/// as large before it does anything, and slow.
+const PROMISED: (f64, f64) = (1000.0, 50.0);
+const PATIENT: (f64, f64) = (10_000.0, 150.0);
 
 /// So often the page is opened; the slowest counts.
 const OPENED: usize = 3;
@@ -54,9 +54,10 @@ async fn a_thousand_nodes_and_five_thousand_gangs_are_on_the_screen_at_once() {
         photograph(&mut browser, Path::new(&picture)).await;
     }
     assert_eq!(browser.complaints, Vec::<String>::new());
-    let most = if std::env::var_os("GANGWAY_BIN").is_some() { WITHIN_MS } else { PATIENT_MS };
-    assert!(paint <= most && filled <= most, "{figures}");
-    assert!(ui.memory("VmHWM") <= MEMORY_MB, "{figures}");
+    let named = std::env::var_os("GANGWAY_BIN").is_some();
+    let (ms, mb) = if named { PROMISED } else { PATIENT };
+    assert!(paint <= ms && filled <= ms, "{figures}");
+    assert!(ui.memory("VmHWM") <= mb, "{figures}");
     // What cannot be removed is in the temporary directory.
     let _ = std::fs::remove_dir_all(&directory);
 }

@@ -19,7 +19,6 @@ use tonic::{Code, Status};
 
 use super::life::Lives;
 use super::picture::{Head, Picture};
-use crate::chain::explain;
 use crate::extender::MAX_MESSAGE;
 use crate::wall;
 
@@ -118,9 +117,12 @@ impl Gallery {
 
     /// Why there is no answer, as `gangway queue` would say it.
     fn complaint(&self, no: &Status) -> String {
-        let own = std::error::Error::source(no).is_some();
-        if own && matches!(no.code(), Code::Unavailable | Code::Unknown) {
-            return format!("the door at {} cannot be reached: {}", self.0.url, explain(no));
+        // What comes from the other side has no source here. The last cause says it; those before it say it again.
+        let causes = std::iter::successors(std::error::Error::source(no), |cause| cause.source());
+        if let Some(cause) = causes.last()
+            && matches!(no.code(), Code::Unavailable | Code::Unknown)
+        {
+            return format!("the door at {} cannot be reached: {cause}", self.0.url);
         }
         if no.code() == Code::Unimplemented {
             return format!("the scheduler at {} has no desk; it is too old", self.0.url);
