@@ -28,7 +28,7 @@ async fn a_thousand_nodes_and_five_thousand_gangs_are_on_the_screen_at_once() {
     let directory = std::env::temp_dir().join(format!("gangway-ui-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("the temporary directory can be written");
     let ui = Ui::start(&directory, "prod-east", &format!("http://{}", crowd.address)).await;
-    let mut browser = Browser::start(&program, (1440, 900)).await;
+    let mut browser = Browser::start(&program, (1360, 850)).await;
     let (mut paint, mut filled): (f64, f64) = (0.0, 0.0);
     for _ in 0..OPENED {
         browser.open("about:blank").await;
