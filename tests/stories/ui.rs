@@ -38,6 +38,8 @@ impl Ui {
         let mut command = Bridge::command("ui", &config);
         command.env_remove("GANGWAY_DOOR_URL").stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("gangway can be started");
+        // Whoever else has installed it has installed the same.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let ui = Self { child, port, health, client: Client::new() };
         wait("the page is served", SOON, async || match http::get(ui.health, "/readyz").await {
             Some((200, _)) => Ok(()),
