@@ -134,8 +134,9 @@ async fn whoever_watches_is_let_go_at_once_and_too_many_are_not_let_in() {
     let all: Vec<_> = (0..WATCHERS).map(|_| gallery.watch(stop.clone()).expect("room")).collect();
     assert!(gallery.watch(stop.clone()).is_none());
     assert_eq!(gallery.watchers(), WATCHERS);
-    let waits =
-        tokio::spawn(futures::future::join_all(all.into_iter().map(StreamExt::collect::<Vec<_>>)));
+    let waits = tokio::spawn(futures::future::join_all(
+        all.into_iter().map(|told| told.collect::<Vec<_>>()),
+    ));
     tokio::task::yield_now().await;
     stop.cancel();
     for told in waits.await.expect("it has not panicked") {
