@@ -115,7 +115,7 @@ fn workload(job: u32, pods: Vec<String>) -> v1::Workload {
     let (namespace, _, _) = TEAMS[job as usize % TEAMS.len()];
     v1::Workload {
         namespace: namespace.to_owned(),
-        kind: if job % 3 == 0 { "Job" } else { "PyTorchJob" }.to_owned(),
+        kind: if job.is_multiple_of(3) { "Job" } else { "PyTorchJob" }.to_owned(),
         name: name(job),
         gang: format!("gang-{job}"),
         pods,
@@ -136,7 +136,7 @@ fn row(job: u32, batch: bool) -> v1::QueueRow {
         job,
         name: name(job),
         workload: (!batch).then(|| workload(job, Vec::new())),
-        partition: if job % 5 == 0 { "inference" } else { "train" }.to_owned(),
+        partition: if job.is_multiple_of(5) { "inference" } else { "train" }.to_owned(),
         user: user.to_owned(),
         account: account.to_owned(),
         ..v1::QueueRow::default()
@@ -187,7 +187,7 @@ fn waits(job: u32, place: u32, now: Time) -> v1::QueueRow {
         submitted,
         eligible: submitted,
         start: if place < 400 { now + 600 + Time::from(place) * 180 } else { 0 },
-        ..row(job, job % 4 == 0)
+        ..row(job, job.is_multiple_of(4))
     }
 }
 

@@ -160,7 +160,7 @@ async fn events(State(page): State<Page>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")], why).into_response();
     };
     page.figures.count("events", "ok");
-    let counted = Counted::new(page.figures.watchers.clone());
+    let counted = Counted::new(page.figures.watchers);
     let told = futures::StreamExt::inspect(told, move |_| counted.here());
     // Proxies that gather answers before they hand them on would hand on nothing.
     let about =
