@@ -278,13 +278,8 @@ async fn silence_ends_at_the_deadline() {
 
 #[tokio::test]
 async fn a_list_of_many_jobs_may_take_longer_than_any_other_answer() {
-    let states: Vec<String> = (1..=40)
-        .map(|id| {
-            format!(
-                r#"{{"job_id":"{id}","state":["PENDING"]}}"#
-            )
-        })
-        .collect();
+    let states: Vec<String> =
+        (1..=40).map(|id| format!(r#"{{"job_id":"{id}","state":["PENDING"]}}"#)).collect();
     let states = format!(r#"{{"jobs":[{}],"errors":[],"warnings":[]}}"#, states.join(","));
     let server = Server::start(move |line| match line {
         _ if line.contains("/ping/") => pong(),

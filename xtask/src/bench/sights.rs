@@ -82,7 +82,7 @@ mod tests {
             let begin = format!("{{\"sight\":\"{}\",", floor.0);
             match all.iter_mut().find(|line| line.starts_with(&begin)) {
                 Some(known) => {
-                    *known = known.replace('}', &format!(",{}", &line(floor)[begin.len()..]))
+                    *known = known.replace('}', &format!(",{}", &line(floor)[begin.len()..]));
                 }
                 None => all.push(line(floor)),
             }

@@ -78,7 +78,7 @@ pub fn measured(answers: &[(Series, Vec<Sample>)]) -> Vec<Measured> {
             Series::GpuUse => own.gpu_use = Some(sample.value),
             Series::Watts => own.watts = Some(sample.value),
             Series::Sent | Series::Received => {
-                own.efa = Some(own.efa.unwrap_or(0.0) + sample.value)
+                own.efa = Some(own.efa.unwrap_or(0.0) + sample.value);
             }
         }
     }

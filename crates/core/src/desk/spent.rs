@@ -64,7 +64,7 @@ pub fn usage(spent: &[Spent], by: By, range: (i64, i64), now: i64) -> Vec<Usage>
         let seconds = job.seconds(range, now);
         if seconds > 0 {
             let key = job.key(by);
-            let sum = sums.entry(key.clone()).or_insert(Usage { key, ..Usage::default() });
+            let sum = sums.entry(key.clone()).or_insert_with(|| Usage { key, ..Usage::default() });
             sum.count(job, seconds);
         }
     }

@@ -125,7 +125,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "a figure for `cargo xtask bench sights`")]
     fn all_lines_of_a_gang_together_keep_to_the_limit() {
         // Its Gang, its first pod, and the others that are told.
         let all = 2 * most(Line::First) + (TOLD - 1) * most(Line::Other);

@@ -184,7 +184,6 @@ async fn typed(program: &std::ffi::OsStr, url: &str) -> Duration {
 /// The figure of issue 8, with a Slurm in memory; `cargo xtask bench sights` has it judged in release, with `gangway
 /// queue` as a process.
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "a figure for `cargo xtask bench sights`")]
 async fn ten_thousand_jobs_are_listed_within_300_ms() {
     let stop = CancellationToken::new();
     let mut fake = slurm(4);

@@ -120,7 +120,6 @@ fn gathered(roll: &Roll) -> (String, std::time::Duration) {
     (0..20).map(|_| one()).min_by_key(|(_, took)| *took).expect("some")
 }
 
-#[expect(clippy::print_stdout, reason = "a figure for `cargo xtask bench sights`")]
 fn tell(process: &str, text: &str, took: std::time::Duration) {
     let (series, ms) = (series(text), took.as_secs_f64() * 1000.0);
     println!(

@@ -168,8 +168,8 @@ fn hours_are_sums_of_seconds() {
         node_seconds: 60,
         efficiency: None,
     };
-    let drawn = super::usage::usage(&[row("ml", 5400), row("-", 36)], flags::By::Namespace, false)
-        .paint(false);
+    let drawn =
+        usage::usage(&[row("ml", 5400), row("-", 36)], flags::By::Namespace, false).paint(false);
     assert_eq!(
         drawn,
         "\
