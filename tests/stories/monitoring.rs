@@ -4,16 +4,18 @@
 mod collector;
 mod exporter;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use gangway_core::job::BaseState;
-use gangway_tests::{Pool, SOON, Story, http, manifest, wait};
+use gangway_tests::{Bridge, Pool, SOON, Story, http, manifest, wait};
 use serde_json::{Value, json};
 
 use collector::Collector;
 use exporter::Exporter;
+
+use crate::terminal;
 
 fn manifests(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(name)
@@ -113,7 +115,7 @@ struct Prometheus {
 
 impl Prometheus {
     /// Scrapes these (job, port, path) once a second.
-    fn start(programs: &Path, rules: &Rules, targets: &[(&str, u16, &str)]) -> Self {
+    fn start(programs: &Path, rules: &Rules, port: u16, targets: &[(&str, u16, &str)]) -> Self {
         let scrape = |(job, port, path): &(&str, u16, &str)| {
             let targets = [format!("127.0.0.1:{port}")];
             json!({"job_name": job, "metrics_path": path, "static_configs": [{"targets": targets}]})
@@ -124,7 +126,6 @@ impl Prometheus {
             "scrape_configs": targets.iter().map(scrape).collect::<Vec<_>>(),
         });
         rules.write("prometheus.yml", &config.to_string());
-        let port = http::free_port();
         let log = std::fs::File::create(rules.0.join("prometheus.log")).expect("a log");
         let child = Command::new(programs.join("prometheus"))
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
@@ -213,13 +214,22 @@ fn shown(text: &str) -> BTreeSet<String> {
 async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
     let mut collector = Collector::listen().await;
     let flags = vec!["--traces".to_owned(), format!("http://127.0.0.1:{}", collector.port)];
-    let differ = |setup: &mut gangway_tests::Setup| (setup.flags, setup.log) = (flags, "info");
+    // Where Prometheus will be.
+    let port = http::free_port();
+    let differ = |setup: &mut gangway_tests::Setup| {
+        (setup.flags, setup.log) = (flags, "info");
+        setup.more = format!("desk: {{ prometheus: {{ url: 'http://127.0.0.1:{port}' }} }}\n");
+    };
     let Some(mut story) = Story::prepare("watched", differ).await else { return };
     story.bridge.start().await;
     let mut pool = Pool::of(&story, "");
     pool.controllers.start().await;
-    pool.add("watched-1").await;
-    pool.in_slurm("watched-1", "is idle", |node| node.is("IDLE")).await;
+    for node in ["watched-1", "watched-2", "watched-3"] {
+        pool.add(node).await;
+    }
+    for node in ["watched-1", "watched-2", "watched-3"] {
+        pool.in_slurm(node, "is idle", |node| node.is("IDLE")).await;
+    }
     let words = ["-p", "hybrid", "-w", "h3", "--gres=gpu:2", "-n1", "-c1", "--mem=500"];
     let batch = story.slurm.sbatch("bob", &words);
     story.slurm.reaches(batch, BaseState::Running).await;
@@ -235,14 +245,30 @@ async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
         assert!(collector.names().iter().any(|name| name == part), "{part}");
     }
     changes_its_log(&story).await;
+    // Who holds no more than that: a gang on two nodes, and a batch job that no exporter knows of.
+    story.kube.create(&manifest::indexed_job("silent", 2, &template)).await;
+    let silent = story.bound("silent-", 2).await;
+    let (silent, nodes) = (story.seated(&silent).await, silent);
+    let unseen = story
+        .slurm
+        .sbatch("bob", &["-p", "hybrid", "-w", "h4", "--gres=gpu:1", "-n1", "-c1", "--mem=500"]);
+    story.slurm.reaches(unseen, BaseState::Running).await;
+    let away = usage(&story).await;
+    assert_eq!(away.code, Some(3), "{}", away.complaint);
+    let url = format!("Prometheus at http://127.0.0.1:{port} cannot be asked");
+    assert!(away.complaint.contains(&url), "{}", away.complaint);
 
     let devices = story.slurm.devices(batch, "gpu").await["h3"].clone();
     let Some(programs) = programs() else {
         pool.end().await;
         return story.end().await;
     };
-    let exporter =
-        Exporter::listen(&[("watched-1", (0..8).collect(), 95), ("h3", devices, 40)]).await;
+    let own = pods[0].node.clone().expect("it is bound");
+    let mut exported = vec![(own.as_str(), (0..8).collect(), 95, 2e6), ("h3", devices, 40, 2e6)];
+    for pod in &nodes {
+        exported.push((pod.node.as_deref().expect("it is bound"), (0..8).collect(), 95, 0.0));
+    }
+    let exporter = Exporter::listen(&exported).await;
     let rules = Rules::new("watched", true);
     let targets = [
         ("gangway-controllers", pool.controllers.metrics, "/metrics"),
@@ -250,7 +276,7 @@ async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
         ("gangway-scheduler", story.bridge.metrics, "/metrics"),
         ("exporter", exporter.port, "/metrics"),
     ];
-    let prometheus = Prometheus::start(&programs, &rules, &targets);
+    let prometheus = Prometheus::start(&programs, &rules, port, &targets);
     let own =
         prometheus.tells("gangway_job:gpu_utilization:avg", job.id.0, |use_| use_ == 0.95).await;
     assert_eq!(
@@ -268,6 +294,11 @@ async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
     prometheus.tells("gangway_job:efa_transmit_bytes:rate2m", job.id.0, |rate| rate > 1e5).await;
     let held = prometheus.ask("gangway:devices:sum{resource=\"gpu\",holder=\"pod\"}").await;
     assert!(held.iter().any(|(_, gpus)| *gpus >= 8.0), "{held:?}");
+
+    prometheus
+        .tells("gangway_job:efa_transmit_bytes:rate2m", silent.id.0, |rate| rate == 0.0)
+        .await;
+    is_flagged(&story, [job.id.0, batch, silent.id.0, unseen]).await;
 
     // From a slow gang on a dashboard it is one step to its trace.
     for histogram in ["bind", "queue", "own"].map(|part| format!("gangway_gang_{part}_seconds")) {
@@ -296,6 +327,7 @@ async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
 
     // Once it has ended its devices are idle, and what it took is counted.
     story.slurm.scancel("bob", batch);
+    story.slurm.scancel("bob", unseen);
     let id = batch.to_string();
     wait("its devices have no holder", SOON, async || {
         let left = prometheus.ask("gangway_job:gpus:sum").await;
@@ -308,9 +340,55 @@ async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
     drop(prometheus);
     story.kube.delete_all().await;
     story.gone("gang-").await;
+    story.gone("silent-").await;
     let status = pool.end().await;
     assert!(status.is_some_and(|status| status.success()), "the controllers ended with {status:?}");
     story.end().await;
+}
+
+/// `gangway usage --efficiency` as somebody types it.
+async fn usage(story: &Story) -> terminal::Said {
+    let words = ["usage", "--efficiency", "--from", "1h", "-o", "json"];
+    terminal::types(story, &Bridge::binary(), None, &words).await
+}
+
+/// Who uses its GPUs is not flagged, who does not is, as is a gang of two nodes without EFA traffic; what nobody has
+/// measured is unknown.
+async fn is_flagged(story: &Story, [well, idle, silent, unseen]: [u32; 4]) {
+    let rows = wait("accounting knows the jobs", SOON, async || {
+        let rows = usage(story).await.json();
+        let rows: BTreeMap<String, Value> = rows
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|row| {
+                (row["key"].as_str().unwrap_or_default().to_owned(), row["efficiency"].clone())
+            })
+            .collect();
+        let all =
+            [well, idle, silent, unseen].iter().all(|job| rows.contains_key(&job.to_string()));
+        if all { Ok(rows) } else { Err(format!("{rows:?}")) }
+    })
+    .await;
+    let of = |job: u32| rows[&job.to_string()].clone();
+    let near =
+        |value: &Value, to: f64| value.as_f64().is_some_and(|own| (own - to).abs() < 0.001 * to);
+    assert!(near(&of(well)["gpu_use"], 0.95) && near(&of(well)["watts"], 5200.0), "{}", of(well));
+    assert!(of(well)["efa_bytes_per_second"].as_f64() > Some(1e3), "{}", of(well));
+    assert_eq!((&of(well)["flagged"], &of(well)["flags"]), (&0.into(), &json!([])));
+    assert!(near(&of(idle)["gpu_use"], 0.4), "{}", of(idle));
+    assert_eq!(of(idle)["flags"], json!(["GPU use 40 %, under 90 %"]), "{}", of(idle));
+    let quiet = of(silent)["flags"][0].as_str().unwrap_or_default().to_owned();
+    assert!(quiet.starts_with("no EFA traffic in ") && quiet.contains("OFI"), "{}", of(silent));
+    assert_eq!(of(silent)["efa_bytes_per_second"], 0.0, "{}", of(silent));
+    assert_eq!((&of(unseen)["gpu_use"], &of(unseen)["unmeasured"]), (&Value::Null, &1.into()));
+    let words = ["usage", "--efficiency", "--from", "1h", "--by", "user"];
+    let table = terminal::types(story, &Bridge::binary(), None, &words).await;
+    assert!(table.out.contains("1 job under 90 % GPU use"), "{} {}", table.out, table.complaint);
+    story.note(&format!("\n{}", table.out));
+    let table = terminal::types(story, &Bridge::binary(), None, &words[..4]).await;
+    assert!(table.out.contains("no data"), "{} {}", table.out, table.complaint);
+    story.note(&format!("\n{}", table.out));
 }
 
 async fn changes_its_log(story: &Story) {

@@ -17,21 +17,26 @@ use serde_json::Value;
 use crate::door::Trust;
 
 /// What a command came to.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    complaint: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) complaint: String,
 }
 
 impl Said {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, Some(0), "{}", self.complaint);
         serde_json::from_str(&self.out).unwrap_or_else(|_| unreachable!("no JSON: {}", self.out))
     }
 }
 
 /// Types a command at the door of the story's bridge, with these certificates where there are any.
-async fn types(story: &Story, program: &Path, config: Option<&Path>, words: &[&str]) -> Said {
+pub(crate) async fn types(
+    story: &Story,
+    program: &Path,
+    config: Option<&Path>,
+    words: &[&str],
+) -> Said {
     let mut command = Command::new(program);
     command.args(words).env_remove("NO_COLOR").env("RUST_BACKTRACE", "0").env("HOME", "/nowhere");
     match config {

@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod faults;
 pub(crate) mod gate;
 pub(crate) mod nodes;
+pub(crate) mod sights;
 mod table;
 pub(crate) mod ui;
 

@@ -46,7 +46,7 @@ fn a_gang_is_bound(stage: &Stage) -> Result<()> {
     stage.title(
         "1. A PyTorchJob of 1 master + 3 workers, each 8 GPU and 32 EFA, crosses into Slurm",
     );
-    stage.apply(&stage::pytorchjob("llama", 4, 8, ""))?;
+    stage.apply(&stage::pytorchjob("llama", 4, (8, 96), ""))?;
     let llama = "training.kubeflow.org/job-name=llama";
     stage.wait("four pods on four nodes", Duration::from_secs(30), || {
         Ok(stage.nodes_of(llama)?.into_iter().collect::<BTreeSet<_>>().len() == 4)
@@ -62,7 +62,7 @@ fn a_gang_is_bound(stage: &Stage) -> Result<()> {
 fn a_gang_waits_for_room(stage: &Stage) -> Result<()> {
     stage.title("2. Two more fill the pool; a fourth does not fit yet, and its pods say why");
     for name in ["mistral", "qwen", "gemma"] {
-        stage.apply(&stage::pytorchjob(name, 4, 8, ""))?;
+        stage.apply(&stage::pytorchjob(name, 4, (8, 96), ""))?;
         if name != "gemma" {
             let label = format!("training.kubeflow.org/job-name={name}");
             stage.wait("a gang in the pool", Duration::from_secs(30), || {
@@ -96,7 +96,7 @@ fn sbatch_shares_the_pool(stage: &Stage) -> Result<()> {
     };
     let half = sbatch("half", "4", 4)?;
     stage.wait("the sbatch job", Duration::from_secs(30), || stage.is_running(&half))?;
-    stage.apply(&stage::pytorchjob("finetune", 4, 4, "hybrid"))?;
+    stage.apply(&stage::pytorchjob("finetune", 4, (4, 2), "hybrid"))?;
     let finetune = "training.kubeflow.org/job-name=finetune";
     stage.wait("pods beside the sbatch job", Duration::from_secs(30), || {
         Ok(stage.nodes_of(finetune)?.len() == 4)
@@ -105,7 +105,9 @@ fn sbatch_shares_the_pool(stage: &Stage) -> Result<()> {
     stage.show_lines("scontrol", &["show", "job", "-d", &half], "GRES=gpu")?;
     stage.show("kubectl", &stage::placement(finetune))?;
     let whole = sbatch("whole", "4", 8)?;
-    stage.apply(&stage::pytorchjob("eval", 4, 4, "hybrid"))?;
+    // Of the eight CPUs of a node it needs so many that there is no room for it before both are gone: four GPUs that
+    // are free for a moment are what backfill may give to whoever comes later.
+    stage.apply(&stage::pytorchjob("eval", 4, (4, 7), "hybrid"))?;
     let eval = "training.kubeflow.org/job-name=eval";
     stage.wait("both waiting in one queue", Duration::from_secs(30), || {
         Ok(!stage.is_running(&whole)? && stage.conditions_of(eval)?.contains("Slurm job"))

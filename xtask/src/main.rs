@@ -68,6 +68,9 @@ Usage: cargo xtask COMMAND
   bench ui [--accept]
                  How soon the web page shows 1000 nodes and 5000 gangs, in a real browser, and what that takes; --accept makes
                  its picture that of docs. Exits with 1 when a floor is missed.
+  bench sights   How soon people see what is going on, and what that costs: `gangway queue` over 10,000 jobs, /metrics at
+                 1,000 nodes, a reason of Slurm on its pods, writes for gangs that wait. Exits with 1 when a floor is
+                 missed.
   fuzz [--seconds N] [TARGET]
                  Throws random bytes at everything that reads bytes from outside, N seconds (60) at each target, or at
                  TARGET alone. What is worth keeping stays in the cache. Exits with 1 when something was found.
@@ -174,6 +177,10 @@ fn command(mut words: Vec<String>) -> Result<bool> {
             let options = Options::parse(&words, &["--nodes"])?;
             let size = options.nodes.map(|nodes| nodes.to_string());
             bench::nodes::run(size.as_deref())
+        }
+        "bench sights" => {
+            Options::parse(&words, &[])?;
+            bench::sights::run()
         }
         "fuzz" => {
             // The target stands before or behind the option.

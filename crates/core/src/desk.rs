@@ -4,6 +4,7 @@
 //! Pure values, made from what Slurm and the bridge know and drawn by the command line. Nothing here may change
 //! anything, or guess: what Slurm does not say stays empty.
 
+mod efficiency;
 mod explain;
 mod holders;
 mod question;
@@ -12,6 +13,7 @@ mod spent;
 
 use serde::Serialize;
 
+pub use efficiency::{Efficiency, Measured, Sample, Series, efficiency, measured};
 pub use explain::{Explanation, explain, find};
 pub use holders::{Held, Holder, NodeRow, Seated, Taken, nodes};
 pub use question::{

@@ -34,7 +34,7 @@ use gangway_core::translate::gpu::GpuTypes;
 
 pub(crate) use admission::{AdmissionFlags, AdmissionSettings};
 pub(crate) use command::Command;
-pub(crate) use desk::{Canceller, Desk};
+pub(crate) use desk::{Canceller, Desk, Prometheus};
 pub(crate) use election::Election;
 pub(crate) use gangs::Gangs;
 pub(crate) use kubescheduler::{Door, DoorTls, ExtenderFlags, ExtenderSettings};

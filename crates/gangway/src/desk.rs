@@ -5,6 +5,7 @@
 
 mod guests;
 mod ledger;
+mod prometheus;
 mod trial;
 
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ use crate::extender::leads;
 use crate::mandate::Mandate;
 use crate::nursery::Nursery;
 use crate::queue::Queue;
-use ledger::{Ledger, Listing};
+use ledger::{Ledger, Listing, Oldest};
+use prometheus::Prometheus;
 use trial::Trials;
 
 /// Allocations that are read at once.
@@ -44,6 +46,7 @@ struct Inner {
     settings: config::Desk,
     ledger: Arc<Ledger>,
     trials: Trials,
+    prometheus: Prometheus,
     /// What running jobs hold, by job and the moment it started: it does not change but for nodes that were lost.
     held: Mutex<HashMap<(JobId, i64, String), Arc<Allocation>>>,
 }
@@ -62,9 +65,11 @@ pub(crate) fn service(
 ) -> Room {
     let trials = Trials::new(slurm.clone(), &settings.cluster, nursery.clone(), stop);
     nursery.start("questions", trials.clone().sweep(mandate.clone()));
-    let ledger = Arc::new(Ledger::new(slurm.clone(), nursery.clone()));
+    let ledger = Arc::new(Ledger::new(slurm.clone(), queue.board().clone(), nursery.clone()));
     let (settings, held) = (settings.desk.clone(), Mutex::default());
-    let desk = Desk(Arc::new(Inner { slurm, queue, mandate, settings, ledger, trials, held }));
+    let prometheus = Prometheus::new(settings.prometheus.clone());
+    let desk =
+        Desk(Arc::new(Inner { slurm, queue, mandate, settings, ledger, trials, prometheus, held }));
     Room::new(desk).max_encoding_message_size(crate::extender::MAX_MESSAGE)
 }
 
@@ -92,8 +97,8 @@ impl Inner {
         )
     }
 
-    async fn listing(&self) -> Result<Arc<Listing>, Status> {
-        self.ledger.listing().await.map_err(|error| refused(&error))
+    async fn listing(&self, oldest: Oldest) -> Result<Arc<Listing>, Status> {
+        self.ledger.listing(oldest).await.map_err(|error| refused(&error))
     }
 
     fn rows(&self, listing: &Listing, pods: bool) -> Vec<Row> {
@@ -102,8 +107,11 @@ impl Inner {
 
     /// The one row that a word means, and all rows.
     async fn meant(&self, word: &str, namespace: &str) -> Result<(Row, Vec<Row>), Status> {
-        let listing = self.listing().await?;
-        let rows = self.rows(&listing, true);
+        let mut rows = self.rows(&*self.listing(Oldest::Untold).await?, true);
+        if desk::find(&rows, word, namespace).is_err() {
+            // It may have come since.
+            rows = self.rows(&*self.listing(Oldest::Now).await?, true);
+        }
         match desk::find(&rows, word, namespace) {
             Ok(row) => Ok((row.clone(), rows)),
             Err(none) if none.is_empty() => Err(Status::not_found(format!(
@@ -174,8 +182,12 @@ impl Inner {
 
     /// Forgets what jobs held that are over.
     fn forget(&self, listing: &Listing) {
-        let live: HashMap<JobId, i64> =
-            listing.jobs.iter().flat_map(parts).map(|part| (part.id, part.start)).collect();
+        let live: HashMap<JobId, i64> = listing
+            .jobs
+            .iter()
+            .flat_map(|job| parts(job))
+            .map(|part| (part.id, part.start))
+            .collect();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|(id, start, _), _| live.get(id) == Some(start));
     }
@@ -232,7 +244,7 @@ impl v1::desk_server::Desk for Desk {
         _: Request<v1::QueueRequest>,
     ) -> Result<Response<v1::QueueResponse>, Status> {
         leads(&self.0.mandate)?;
-        let listing = self.0.listing().await?;
+        let listing = self.0.listing(Oldest::Told).await?;
         let rows = self.0.rows(&listing, false).into_iter().map(Into::into).collect();
         Ok(Response::new(v1::QueueResponse { rows, as_of: listing.as_of, now: now() }))
     }
@@ -254,7 +266,7 @@ impl v1::desk_server::Desk for Desk {
         _: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
         leads(&self.0.mandate)?;
-        let listing = self.0.listing().await?;
+        let listing = self.0.listing(Oldest::Untold).await?;
         self.0.forget(&listing);
         let held = self.0.held(&listing).await;
         let (hosts, _) = self.0.ledger.hosts().await.map_err(|error| refused(&error))?;
@@ -311,16 +323,24 @@ impl v1::desk_server::Desk for Desk {
         if from < 0 || to <= from || to - from > YEAR {
             return Err(Status::invalid_argument("`to` must come after `from`, at most 366 days"));
         }
+        // First, for it may not even be known where to ask.
+        let measured = match request.efficiency {
+            true => Some(self.0.prometheus.measured((from, to.min(now()))).await?),
+            false => None,
+        };
         let jobs = self.0.slurm.finished_jobs(from, to).await;
         let jobs = jobs.map_err(|error| refused(&error))?;
-        let listing = self.0.listing().await?;
+        let listing = self.0.listing(Oldest::Untold).await?;
         let live = listing.jobs.iter().flat_map(|job| {
             let ids = job.parts.iter().map(|part| part.id).chain([job.id]);
-            ids.map(move |id| ((id.0, job.submit_time), job))
+            ids.map(move |id| ((id.0, job.submit_time), &**job))
         });
         let live = live.collect();
         let spent: Vec<Spent> = jobs.into_iter().map(|job| self.0.spent(job, &live)).collect();
-        let rows = desk::usage(&spent, by.into(), (from, to), now());
+        let rows = match measured {
+            Some(measured) => desk::efficiency(&spent, &measured, by.into(), (from, to), now()),
+            None => desk::usage(&spent, by.into(), (from, to), now()),
+        };
         Ok(Response::new(v1::UsageResponse { rows: rows.into_iter().map(Into::into).collect() }))
     }
 }

@@ -10,6 +10,7 @@ mod show;
 mod table;
 mod time;
 mod top;
+mod usage;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -135,7 +136,13 @@ pub(crate) async fn run(verb: Verb) -> ExitCode {
 async fn queue(flags: Queue) -> Result<(), Failure> {
     let answer = ask::desk(&flags.common.door).await?.queue().await?;
     let rows: Vec<_> = answer.rows.into_iter().filter(|row| flags.wants(row)).collect();
-    say(&flags.common, &rows, |wide| show::queue(&rows, answer.now, wide))
+    say(&flags.common, &rows, |wide| show::queue(&rows, answer.now, wide))?;
+    let age = show::age(answer.age);
+    if !age.is_empty() {
+        // Beside the list, so that programs need not know of it. Nobody may be listening.
+        let _ = writeln!(io::stderr(), "note: {age}; ask again in a moment for a newer one");
+    }
+    Ok(())
 }
 
 async fn explain(flags: Explain) -> Result<(), Failure> {
@@ -167,8 +174,9 @@ async fn cancel(flags: Cancel) -> Result<(), Failure> {
 
 async fn usage(flags: Usage) -> Result<(), Failure> {
     let (from, to) = flags.range(crate::wall::now().as_second())?;
-    let rows = ask::desk(&flags.common.door).await?.usage(from, to, flags.by).await?;
-    say(&flags.common, &rows, |_| show::usage(&rows, flags.by))
+    let mut desk = ask::desk(&flags.common.door).await?;
+    let rows = desk.usage((from, to), flags.by(), flags.efficiency).await?;
+    say(&flags.common, &rows, |wide| usage::usage(&rows, flags.by(), wide))
 }
 
 fn completion(flags: &Completion) -> Result<(), Failure> {

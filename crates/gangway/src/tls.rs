@@ -206,6 +206,13 @@ pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     dns.or_else(|| Some(certificate.subject().to_string()))
 }
 
+/// TLS of a client that believes this CA (PEM) and shows nothing.
+pub(crate) fn believing(ca: &[u8]) -> anyhow::Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots(ca).context("ca")?).with_no_client_auth())
+}
+
 /// TLS of a client that believes this CA and shows this certificate, all in PEM.
 pub(crate) fn client(
     ca: &[u8],

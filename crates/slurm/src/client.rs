@@ -9,6 +9,7 @@ mod jobs;
 mod nodes;
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub use controller::{Diagnostics, Ping};
 pub use jobs::{Cancelled, FinishedJob, Jobs, Submitted};
 pub use nodes::{Node, NodeUpdate, Partition};
 
+/// However many jobs there are, a list is not waited for so much longer than other answers.
+const LONGEST: Duration = Duration::from_secs(120);
+
 /// How to reach one slurmrestd.
 #[derive(Clone)]
 pub struct Config {
@@ -43,6 +47,9 @@ pub struct Config {
     pub user: String,
     /// For a whole exchange: waiting for a free connection, connecting, the last byte.
     pub timeout: Duration,
+    /// So much longer for each job, where all are listed: by what slurmctld was last seen to have. 10,000 jobs are 82 MB
+    /// and took an idle slurmrestd 7 s.
+    pub timeout_per_job: Duration,
     /// For connecting alone.
     pub connect_timeout: Duration,
     /// Exchanges in flight at once; the others wait.
@@ -61,7 +68,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual: user `slurm`, 10 s for an exchange, 3 s to connect, 8 connections, 256 MiB.
+    /// The usual: user `slurm`, 10 s for an exchange (and 5 ms for each job that is listed), 3 s to connect, 8 connections, 256 MiB.
     pub fn new(url: impl Into<String>, token: TokenSource) -> Self {
         Self {
             url: url.into(),
@@ -69,6 +76,7 @@ impl Config {
             token,
             user: "slurm".to_owned(),
             timeout: Duration::from_secs(10),
+            timeout_per_job: Duration::from_millis(5),
             connect_timeout: Duration::from_secs(3),
             max_connections: 8,
             max_body: 256 << 20,
@@ -130,6 +138,10 @@ struct Inner {
     newest: Version,
     /// What the server was last seen to speak; `None` before the first answer and after doubt.
     version: Mutex<Option<Version>>,
+    /// See [`Config::timeout_per_job`].
+    timeout_per_job: Duration,
+    /// How many jobs slurmctld was last seen to have.
+    jobs: AtomicUsize,
 }
 
 impl fmt::Debug for Client {
@@ -156,6 +168,8 @@ struct Call<'a> {
     path: String,
     body: Option<Vec<u8>>,
     user: Option<&'a str>,
+    /// So much longer than other answers this one may take.
+    longer: Duration,
 }
 
 /// An answer and the path it answers.
@@ -168,9 +182,11 @@ pub(crate) struct Reply {
 impl Client {
     /// A client; nothing is asked yet. The newest version the server offers is found on first use.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let newest = config.newest;
+        let (newest, timeout_per_job) = (config.newest, config.timeout_per_job);
         let transport = Transport::new(config)?;
-        Ok(Self { inner: Arc::new(Inner { transport, newest, version: Mutex::new(None) }) })
+        let (version, jobs) = (Mutex::new(None), AtomicUsize::new(0));
+        let inner = Inner { transport, newest, version, timeout_per_job, jobs };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The newest version both sides speak. Asked once; again when a URL of that version is gone or
@@ -233,6 +249,7 @@ impl Client {
             path: &path,
             body: call.body.as_deref(),
             user: call.user,
+            longer: call.longer,
         };
         match self.inner.transport.ask(&question).await {
             Ok(answer) => {
@@ -253,6 +270,17 @@ impl Client {
         }
     }
 
+    /// How many jobs there are, for lists to come.
+    fn count(&self, jobs: usize) {
+        self.inner.jobs.store(jobs, Ordering::Relaxed);
+    }
+
+    /// How much longer than others a list of all jobs may take.
+    fn longer(&self) -> Duration {
+        let jobs = u32::try_from(self.inner.jobs.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        self.inner.timeout_per_job.saturating_mul(jobs).min(LONGEST)
+    }
+
     /// Asks and reads the answer, which must be a yes.
     async fn read<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
         self.call(call).await?.accepted()?.read()
@@ -267,7 +295,7 @@ impl Client {
 impl<'a> Call<'a> {
     fn get(endpoint: &'static str, path: String) -> Self {
         let (method, plugin) = (Method::GET, Plugin::Slurm);
-        Self { endpoint, method, plugin, path, body: None, user: None }
+        Self { endpoint, method, plugin, path, body: None, user: None, longer: Duration::ZERO }
     }
 
     fn delete(endpoint: &'static str, path: String) -> Self {

@@ -36,6 +36,8 @@ pub(crate) struct Question<'a> {
     pub(crate) body: Option<&'a [u8]>,
     /// On whose behalf, if not the configured user's.
     pub(crate) user: Option<&'a str>,
+    /// So much longer than other answers this one may take.
+    pub(crate) longer: Duration,
 }
 
 /// What came back: any status, any body.
@@ -127,6 +129,9 @@ impl Transport {
         let elapsed = began.elapsed();
         let endpoint = question.endpoint;
         tracing::trace!(endpoint, ?status, outcome, ?elapsed, bytes, "slurmrestd");
+        if elapsed > self.timeout && result.is_ok() {
+            tracing::info!(endpoint, ?elapsed, bytes, "slurmrestd took long for a large answer");
+        }
         if let Some(observer) = &self.observer {
             observer.request(&Exchange { endpoint, status, outcome, elapsed, bytes });
         }
@@ -136,8 +141,9 @@ impl Transport {
     /// The deadline covers everything: waiting for a free connection, connecting, the last byte.
     async fn timed(&self, question: &Question<'_>, token: &str) -> Result<Answer, Error> {
         let endpoint = question.endpoint;
-        let deadline = Instant::now() + self.timeout;
-        let late = |sent| Error::TimedOut { endpoint, after: self.timeout, sent };
+        let after = self.timeout + question.longer;
+        let deadline = Instant::now() + after;
+        let late = |sent| Error::TimedOut { endpoint, after, sent };
         let permit = tokio::time::timeout_at(deadline, self.permits.acquire())
             .await
             .map_err(|_elapsed| late(false))?;

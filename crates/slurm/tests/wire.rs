@@ -277,6 +277,40 @@ async fn silence_ends_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_list_of_many_jobs_may_take_longer_than_any_other_answer() {
+    let states: Vec<String> =
+        (1..=40).map(|id| format!(r#"{{"job_id":"{id}","state":["PENDING"]}}"#)).collect();
+    let states = format!(r#"{{"jobs":[{}],"errors":[],"warnings":[]}}"#, states.join(","));
+    let server = Server::start(move |line| match line {
+        _ if line.contains("/ping/") => pong(),
+        _ if line.contains("/jobs/state/") => Act::Say(json("200 OK", &states)),
+        _ => Act::Hang,
+    })
+    .await;
+    let client = server.client_with(|config| {
+        config.timeout = Duration::from_millis(100);
+        config.timeout_per_job = Duration::from_millis(10);
+    });
+    let waited = async |client: &Client| match client.jobs().await.unwrap_err() {
+        Error::TimedOut { after, .. } => after.as_millis(),
+        other => unreachable!("{other:?}"),
+    };
+    assert_eq!(waited(&client).await, 100, "nobody has counted yet");
+    client.job_states().await.unwrap();
+    let began = Instant::now();
+    assert_eq!(waited(&client).await, 500, "100 ms and 10 for each of 40");
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+    let Error::TimedOut { after, .. } = client.jobs_since(5).await.unwrap_err() else {
+        unreachable!("nobody answers")
+    };
+    assert_eq!(after.as_millis(), 500);
+    let Error::TimedOut { after, .. } = client.diag().await.unwrap_err() else {
+        unreachable!("nobody answers")
+    };
+    assert_eq!(after.as_millis(), 100, "all else as before");
+}
+
+#[tokio::test]
 async fn a_live_job_inside_an_error_is_an_accepted_job() {
     for status in
         ["400 BAD REQUEST", "422 UNPROCESSABLE CONTENT", "500 INTERNAL ERROR", "503 UNAVAILABLE"]

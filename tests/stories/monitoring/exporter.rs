@@ -15,13 +15,13 @@ pub(super) struct Exporter {
     task: JoinHandle<()>,
 }
 
-/// A node, its GPUs, and how many percent of each are in use.
-type Node = (String, Vec<u32>, u32);
+/// A node, its GPUs, how many percent of each are in use, and bytes per second over each EFA device.
+type Node = (String, Vec<u32>, u32, f64);
 
 impl Exporter {
-    pub(super) async fn listen(nodes: &[(&str, Vec<u32>, u32)]) -> Self {
-        let own = |(name, gpus, percent): &(&str, Vec<u32>, u32)| {
-            ((*name).to_owned(), gpus.clone(), *percent)
+    pub(super) async fn listen(nodes: &[(&str, Vec<u32>, u32, f64)]) -> Self {
+        let own = |(name, gpus, percent, efa): &(&str, Vec<u32>, u32, f64)| {
+            ((*name).to_owned(), gpus.clone(), *percent, *efa)
         };
         let nodes: Arc<Vec<Node>> = Arc::new(nodes.iter().map(own).collect());
         let began = Instant::now();
@@ -55,7 +55,7 @@ fn page(nodes: &[Node], seconds: f64) -> String {
         ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W)."),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for (node, gpus, percent) in nodes {
+        for (node, gpus, percent, _) in nodes {
             for gpu in gpus {
                 let value = if name.ends_with("UTIL") { f64::from(*percent) } else { 650.0 };
                 let _ = writeln!(
@@ -67,9 +67,10 @@ fn page(nodes: &[Node], seconds: f64) -> String {
     }
     for name in ["node_amazonefa_tx_bytes", "node_amazonefa_rx_bytes"] {
         let _ = writeln!(out, "# HELP {name} Number of bytes\n# TYPE {name} counter");
-        for (node, ..) in nodes {
+        for (node, .., efa) in nodes {
             for device in ["rdmap16s27", "rdmap32s27"] {
-                let bytes = 2e6 * seconds;
+                // What was sent before anybody looked.
+                let bytes = 4096.0 + efa * seconds;
                 let _ = writeln!(
                     out,
                     "{name}{{node=\"{node}\",device=\"{device}\",port=\"1\"}} {bytes:e}"

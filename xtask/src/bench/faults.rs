@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -125,8 +125,13 @@ pub(super) fn story(
     cargo.args(["test", "--locked", "--quiet", "-p", "gangway-tests", "--test", "stories", name]);
     cargo.args(["--", "--nocapture"]).current_dir(repo()?).env("GANGWAY_WORLD_ENV", env);
     cargo.envs(variables.iter().map(|(name, value)| (*name, value)));
+    figures(&mut cargo, lines)
+}
+
+/// Runs tests, shows their figures as they come, and keeps them. False when one failed.
+pub(super) fn figures(cargo: &mut Command, lines: &mut Vec<String>) -> Result<bool> {
     let mut running = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let output = running.stdout.take().context("the story has no output")?;
+    let output = running.stdout.take().context("the tests have no output")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
         match line.split_once(": {") {

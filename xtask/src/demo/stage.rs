@@ -148,9 +148,14 @@ impl Stage {
 }
 
 /// A PyTorchJob of one master and `pods - 1` workers, each with that many GPUs.
-pub(super) fn pytorchjob(name: &str, pods: u32, gpus: u32, partition: &str) -> String {
+pub(super) fn pytorchjob(
+    name: &str,
+    pods: u32,
+    (gpus, cpu): (u32, u32),
+    partition: &str,
+) -> String {
     // The hybrid nodes are small; the p5 nodes are taken whole.
-    let (cpu, memory, efa) = if gpus == 8 { (96, "512Gi", 32) } else { (2, "500Mi", 0) };
+    let (memory, efa) = if gpus == 8 { ("512Gi", 32) } else { ("500Mi", 0) };
     let annotations = match partition {
         "" => String::new(),
         partition => format!("  annotations: {{gangway.dev/partition: {partition}}}\n"),

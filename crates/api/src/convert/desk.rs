@@ -1,6 +1,6 @@
 //! The desk's messages and core's values: the same fields under the same names.
 
-use gangway_core::desk::{By, Explanation, Holder, NodeRow, Row, Usage, Workload};
+use gangway_core::desk::{By, Efficiency, Explanation, Holder, NodeRow, Row, Usage, Workload};
 
 use crate::v1;
 
@@ -36,7 +36,8 @@ mirror!(Row, v1::QueueRow {
 });
 mirror!(NodeRow, v1::NodeRow { name, state, reason, partitions, cpus, cpus_taken, gpus, free ; ; holders });
 mirror!(Holder, v1::Holder { job, user, name, pod, gpus ; workload ; });
-mirror!(Usage, v1::UsageRow { key, jobs, gpu_seconds, node_seconds ; ; });
+mirror!(Usage, v1::UsageRow { key, jobs, gpu_seconds, node_seconds ; efficiency ; });
+mirror!(Efficiency, v1::Efficiency { users, gpu_use, watts, efa_bytes_per_second, unmeasured, flagged, flags ; ; });
 
 impl v1::WhyResponse {
     /// What was explained, as of `now`.

@@ -1213,6 +1213,10 @@ pub struct UsageRequest {
     pub to: i64,
     #[prost(enumeration = "usage_request::By", tag = "3")]
     pub by: i32,
+    /// Also what the devices did meanwhile, which Prometheus is asked. FAILED_PRECONDITION where the configuration names
+    /// none, UNAVAILABLE where it does not answer.
+    #[prost(bool, tag = "4")]
+    pub efficiency: bool,
 }
 /// Nested message and enum types in `UsageRequest`.
 pub mod usage_request {
@@ -1264,7 +1268,7 @@ pub struct UsageResponse {
     #[prost(message, repeated, tag = "1")]
     pub rows: ::prost::alloc::vec::Vec<UsageRow>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UsageRow {
     /// The user, account, namespace (`-` for sbatch jobs) or job.
     #[prost(string, tag = "1")]
@@ -1275,6 +1279,33 @@ pub struct UsageRow {
     pub gpu_seconds: u64,
     #[prost(uint64, tag = "4")]
     pub node_seconds: u64,
+    /// Where it was asked for.
+    #[prost(message, optional, tag = "5")]
+    pub efficiency: ::core::option::Option<Efficiency>,
+}
+/// How well devices were used. What is absent nobody has measured.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Efficiency {
+    /// Owners of the jobs.
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of 1.
+    #[prost(double, optional, tag = "2")]
+    pub gpu_use: ::core::option::Option<f64>,
+    /// Of all GPUs of a job.
+    #[prost(double, optional, tag = "3")]
+    pub watts: ::core::option::Option<f64>,
+    /// Both ways together.
+    #[prost(double, optional, tag = "4")]
+    pub efa_bytes_per_second: ::core::option::Option<f64>,
+    /// Jobs with GPUs whose use nobody has measured.
+    #[prost(uint32, tag = "5")]
+    pub unmeasured: u32,
+    /// Jobs somebody should look at, and why.
+    #[prost(uint32, tag = "6")]
+    pub flagged: u32,
+    #[prost(string, repeated, tag = "7")]
+    pub flags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Generated client implementations.
 pub mod desk_client {

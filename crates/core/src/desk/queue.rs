@@ -1,5 +1,6 @@
 //! Slurm's queue as one list: who runs, then who waits, in the order in which Slurm looks at them.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -65,8 +66,8 @@ impl Row {
 
 /// Every job that is not over, in Slurm's order: those that hold nodes, then those that wait; of both the higher tier
 /// of their partition first, then the higher priority, then the lower id.
-pub fn rows(
-    jobs: &[Job],
+pub fn rows<J: Borrow<Job>>(
+    jobs: &[J],
     partitions: &[Partition],
     workload: impl Fn(&Job) -> Option<Workload>,
 ) -> Vec<Row> {
@@ -76,7 +77,8 @@ pub fn rows(
         let tiers = row.partition.split(',').filter_map(|name| tiers.get(name));
         tiers.max().copied().unwrap_or(0)
     };
-    let live = jobs.iter().filter(|job| job.standing() != Standing::Over);
+    let all = jobs.iter().map(|job| -> &Job { job.borrow() });
+    let live = all.filter(|job| job.standing() != Standing::Over);
     let mut rows: Vec<Row> = live.map(|job| row(job, workload(job))).collect();
     rows.sort_by_cached_key(|row| {
         (row.waits(), Reverse(tier(row)), Reverse(row.priority), row.job)

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Efficiency;
+
 /// A job as accounting remembers it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
@@ -39,7 +41,7 @@ pub enum By {
 }
 
 /// A sum.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
     /// Of whom.
     pub key: String,
@@ -49,39 +51,64 @@ pub struct Usage {
     pub gpu_seconds: u64,
     /// Nodes times seconds.
     pub node_seconds: u64,
+    /// What its devices did meanwhile, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub efficiency: Option<Efficiency>,
 }
 
 /// What was used from `from` to `to`, only the seconds between the two, most GPU time first. One that runs still is
 /// counted to the end of the range or to `now`.
-pub fn usage(spent: &[Spent], by: By, (from, to): (i64, i64), now: i64) -> Vec<Usage> {
+pub fn usage(spent: &[Spent], by: By, range: (i64, i64), now: i64) -> Vec<Usage> {
     let mut sums: BTreeMap<String, Usage> = BTreeMap::new();
-    for job in spent.iter().filter(|job| job.start > 0) {
-        let end = if job.end > 0 { job.end } else { now };
-        // One that was cancelled while it waited has begun when it ended, to accounting.
-        let seconds = u64::try_from(end.min(to).saturating_sub(job.start.max(from))).unwrap_or(0);
-        if seconds == 0 {
-            continue;
+    for job in spent {
+        let seconds = job.seconds(range, now);
+        if seconds > 0 {
+            let key = job.key(by);
+            let sum = sums.entry(key.clone()).or_insert_with(|| Usage { key, ..Usage::default() });
+            sum.count(job, seconds);
         }
-        let key = match by {
-            By::User => job.user.clone(),
-            By::Account => job.account.clone(),
-            By::Namespace if job.namespace.is_empty() => "-".to_owned(),
-            By::Namespace => job.namespace.clone(),
-            By::Job => job.job.to_string(),
-        };
-        let sum = sums
-            .entry(key)
-            .or_insert_with_key(|key| Usage { key: key.clone(), ..Usage::default() });
-        sum.jobs += 1;
-        sum.gpu_seconds =
-            sum.gpu_seconds.saturating_add(u64::from(job.gpus).saturating_mul(seconds));
-        sum.node_seconds =
-            sum.node_seconds.saturating_add(u64::from(job.nodes).saturating_mul(seconds));
     }
-    let mut sums: Vec<Usage> = sums.into_values().collect();
+    sorted(sums.into_values().collect())
+}
+
+/// Most GPU time first.
+pub(super) fn sorted(mut sums: Vec<Usage>) -> Vec<Usage> {
     sums.sort_by(|a, b| {
         let most = (b.gpu_seconds, b.node_seconds).cmp(&(a.gpu_seconds, a.node_seconds));
         most.then_with(|| crate::order::natural(&a.key, &b.key))
     });
     sums
+}
+
+impl Spent {
+    /// For how long it held its nodes in this time.
+    pub(super) fn seconds(&self, (from, to): (i64, i64), now: i64) -> u64 {
+        if self.start == 0 {
+            return 0;
+        }
+        let end = if self.end > 0 { self.end } else { now };
+        // One that was cancelled while it waited has begun when it ended, to accounting.
+        u64::try_from(end.min(to).saturating_sub(self.start.max(from))).unwrap_or(0)
+    }
+
+    /// Under which name it is summed up.
+    pub(super) fn key(&self, by: By) -> String {
+        match by {
+            By::User => self.user.clone(),
+            By::Account => self.account.clone(),
+            By::Namespace if self.namespace.is_empty() => "-".to_owned(),
+            By::Namespace => self.namespace.clone(),
+            By::Job => self.job.to_string(),
+        }
+    }
+}
+
+impl Usage {
+    /// One job more.
+    pub(super) fn count(&mut self, job: &Spent, seconds: u64) {
+        self.jobs += 1;
+        let held = |devices: u32| u64::from(devices).saturating_mul(seconds);
+        self.gpu_seconds = self.gpu_seconds.saturating_add(held(job.gpus));
+        self.node_seconds = self.node_seconds.saturating_add(held(job.nodes));
+    }
 }

@@ -129,6 +129,7 @@ mod tests {
         // Its Gang, its first pod, and the others that are told.
         let all = 2 * most(Line::First) + (TOLD - 1) * most(Line::Other);
         assert!(all <= MOST_PER_HOUR as usize, "{all}");
+        println!("pace: {{\"sight\":\"pace\",\"writes_per_hour\":{all}}}");
     }
 
     #[test]

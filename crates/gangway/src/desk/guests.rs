@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn nobody_may_unless_the_configuration_names_the_client() {
         let off = Desk::default();
-        let on = Desk { cancel: vec![rule("ops", &["*"], &["*"])] };
+        let on = Desk { cancel: vec![rule("ops", &["*"], &["*"])], ..Desk::default() };
         let ops = [certificate("ops")];
         assert!(guest(&ops, &off).expect_err("it is off").message().contains("desk.cancel"));
         assert!(guest(&[], &on).is_err(), "no certificate");
@@ -105,8 +105,10 @@ mod tests {
 
     #[test]
     fn a_gang_is_its_namespaces_and_a_batch_job_its_owners() {
-        let desk =
-            Desk { cancel: vec![rule("ops", &["team-a"], &["bob"]), rule("all", &["*"], &[])] };
+        let desk = Desk {
+            cancel: vec![rule("ops", &["team-a"], &["bob"]), rule("all", &["*"], &[])],
+            ..Desk::default()
+        };
         let ops = [certificate("ops")];
         let ops = guest(&ops, &desk).expect("it is named");
         assert!(ops.may_cancel(&gang("team-a")).is_ok());

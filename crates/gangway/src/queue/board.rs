@@ -5,6 +5,7 @@
 //! "gone": a tracked job that is not listed is asked for by its id.
 
 mod boot;
+mod listing;
 mod news;
 mod outlook;
 mod stamped;
@@ -28,6 +29,7 @@ use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::metrics::Placeholders;
 pub(super) use boot::A_MOMENT;
+use listing::Listing;
 pub(crate) use outlook::Outlook;
 use stamped::Stamped;
 use whole::Emptiness;
@@ -125,6 +127,8 @@ struct Inner {
     ended: Ended,
     /// Whether a list that names no job at all is believed.
     emptiness: Emptiness,
+    /// What was listed last, for people to look at.
+    listing: Option<Listing>,
 }
 
 impl Inner {
@@ -427,8 +431,9 @@ impl Board {
     /// Lists all jobs and keeps the stamped ones.
     async fn list(&self) -> Result<(), gangway_slurm::Error> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let asked = Instant::now();
-        let jobs = self.whole_list(number).await?;
+        let (asked, as_of) = (Instant::now(), crate::wall::now().as_second());
+        let whole = self.whole_list(number).await?;
+        let jobs: Vec<Arc<Job>> = whole.jobs.into_iter().map(Arc::new).collect();
         failpoint::pass(Point::JobsListed);
         {
             let mut inner = self.inner();
@@ -439,11 +444,13 @@ impl Board {
             let (none, over) = (present.is_empty(), Standing::Over);
             inner.stamped.retain(|job| none || present.contains(&job.id) || job.standing() != over);
             inner.noted.retain(|_, at| *at >= asked);
-            for job in jobs {
+            for job in &jobs {
                 if !inner.noted.contains_key(&job.id) {
-                    self.take(&mut inner, &Arc::new(job));
+                    self.take(&mut inner, job);
                 }
             }
+            let last_update = whole.last_update;
+            inner.listing = Some(Listing { jobs: Arc::new(jobs), as_of, last_update, asked });
         }
         self.lists.ring(|last| *last = number);
         Ok(())

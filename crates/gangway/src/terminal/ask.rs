@@ -97,9 +97,9 @@ impl Desk {
 
     pub(super) async fn usage(
         &mut self,
-        from: i64,
-        to: i64,
+        (from, to): (i64, i64),
         by: By,
+        efficiency: bool,
     ) -> Result<Vec<gangway_core::desk::Usage>, Failure> {
         let by = match by {
             By::User => usage_request::By::User,
@@ -107,7 +107,7 @@ impl Desk {
             By::Namespace => usage_request::By::Namespace,
             By::Job => usage_request::By::Job,
         };
-        let request = v1::UsageRequest { from, to, by: by.into() };
+        let request = v1::UsageRequest { from, to, by: by.into(), efficiency };
         let answer = self.client.usage(request).await.map_err(|s| self.no(s))?;
         Ok(answer.into_inner().rows.into_iter().map(Into::into).collect())
     }

@@ -193,9 +193,12 @@ pub(crate) struct Cancel {
 pub(crate) struct Usage {
     #[command(flatten)]
     pub(super) common: Common,
-    /// By what it is summed up
-    #[arg(long, value_enum, default_value_t = By::User)]
-    pub(super) by: By,
+    /// By what it is summed up; `user` unless said, with --efficiency `job`
+    #[arg(long, value_enum)]
+    by: Option<By>,
+    /// Also how well GPUs and EFA were used, which the scheduler asks Prometheus, and who should look
+    #[arg(long)]
+    pub(super) efficiency: bool,
     /// From when: a date (UTC), an RFC 3339 time, or so long ago (12h, 7d)
     #[arg(long, value_name = "TIME", default_value = "7d")]
     from: String,
@@ -205,6 +208,10 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    pub(super) fn by(&self) -> By {
+        self.by.unwrap_or(if self.efficiency { By::Job } else { By::User })
+    }
+
     pub(super) fn range(&self, now: i64) -> Result<(i64, i64), Failure> {
         let read = |flag: &str, text: &str| {
             time::read(text, now).ok_or_else(|| {

@@ -1,11 +1,10 @@
 //! Answers as tables and sentences. Values in, values out: nothing here asks or writes.
 
 use gangway_api::v1;
-use gangway_core::desk::{Explanation, Holder, NodeRow, Row, Usage, lasting};
+use gangway_core::desk::{Explanation, Holder, NodeRow, Row, lasting};
 use gangway_core::place::ranges;
 use serde::Serialize;
 
-use super::flags::By;
 use super::table::{Cell, Drawn, Paint, number, right, text};
 use super::time::{ahead, date, since};
 
@@ -242,34 +241,6 @@ pub(super) fn cancelled(row: &Row) -> Drawn {
         None => format!("job {} ({}) of {}", row.job, row.name, row.user),
     };
     Drawn::default().line(vec![text(format!("cancelled {what}"))])
-}
-
-/// Sums, most GPU hours first, and all of them together.
-pub(super) fn usage(rows: &[Usage], by: By) -> Drawn {
-    let head = match by {
-        By::User => "USER",
-        By::Account => "ACCOUNT",
-        By::Namespace => "NAMESPACE",
-        By::Job => "JOB",
-    };
-    let hours = |seconds: u64| {
-        // Hundredths of an hour, cut.
-        let hundredths = seconds / 36;
-        right(format!("{}.{:02}", hundredths / 100, hundredths % 100))
-    };
-    let line = |row: &Usage| {
-        vec![text(&row.key), number(row.jobs), hours(row.gpu_seconds), hours(row.node_seconds)]
-    };
-    let mut lines: Vec<_> = rows.iter().map(line).collect();
-    let all =
-        rows.iter().fold(Usage { key: "all".to_owned(), ..Usage::default() }, |sum, row| Usage {
-            jobs: sum.jobs + row.jobs,
-            gpu_seconds: sum.gpu_seconds + row.gpu_seconds,
-            node_seconds: sum.node_seconds + row.node_seconds,
-            ..sum
-        });
-    lines.push(line(&all).into_iter().map(|cell| cell.painted(Paint::Faint)).collect());
-    Drawn::default().table(&[head, "JOBS", "GPU-HOURS", "NODE-HOURS"], lines)
 }
 
 /// How old Slurm's word is, where that matters.

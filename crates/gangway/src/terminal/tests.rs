@@ -166,8 +166,10 @@ fn hours_are_sums_of_seconds() {
         jobs: 2,
         gpu_seconds,
         node_seconds: 60,
+        efficiency: None,
     };
-    let drawn = show::usage(&[row("ml", 5400), row("-", 36)], flags::By::Namespace).paint(false);
+    let drawn =
+        usage::usage(&[row("ml", 5400), row("-", 36)], flags::By::Namespace, false).paint(false);
     assert_eq!(
         drawn,
         "\

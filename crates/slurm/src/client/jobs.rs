@@ -240,24 +240,36 @@ impl Client {
         let reply = self.call(&call).await?.accepted()?;
         let answer: WireStates = reply.read()?;
         let jobs = answer.jobs.ok_or_else(|| reply.malformed("no list of jobs"))?;
+        self.count(jobs.len());
         Ok(jobs.into_iter().filter_map(WireState::into_state).collect())
     }
 
     /// Every job in slurmctld's memory (`GET jobs/?flags=ALL`, about 9 KB each): for a slow
-    /// reconcile.
+    /// reconcile. See [`Config::timeout_per_job`](super::Config).
     pub async fn jobs(&self) -> Result<Vec<Job>, Error> {
-        let reply = self.call(&Call::get("jobs", "jobs/?flags=ALL".to_owned())).await?;
-        let reply = reply.accepted()?;
-        let jobs = reply.all_jobs()?;
-        // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
-        jobs.map(|jobs| jobs.jobs).ok_or_else(|| reply.malformed("jobs without last_update"))
+        Ok(self.list().await?.jobs)
     }
 
-    /// As [`Client::jobs`], or `None` where nothing has changed since `since` (a
+    /// The same, with the moment that [`Client::jobs_since`] wants.
+    pub async fn list(&self) -> Result<Jobs, Error> {
+        let reply = self.all("jobs/?flags=ALL".to_owned()).await?;
+        let jobs = reply.all_jobs()?;
+        // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
+        let jobs = jobs.ok_or_else(|| reply.malformed("jobs without last_update"))?;
+        self.count(jobs.jobs.len());
+        Ok(jobs)
+    }
+
+    /// As [`Client::list`], or `None` where nothing has changed since `since` (a
     /// [`Jobs::last_update`]). On any change it is all jobs again, not the difference.
     pub async fn jobs_since(&self, since: i64) -> Result<Option<Jobs>, Error> {
-        let path = format!("jobs/?flags=ALL&update_time={since}");
-        self.call(&Call::get("jobs", path)).await?.accepted()?.all_jobs()
+        self.all(format!("jobs/?flags=ALL&update_time={since}")).await?.all_jobs()
+    }
+
+    /// Asks for all jobs, with the patience that so many want.
+    async fn all(&self, path: String) -> Result<Reply, Error> {
+        let call = Call { longer: self.longer(), ..Call::get("jobs", path) };
+        self.call(&call).await?.accepted()
     }
 
     /// What a RUNNING job was granted (`GET resources/{id}`), to its owner and operators.

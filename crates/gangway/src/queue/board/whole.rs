@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use gangway_core::job::{Job, JobId, JobState};
-use gangway_slurm::Diagnostics;
+use gangway_slurm::{Diagnostics, Jobs};
 
 use super::Board;
 
@@ -43,22 +43,22 @@ impl Emptiness {
 impl Board {
     /// Every job that is counted. A list that is older than the count, or that somebody on the way has
     /// emptied, would make a job that was accepted look as if it had never come to be (rule 6).
-    pub(super) async fn whole_list(&self, number: u64) -> Result<Vec<Job>, gangway_slurm::Error> {
+    pub(super) async fn whole_list(&self, number: u64) -> Result<Jobs, gangway_slurm::Error> {
         let mut attempts = LISTS;
         loop {
             let states = self.slurm.job_states().await?;
-            let jobs = self.slurm.jobs().await?;
+            let all = self.slurm.list().await?;
             attempts -= 1;
-            match missing(&states, &jobs) {
+            match missing(&states, &all.jobs) {
                 Some(job) if attempts > 0 => {
                     tracing::info!(%job, "Slurm's list lacks a job that it counts; listing again");
                 }
                 _ => {
-                    if jobs.is_empty() {
+                    if all.jobs.is_empty() {
                         self.prove_emptiness().await?;
                     }
                     self.inner().emptiness.settle(number);
-                    return Ok(jobs);
+                    return Ok(all);
                 }
             }
         }
