@@ -300,7 +300,8 @@ async fn a_jobs_devices_are_seen_to_work_and_its_gang_is_traced() {
         .await;
     is_flagged(&story, [job.id.0, batch, silent.id.0, unseen]).await;
 
-    // From a slow gang on a dashboard it is one step to its trace.
+    // From a slow gang on a dashboard it is one step to its trace. Of each bucket the last gang is shown.
+    collector.trace_of(silent.id.0).await;
     for histogram in ["bind", "queue", "own"].map(|part| format!("gangway_gang_{part}_seconds")) {
         wait(&format!("{histogram} has the trace"), SOON, async || {
             let traces = prometheus.traces(&histogram).await;
