@@ -11,7 +11,7 @@ use gangway_core::desk::{Host, Partition, gpus_of};
 use gangway_core::job::Job;
 use gangway_slurm::{Client, Error, Node};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::nursery::Nursery;
 use crate::queue::Board;
@@ -130,7 +130,7 @@ impl Ledger {
         let wanted = Instant::now();
         let known = self.known().await?;
         if let Some(known) = &known
-            && known.asked.elapsed() < self.fresh
+            && known.asked.elapsed() < self.fresh.min(oldest.age())
         {
             return Ok(known.clone());
         }
@@ -155,15 +155,18 @@ impl Ledger {
     async fn ask(&self, wanted: Instant, oldest: Oldest) -> Result<Arc<Listing>, Error> {
         let _turn = self.turn.lock().await;
         let before = self.known().await?;
-        // Of all who came while a list was under way, it is the list.
-        let new_enough = |listing: &Listing| match oldest {
-            Oldest::Now => listing.asked >= wanted,
-            Oldest::Told | Oldest::Untold => listing.come >= wanted,
-        };
-        if let Some(before) = &before
-            && (before.asked.elapsed() < self.fresh || new_enough(before))
-        {
-            return Ok(before.clone());
+        if let Some(before) = &before {
+            let next = before.asked + self.fresh;
+            match oldest {
+                // Of all who came while a list was under way, it is the list.
+                Oldest::Told | Oldest::Untold if before.come >= wanted || Instant::now() < next => {
+                    return Ok(before.clone());
+                }
+                Oldest::Told | Oldest::Untold => {}
+                Oldest::Now if before.asked >= wanted => return Ok(before.clone()),
+                // Whoever asks for what there is not costs no more lists than others.
+                Oldest::Now => sleep_until(next).await,
+            }
         }
         let (asked, as_of) = (Instant::now(), super::now());
         let since = before.as_ref().map_or(1, |before| before.last_update);

@@ -83,6 +83,7 @@ async fn many_who_ask_share_one_list_and_are_shown_the_last_one_meanwhile() {
     board.health().until(|health| *health == Health::Up).await;
     assert_eq!(lists.load(Ordering::SeqCst), 1, "the bridge's own");
 
+    let paced = Ledger::new(slurm.clone(), board.clone(), nursery.clone());
     let mut ledger = Ledger::new(slurm, board, nursery);
     // Each wants a newer one than there is.
     ledger.fresh = Duration::ZERO;
@@ -102,6 +103,14 @@ async fn many_who_ask_share_one_list_and_are_shown_the_last_one_meanwhile() {
     assert_eq!(now.await.expect("a new one").jobs.len(), 3);
     let asked = lists.load(Ordering::SeqCst);
     assert!((3..=4).contains(&asked), "{asked} lists for 22 questions");
+
+    // Also where there is a new one already; but not sooner than anybody may cause one.
+    let paced = Arc::new(Ledger { fresh: Duration::from_millis(50), ..paced });
+    paced.listing(Oldest::Now).await.expect("a new one");
+    let (began, asked) = (Instant::now(), lists.load(Ordering::SeqCst));
+    paced.listing(Oldest::Now).await.expect("another");
+    assert_eq!(lists.load(Ordering::SeqCst), asked + 1);
+    assert!(began.elapsed() > Duration::from_millis(40), "{:?}", began.elapsed());
     stop.cancel();
 }
 
