@@ -83,7 +83,8 @@ async fn many_who_ask_share_one_list_and_are_shown_the_last_one_meanwhile() {
     board.health().until(|health| *health == Health::Up).await;
     assert_eq!(lists.load(Ordering::SeqCst), 1, "the bridge's own");
 
-    let paced = Ledger::new(slurm.clone(), board.clone(), nursery.clone());
+    let mut paced = Ledger::new(slurm.clone(), board.clone(), nursery.clone());
+    paced.fresh = Duration::from_millis(50);
     let mut ledger = Ledger::new(slurm, board, nursery);
     // Each wants a newer one than there is.
     ledger.fresh = Duration::ZERO;
@@ -105,7 +106,7 @@ async fn many_who_ask_share_one_list_and_are_shown_the_last_one_meanwhile() {
     assert!((3..=4).contains(&asked), "{asked} lists for 22 questions");
 
     // Also where there is a new one already; but not sooner than anybody may cause one.
-    let paced = Arc::new(Ledger { fresh: Duration::from_millis(50), ..paced });
+    let paced = Arc::new(paced);
     paced.listing(Oldest::Now).await.expect("a new one");
     let (began, asked) = (Instant::now(), lists.load(Ordering::SeqCst));
     paced.listing(Oldest::Now).await.expect("another");
