@@ -187,8 +187,13 @@ async fn a_batch_job_starts_when_the_container_on_its_gpus_has_ended() {
     let pods = story.bound("stubborn", 1).await;
     let placeholder = story.seated(&pods).await;
     assert_eq!(printed(&story, &pods[0]).await, "stubborn");
-    let container = story.kube.container("stubborn").await.and_then(|c| c.container_id);
-    let container = container.expect("it runs").replace("containerd://", "");
+    // What it prints may be there before the kubelet says so.
+    let container = wait("the kubelet says that it runs", SOON, async || {
+        let container = story.kube.container("stubborn").await;
+        container.and_then(|own| own.container_id).ok_or_else(|| "not yet".to_owned())
+    })
+    .await
+    .replace("containerd://", "");
     story.slurm.scancel("alice", placeholder.id.0);
     story.slurm.reaches(placeholder.id.0, BaseState::Cancelled).await;
 
