@@ -98,7 +98,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
     };
     #[cfg(feature = "fail-points")]
     failpoint::arm()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = match command {
+        // One look in two seconds: each thread more is another heap that large answers leave behind.
+        Command::Ui(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         match command {
             Command::Scheduler(flags) => scheduler::run(&flags).await?,

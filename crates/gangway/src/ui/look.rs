@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::life::Lives;
-use super::picture::{Head, Picture};
+use super::picture::{Head, Node, Picture, Queue};
 use crate::extender::MAX_MESSAGE;
 use crate::wall;
 
@@ -87,11 +87,12 @@ impl Gallery {
     }
 
     async fn look(&self) {
-        let seen = match timeout(PATIENCE, self.ask()).await {
+        let old = self.0.picture.borrow().clone();
+        let seen = match timeout(PATIENCE, self.ask(&old)).await {
             Ok(seen) => seen,
             Err(_) => Err(format!("the door at {} takes too long to answer", self.0.url)),
         };
-        let (old, now) = (self.0.picture.borrow().clone(), wall::now().as_second());
+        let now = wall::now().as_second();
         let next = match seen {
             Ok((queue, nodes)) => {
                 let next = old.next(now, queue, nodes);
@@ -108,11 +109,13 @@ impl Gallery {
         self.0.picture.send_replace(Arc::new(next));
     }
 
-    async fn ask(&self) -> Result<(v1::QueueResponse, v1::NodesResponse), String> {
+    /// One answer is taken in before the other is asked for: both as they came would be most of what this process holds.
+    async fn ask(&self, old: &Picture) -> Result<(Queue, Vec<Arc<Node>>), String> {
         let mut desk = self.0.desk.clone();
         let queue = desk.queue(v1::QueueRequest {}).await.map_err(|no| self.complaint(&no))?;
+        let queue = old.queue(queue.into_inner());
         let nodes = desk.nodes(v1::NodesRequest {}).await.map_err(|no| self.complaint(&no))?;
-        Ok((queue.into_inner(), nodes.into_inner()))
+        Ok((queue, old.pool(nodes.into_inner())))
     }
 
     /// Why there is no answer, as `gangway queue` would say it.

@@ -3,7 +3,9 @@
 //!
 //! Rows that have not changed are the same in one picture and the next, so a browser that is slow keeps little alive.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use gangway_api::v1;
@@ -24,6 +26,12 @@ pub(super) struct Picture {
     pub(super) jobs: Vec<Arc<Job>>,
     /// In the order people expect.
     pub(super) nodes: Vec<Arc<Node>>,
+}
+
+/// The jobs as they were `age` seconds ago.
+pub(super) struct Queue {
+    age: i64,
+    jobs: Vec<Arc<Job>>,
 }
 
 /// What is said above queue and pool. Times are seconds since the epoch by the clock of this process.
@@ -202,15 +210,7 @@ impl From<v1::NodeRow> for Node {
 
 impl Picture {
     /// The next one, after the desk has answered.
-    pub(super) fn next(
-        &self,
-        now: i64,
-        queue: v1::QueueResponse,
-        nodes: v1::NodesResponse,
-    ) -> Self {
-        let age = (queue.now - queue.as_of).max(0);
-        let jobs = kept(&self.jobs, queue.rows.into_iter().map(Job::from));
-        let nodes = kept(&self.nodes, nodes.rows.into_iter().map(Node::from));
+    pub(super) fn next(&self, now: i64, Queue { age, jobs }: Queue, nodes: Vec<Arc<Node>>) -> Self {
         let reasons: BTreeMap<String, String> = jobs
             .iter()
             .filter(|job| job.state == "PENDING" && !job.reason.is_empty())
@@ -220,6 +220,17 @@ impl Picture {
         let cluster = self.head.cluster.clone();
         let head = Head { cluster, looked: now, age, problem: None };
         Self { number: self.number + 1, head, words, jobs, nodes }
+    }
+
+    /// The queue of the next one.
+    pub(super) fn queue(&self, said: v1::QueueResponse) -> Queue {
+        let age = (said.now - said.as_of).max(0);
+        Queue { age, jobs: kept(&self.jobs, said.rows.into_iter().map(Job::from)) }
+    }
+
+    /// The pool of the next one.
+    pub(super) fn pool(&self, said: v1::NodesResponse) -> Vec<Arc<Node>> {
+        kept(&self.nodes, said.rows.into_iter().map(Node::from))
     }
 
     /// The next one, where the desk does not answer: what was seen last, and why it is not newer.
@@ -254,32 +265,23 @@ impl Picture {
 }
 
 /// Rows as they are now; those that have not changed are the old ones. A key that comes twice counts once.
+///
+/// Taken in one by one, so that what has not changed is never here twice.
 fn kept<T: Keyed + PartialEq>(old: &[Arc<T>], new: impl Iterator<Item = T>) -> Vec<Arc<T>> {
-    let new: Vec<T> = new.collect();
-    let same = same(old, &new);
-    let rows = new.into_iter().zip(same).filter_map(|(row, known)| match known {
-        Known::Same(old) => Some(old),
-        Known::Other => Some(Arc::new(row)),
-        Known::Twice => None,
-    });
-    rows.collect()
-}
-
-enum Known<T> {
-    Same(Arc<T>),
-    Other,
-    Twice,
-}
-
-fn same<'a, T: Keyed + PartialEq>(old: &'a [Arc<T>], new: &'a [T]) -> Vec<Known<T>> {
-    let known: HashMap<T::Key<'a>, &Arc<T>> = old.iter().map(|row| (row.key(), row)).collect();
-    let mut seen = HashSet::new();
-    let of = |row: &'a T| match known.get(&row.key()) {
-        _ if !seen.insert(row.key()) => Known::Twice,
-        Some(same) if ***same == *row => Known::Same(Arc::clone(same)),
-        _ => Known::Other,
+    let hashes = RandomState::new();
+    let known: HashMap<u64, &Arc<T>> =
+        old.iter().map(|row| (hashes.hash_one(row.key()), row)).collect();
+    let keep = |row: T| match known.get(&hashes.hash_one(row.key())) {
+        Some(same) if ***same == row => Arc::clone(same),
+        _ => Arc::new(row),
     };
-    new.iter().map(of).collect()
+    let mut rows: Vec<Arc<T>> = new.map(keep).collect();
+    let mut seen = HashSet::new();
+    let first: Vec<bool> = rows.iter().map(|row| seen.insert(row.key())).collect();
+    drop(seen);
+    let mut first = first.into_iter();
+    rows.retain(|_| first.next().unwrap_or(true));
+    rows
 }
 
 #[derive(Serialize)]

@@ -28,7 +28,7 @@ fn show(gallery: &Gallery, jobs: &[(u32, &str)], nodes: u32) {
     let node = |n| v1::NodeRow { name: format!("n{n}"), gpus: 8, ..v1::NodeRow::default() };
     let queue = v1::QueueResponse { rows, as_of: 5, now: 6 };
     let pool = v1::NodesResponse { rows: (0..nodes).map(node).collect(), now: 6 };
-    gallery.0.picture.send_replace(Arc::new(old.next(100, queue, pool)));
+    gallery.0.picture.send_replace(Arc::new(old.next(100, old.queue(queue), old.pool(pool))));
 }
 
 /// The next event of a stream, by name, and what it says.
