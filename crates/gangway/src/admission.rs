@@ -5,12 +5,10 @@
 
 pub(crate) mod manifests;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -25,7 +23,6 @@ use gangway_core::admission::{House, Review, mutate, validate};
 use gangway_core::policy::{Policy, Source};
 use prometheus::{HistogramVec, IntCounterVec};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -73,12 +70,9 @@ pub(crate) async fn run(flags: &AdmissionFlags) -> anyhow::Result<()> {
     let policy = watch::Sender::new(Arc::new(settings.policy.clone()));
     let desk = Desk::new(settings.house.clone(), policy.subscribe(), &roll)?;
 
-    let open = async |address: SocketAddr| {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-    };
-    let webhook = open(settings.listen.webhook).await?;
-    let metrics_port = open(settings.listen.metrics).await?;
-    let health_port = open(settings.listen.health).await?;
+    let webhook = http::open(settings.listen.webhook).await?;
+    let metrics_port = http::open(settings.listen.metrics).await?;
+    let health_port = http::open(settings.listen.health).await?;
     tracing::info!(webhook = %webhook.local_addr()?, health = %health_port.local_addr()?, "listening");
     let secured = TlsListener::new(webhook, settings.tls, HTTP_1)?;
     let serving =

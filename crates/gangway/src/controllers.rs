@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use gangway_core::inventory::{self, Hold, Host, SlurmNode};
 use gangway_core::job::{GresAllocation, Job};
 use gangway_slurm::Client as SlurmClient;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch as latest};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -70,11 +69,8 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
     let readiness = Arc::new(Readiness::default());
     let mandate = Mandate::new();
 
-    let open = async |address| {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-    };
-    let metrics_port = open(settings.listen.metrics).await?;
-    let health_port = open(settings.listen.health).await?;
+    let metrics_port = http::open(settings.listen.metrics).await?;
+    let health_port = http::open(settings.listen.health).await?;
     nursery.start("health", http::health(health_port, readiness.clone(), stop.clone()));
 
     let kubeconfig = settings.kubeconfig.clone();

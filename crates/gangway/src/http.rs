@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -50,6 +51,11 @@ impl Readiness {
             .map(|(_, what)| what)
             .collect()
     }
+}
+
+/// Opens a port.
+pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Serves /metrics.

@@ -11,13 +11,10 @@ pub(crate) mod offers;
 mod server;
 mod wire;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -122,12 +119,9 @@ async fn listen(
     readiness: &Arc<Readiness>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let open = async |address: SocketAddr| {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-    };
-    let http_port = open(settings.listen.http).await?;
-    let metrics_port = open(settings.listen.metrics).await?;
-    let health_port = open(settings.listen.health).await?;
+    let http_port = http::open(settings.listen.http).await?;
+    let metrics_port = http::open(settings.listen.metrics).await?;
+    let health_port = http::open(settings.listen.health).await?;
     tracing::info!(
         http = %http_port.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         scheduler_name = settings.scheduler_name, cluster = settings.cluster, "listening"

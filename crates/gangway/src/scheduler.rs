@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use gangway_slurm::{Client as SlurmClient, Config as SlurmConfig, TokenSource};
 use prometheus::IntGauge;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -212,12 +211,9 @@ async fn listen(
     readiness: &Arc<Readiness>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let open = async |address| {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-    };
-    let grpc = open(settings.listen.grpc).await?;
-    let metrics_port = open(settings.listen.metrics).await?;
-    let health_port = open(settings.listen.health).await?;
+    let grpc = http::open(settings.listen.grpc).await?;
+    let metrics_port = http::open(settings.listen.metrics).await?;
+    let health_port = http::open(settings.listen.health).await?;
     tracing::info!(
         grpc = %grpc.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         "listening"

@@ -10,12 +10,9 @@ mod look;
 mod picture;
 mod server;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::look::Gallery;
@@ -38,12 +35,9 @@ pub(crate) async fn run(flags: &UiFlags) -> anyhow::Result<()> {
     let channel = door::outside(&settings.door).await?;
     let gallery = Gallery::new(channel, &settings.door.url, &settings.cluster);
 
-    let open = async |address: SocketAddr| {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-    };
-    let http_port = open(settings.listen.http).await?;
-    let metrics_port = open(settings.listen.metrics).await?;
-    let health_port = open(settings.listen.health).await?;
+    let http_port = http::open(settings.listen.http).await?;
+    let metrics_port = http::open(settings.listen.metrics).await?;
+    let health_port = http::open(settings.listen.health).await?;
     tracing::info!(
         http = %http_port.local_addr()?, metrics = %metrics_port.local_addr()?, health = %health_port.local_addr()?,
         door = settings.door.url, cluster = settings.cluster, "listening"

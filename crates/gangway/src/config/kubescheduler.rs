@@ -105,7 +105,7 @@ impl ExtenderSettings {
             problems.add("takeUpSeconds", "must be 1 or more");
         }
         let door = read_door(root.section("door"), flags.door_url.clone(), &problems);
-        let listen = read_listen(root.section("listen"));
+        let listen = read_listen(root.section("listen"), (8888, 9092, 8083));
         let tls = read_tls(root.section("tls"), &problems);
         let kubeconfig =
             flags.process.kubeconfig.clone().or_else(|| root.text("kubeconfig").map(Into::into));
@@ -167,14 +167,18 @@ pub(super) fn read_door(
     Door { url: url.unwrap_or_default(), tls }
 }
 
-fn read_listen(mut listen: Section<'_>) -> Listen {
+/// Ports on this host alone, unless said otherwise: for HTTP, metrics and health.
+pub(super) fn read_listen(
+    mut listen: Section<'_>,
+    (http, metrics, health): (u16, u16, u16),
+) -> Listen {
     let mut address = |key: &str, port: u16| {
         listen.address(key).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
     };
     let out = Listen {
-        http: address("http", 8888),
-        metrics: address("metrics", 9092),
-        health: address("health", 8083),
+        http: address("http", http),
+        metrics: address("metrics", metrics),
+        health: address("health", health),
     };
     listen.finish();
     out

@@ -1,13 +1,12 @@
 //! Settings of `gangway ui`. No way to Slurm or Kubernetes is among them: it asks at the door, like a person at a
 //! terminal.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 use gangway_core::placeholder::is_word;
 
-use super::kubescheduler::read_door;
+use super::kubescheduler::{Listen, read_door, read_listen};
 use super::section::{Problems, Section};
 use super::{ConfigError, Door, Tls, read_file, read_tls};
 
@@ -41,13 +40,6 @@ pub(crate) struct UiSettings {
     pub(crate) hosts: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Listen {
-    pub(crate) http: SocketAddr,
-    pub(crate) metrics: SocketAddr,
-    pub(crate) health: SocketAddr,
-}
-
 impl UiSettings {
     /// Reads the file, if there is one, and lays the flags over it.
     pub(crate) fn load(flags: &UiFlags) -> Result<Self, ConfigError> {
@@ -63,26 +55,13 @@ impl UiSettings {
             problems.add("cluster", "must be letters, digits, '.', '_', ':' or '-'");
         }
         let door = read_door(root.section("door"), flags.door_url.clone(), &problems);
-        let listen = read_listen(root.section("listen"));
+        let listen = read_listen(root.section("listen"), (8080, 9093, 8084));
         let tls = read_tls(root.section("tls"), &problems);
         let hosts = root.texts("hosts");
         root.finish();
         problems.into_result()?;
         Ok(Self { cluster, door, listen, tls, hosts })
     }
-}
-
-fn read_listen(mut listen: Section<'_>) -> Listen {
-    let mut address = |key: &str, port: u16| {
-        listen.address(key).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
-    };
-    let out = Listen {
-        http: address("http", 8080),
-        metrics: address("metrics", 9093),
-        health: address("health", 8084),
-    };
-    listen.finish();
-    out
 }
 
 #[cfg(test)]
