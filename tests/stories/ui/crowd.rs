@@ -2,9 +2,10 @@
 //! with a release build, and takes the picture in docs.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gangway_tests::{Browser, Crowd};
 use serde_json::{Value, json};
 
@@ -110,14 +111,8 @@ async fn photograph(browser: &mut Browser, picture: &Path) {
             .eval("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             .await;
         let taken = browser.photograph().await;
-        let file = std::fs::File::create(&path).expect("the picture can be written");
-        let mut decode = Command::new("base64");
-        decode.arg("-d").stdin(Stdio::piped()).stdout(file);
-        let mut decode = decode.spawn().expect("base64 can be started");
-        let mut to = decode.stdin.take().expect("a pipe");
-        std::io::Write::write_all(&mut to, taken.as_bytes()).expect("base64 reads");
-        drop(to);
-        assert!(decode.wait().expect("it ends").success());
+        let picture = STANDARD.decode(taken).expect("base64");
+        std::fs::write(&path, picture).expect("the picture can be written");
     }
 }
 
