@@ -68,8 +68,13 @@ async fn places_a_gang_of_eight(name: &str, node_cache_capable: bool) {
         assert_eq!(pod.rank(), index.map_or(0, |i| i + 1), "{}", pod.name);
     }
     let series = |answer: &str| format!("gangway_extender_answers_total{{answer=\"{answer}\"");
-    let bound = stock.series(&(series("bound") + ",verb=\"bind\"}")).await;
-    assert!((bound - 8.0).abs() < 0.1, "kube-scheduler had eight pods bound, not {bound}");
+    // A pod is bound before the extender has heard so, and counted after that.
+    let counted = series("bound") + ",verb=\"bind\"}";
+    wait("eight bindings are counted", SOON, async || {
+        let bound = stock.series(&counted).await;
+        if (bound - 8.0).abs() < 0.1 { Ok(()) } else { Err(format!("{bound} are")) }
+    })
+    .await;
     let bindings = writes(&story, "train-");
     story.note(&format!("writes: {bindings:?}"));
     assert_eq!(bindings.get("gangway-extender create binding"), Some(&8), "{bindings:?}");
