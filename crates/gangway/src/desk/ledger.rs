@@ -19,7 +19,7 @@ use crate::queue::Board;
 /// A list is shown again for so long without asking.
 const FRESH: Duration = Duration::from_secs(2);
 /// A list is waited for so long while there is an older one to show.
-const PATIENCE: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Partitions are looked at again after so long: people change them by hand.
 const PARTITIONS: Duration = Duration::from_secs(60);
 

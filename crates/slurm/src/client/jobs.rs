@@ -19,6 +19,9 @@ use crate::wire::job::{
 /// The highest priority that Slurm does not use for something else.
 const FIRST: u32 = u32::MAX - 10;
 
+/// Bytes of a list that takes longer to read than others should wait: some hundred jobs.
+const LONG: usize = 4 << 20;
+
 /// An accepted job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -252,10 +255,13 @@ impl Client {
 
     /// The same, with the moment that [`Client::jobs_since`] wants.
     pub async fn list(&self) -> Result<Jobs, Error> {
-        let reply = self.all("jobs/?flags=ALL".to_owned()).await?;
-        let jobs = reply.all_jobs()?;
+        let path = "jobs/?flags=ALL";
         // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
-        let jobs = jobs.ok_or_else(|| reply.malformed("jobs without last_update"))?;
+        let jobs = self.all(path.to_owned()).await?.ok_or_else(|| Error::Malformed {
+            path: path.to_owned(),
+            what: "jobs without last_update".to_owned(),
+            source: None,
+        })?;
         self.count(jobs.jobs.len());
         Ok(jobs)
     }
@@ -263,13 +269,25 @@ impl Client {
     /// As [`Client::list`], or `None` where nothing has changed since `since` (a
     /// [`Jobs::last_update`]). On any change it is all jobs again, not the difference.
     pub async fn jobs_since(&self, since: i64) -> Result<Option<Jobs>, Error> {
-        self.all(format!("jobs/?flags=ALL&update_time={since}")).await?.all_jobs()
+        self.all(format!("jobs/?flags=ALL&update_time={since}")).await
     }
 
-    /// Asks for all jobs, with the patience that so many want.
-    async fn all(&self, path: String) -> Result<Reply, Error> {
+    /// Asks for all jobs, with the patience that so many want. A long list is read beside the runtime, which has others
+    /// to serve meanwhile.
+    async fn all(&self, path: String) -> Result<Option<Jobs>, Error> {
         let call = Call { longer: self.longer(), ..Call::get("jobs", path) };
-        self.call(&call).await?.accepted()
+        let reply = self.call(&call).await?;
+        if reply.answer.body.len() < LONG {
+            return reply.accepted()?.all_jobs();
+        }
+        match tokio::task::spawn_blocking(move || reply.accepted()?.all_jobs()).await {
+            Ok(read) => read,
+            Err(broken) => match broken.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends.
+                Err(_) => Err(Error::Shut { endpoint: "jobs" }),
+            },
+        }
     }
 
     /// What a RUNNING job was granted (`GET resources/{id}`), to its owner and operators.
