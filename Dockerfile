@@ -3,7 +3,8 @@
 FROM docker.io/library/rust:1.95-alpine AS build
 WORKDIR /src
 COPY . .
-RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --package gangway
+# Linked as one: a sixth smaller, for three times the time to build.
+RUN CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 cargo build --release --locked --package gangway
 
 FROM scratch
 COPY --from=build /src/target/release/gangway /gangway
