@@ -73,24 +73,45 @@ pub fn positions(waiters: &[Waiter<'_>]) -> HashMap<JobId, u32> {
     places
 }
 
-/// What a job that waits needs, and what of it there is: `needs 4 nodes with 8 x gpu:h100; of 7 such nodes 2 are
-/// free, 2 busy, 3 drained by admin 'bad NIC'`. Empty where nothing can be said.
-pub fn outlook(job: &Job, nodes: &[Node]) -> String {
-    if job.node_count == 0 || !job.parts.is_empty() || !is_about_nodes(&job.reason) {
-        return String::new();
+/// What of a job its [`outlook`] hangs on: who asks for the same is told the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ask {
+    nodes: u32,
+    tres_per_node: String,
+    partition: String,
+    excluded: String,
+}
+
+impl Ask {
+    /// `None` where nothing can be said.
+    pub fn of(job: &Job) -> Option<Self> {
+        if job.node_count == 0 || !job.parts.is_empty() || !is_about_nodes(&job.reason) {
+            return None;
+        }
+        Some(Self {
+            nodes: job.node_count,
+            tres_per_node: job.tres_per_node.clone(),
+            partition: job.partition.clone(),
+            excluded: job.excluded_nodes.clone(),
+        })
     }
-    let wanted = read_tres(&job.tres_per_node);
+}
+
+/// What a job that waits needs, and what of it there is: `needs 4 nodes with 8 x gpu:h100; of 7 such nodes 2 are
+/// free, 2 busy, 3 drained by admin 'bad NIC'`. Looks at every node: with thousands of those, not once for every job.
+pub fn outlook(ask: &Ask, nodes: &[Node]) -> String {
+    let wanted = read_tres(&ask.tres_per_node);
     let what = wanted.iter().map(|(name, kind, count)| match kind {
         Some(kind) => format!("{count} x {name}:{kind}"),
         None => format!("{count} x {name}"),
     });
     let what = what.collect::<Vec<_>>().join(" and ");
     let with = if what.is_empty() { String::new() } else { format!(" with {what}") };
-    let needs = format!("needs {}{with}", counted(job.node_count as usize, "node"));
-    let shut = Hostlist::parse(&job.excluded_nodes).map(|list| list.names()).unwrap_or_default();
+    let needs = format!("needs {}{with}", counted(ask.nodes as usize, "node"));
+    let shut = Hostlist::parse(&ask.excluded).map(|list| list.names()).unwrap_or_default();
     let shut: HashSet<String> = shut.into_iter().collect();
     let own = |node: &&Node| {
-        let partitions = || job.partition.split(',');
+        let partitions = || ask.partition.split(',');
         partitions().any(|name| node.partitions.iter().any(|own| own == name))
             && !shut.contains(&node.name)
     };
@@ -99,7 +120,7 @@ pub fn outlook(job: &Job, nodes: &[Node]) -> String {
     if such.is_empty() {
         return format!(
             "{needs}; no node of partition {} that is open to it has that",
-            job.partition
+            ask.partition
         );
     }
     let mut standings: BTreeMap<Standing, usize> = BTreeMap::new();
@@ -231,6 +252,10 @@ fn count(gres: &str, (name, kind, _): &Want) -> u32 {
 mod tests {
     use super::*;
 
+    fn told_of(job: &Job, nodes: &[Node]) -> String {
+        Ask::of(job).map(|ask| outlook(&ask, nodes)).unwrap_or_default()
+    }
+
     fn node(name: &str, state: &str, taken: u32) -> Node {
         let gpus = GresAllocation {
             name: "gpu".into(),
@@ -277,23 +302,23 @@ mod tests {
         );
         nodes.push(Node { partitions: vec!["other".to_owned()], ..node("n8", "IDLE", 0) });
         assert_eq!(
-            outlook(&job("gres/efa=32,gres/gpu:h100=8"), &nodes),
+            told_of(&job("gres/efa=32,gres/gpu:h100=8"), &nodes),
             "needs 4 nodes with 8 x gpu:h100 and 32 x efa; of 7 such nodes 2 are free, 2 busy, 3 drained by admin 'bad NIC'"
         );
         // Half a node is free for whoever needs half of one.
-        assert!(outlook(&job("gres/gpu:h100=4"), &nodes).contains("3 are free, 1 busy"));
+        assert!(told_of(&job("gres/gpu:h100=4"), &nodes).contains("3 are free, 1 busy"));
         // What is excluded is not there for it.
         let excluded = Job { excluded_nodes: "n[1-2,5-7]".to_owned(), ..job("gres/gpu=8") };
         assert_eq!(
-            outlook(&excluded, &nodes),
+            told_of(&excluded, &nodes),
             "needs 4 nodes with 8 x gpu; of 2 such nodes none is free, 2 busy"
         );
         assert!(
-            outlook(&job("gres/gpu:a100=8"), &nodes)
+            told_of(&job("gres/gpu:a100=8"), &nodes)
                 .ends_with("no node of partition gangway that is open to it has that")
         );
         let one = Job { node_count: 1, ..job("") };
-        assert!(outlook(&one, &nodes[..1]).starts_with("needs 1 node; of 1 such node 1 is free"));
+        assert!(told_of(&one, &nodes[..1]).starts_with("needs 1 node; of 1 such node 1 is free"));
     }
 
     #[test]
@@ -301,7 +326,7 @@ mod tests {
         let nodes: Vec<Node> = (0..6)
             .map(|n| because(node(&format!("n{n}"), "DOWN", 0), "root", &format!("why {n}")))
             .collect();
-        let text = outlook(&job("gres/gpu=8"), &nodes);
+        let text = told_of(&job("gres/gpu=8"), &nodes);
         assert!(text.ends_with("1 down by root 'why 2', 3 more drained or down"), "{text}");
     }
 
@@ -309,8 +334,8 @@ mod tests {
     fn nothing_is_said_where_nodes_are_not_what_is_lacking() {
         let nodes = [node("n1", "IDLE", 0)];
         let held = Job { reason: "JobHeldUser".to_owned(), ..job("gres/gpu=8") };
-        assert_eq!(outlook(&held, &nodes), "");
-        assert_eq!(outlook(&Job { node_count: 0, ..job("gres/gpu=8") }, &nodes), "");
+        assert_eq!(told_of(&held, &nodes), "");
+        assert_eq!(told_of(&Job { node_count: 0, ..job("gres/gpu=8") }, &nodes), "");
     }
 
     #[test]

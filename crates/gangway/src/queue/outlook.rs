@@ -4,12 +4,12 @@
 //! Reads Slurm's nodes while somebody waits for some, seldom where that takes long. It must never hold up or
 //! decide anything: whoever cannot be told is told less.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gangway_core::job::{BaseState, Job, JobId};
-use gangway_core::outlook::{Node, is_about_nodes, outlook};
+use gangway_core::outlook::{Ask, Node, is_about_nodes, outlook};
 use tokio::time::Instant;
 
 use super::Queue;
@@ -30,8 +30,24 @@ const FAR: u32 = 20;
 #[derive(Default)]
 struct Nodes {
     list: Vec<Node>,
+    /// What those who wait for the same are told of them.
+    words: HashMap<Ask, String>,
     /// When they may be read again.
     again: Option<Instant>,
+}
+
+impl Nodes {
+    fn read(&mut self, list: Vec<Node>) {
+        self.list = list;
+        self.words.clear();
+    }
+
+    /// Empty where nothing can be said.
+    fn words(&mut self, job: &Job) -> String {
+        let ask = Ask::of(job).filter(|_| !self.list.is_empty());
+        let Some(ask) = ask else { return String::new() };
+        self.words.entry(ask).or_insert_with_key(|ask| outlook(ask, &self.list)).clone()
+    }
 }
 
 impl Queue {
@@ -60,9 +76,7 @@ impl Queue {
             let mut told = 0;
             for job in &waiting {
                 let place = places.get(&job.id).copied().unwrap_or(0);
-                let words =
-                    if nodes.list.is_empty() { String::new() } else { outlook(job, &nodes.list) };
-                told += usize::from(self.foresee(job.id, place, words));
+                told += usize::from(self.foresee(job.id, place, nodes.words(job)));
                 if told >= AT_ONCE {
                     break;
                 }
@@ -96,13 +110,47 @@ impl Queue {
                     cpus: (node.cpus, node.allocated_cpus),
                     partitions: node.partitions,
                 };
-                nodes.list = list.into_iter().map(fact).collect();
+                nodes.read(list.into_iter().map(fact).collect());
             }
             Err(error) => {
-                nodes.list.clear();
+                nodes.read(Vec::new());
                 tracing::debug!(error = explain(&error), "could not read what nodes there are");
             }
         }
         nodes.again = Some(Instant::now() + NODES.max(began.elapsed() * BREATHERS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(id: u32, tres: &str) -> Job {
+        let (partition, reason) = ("gpu".to_owned(), "Resources".to_owned());
+        let tres_per_node = tres.to_owned();
+        Job { id: JobId(id), node_count: 2, partition, reason, tres_per_node, ..Job::default() }
+    }
+
+    #[test]
+    fn nodes_are_looked_through_once_for_all_who_ask_the_same() {
+        let node = |name: &str| Node {
+            name: name.to_owned(),
+            gres: "gpu:8".to_owned(),
+            cpus: (8, 0),
+            partitions: vec!["gpu".to_owned()],
+            ..Node::default()
+        };
+        let mut nodes = Nodes::default();
+        assert_eq!(nodes.words(&waits(1, "gres/gpu=8")), "", "nothing has been read");
+        nodes.read(vec![node("a"), node("b")]);
+        for id in 1..=1000 {
+            let words = nodes.words(&waits(id, "gres/gpu=8"));
+            assert_eq!(words, "needs 2 nodes with 8 x gpu; of 2 such nodes 2 are free");
+            nodes.words(&waits(id, "gres/gpu=4"));
+        }
+        assert_eq!(nodes.words.len(), 2);
+        nodes.read(vec![node("a")]);
+        let words = nodes.words(&waits(1, "gres/gpu=8"));
+        assert_eq!(words, "needs 2 nodes with 8 x gpu; of 1 such node 1 is free", "as last read");
     }
 }
