@@ -256,8 +256,13 @@ impl Cluster {
             Api::namespaced_with(self.client.clone(), namespace, &self.groups);
         let pods = self.pods(namespace);
         let everything = (DeleteParams::default(), ListParams::default());
-        pods.delete_collection(&everything.0, &everything.1).await?;
-        groups.delete_collection(&everything.0, &everything.1).await?;
+        // Of many thousands, longer than the server keeps a request.
+        until("their deletion", async || {
+            pods.delete_collection(&everything.0, &everything.1).await?;
+            groups.delete_collection(&everything.0, &everything.1).await?;
+            Ok(true)
+        })
+        .await?;
         until("the pods' end", async || {
             Ok(pods.list_metadata(&ListParams::default()).await?.items.is_empty())
         })

@@ -63,6 +63,15 @@ pub(crate) fn shape(
     let last = all(Trial::last_bound_ms);
     let after = all(|trial| trial.after_create_ms);
     let total = |counts: &BTreeMap<String, u32>| f64::from(counts.values().sum::<u32>());
+    let discovery = |trial: &Trial| {
+        let own = trial.seen.reads.iter().filter(|(what, _)| what.starts_with("get /api"));
+        f64::from(own.map(|(_, count)| count).sum::<u32>())
+    };
+    // A Gang is one object, however many pods it has.
+    let of_gangs = |trial: &Trial| {
+        let own = trial.seen.writes.iter().filter(|(what, _)| what.contains(" gangs"));
+        f64::from(own.map(|(_, count)| count).sum::<u32>())
+    };
     let polls =
         |trial: &Trial| POLLING.iter().filter_map(|name| trial.slurm.get(*name)).sum::<f64>();
     let (rss, peak) = session.world.memory_mb().unwrap_or_default();
@@ -80,8 +89,11 @@ pub(crate) fn shape(
         "create_ms": round(rank(&all(|trial| trial.create_ms), 0.5)),
         "after_create_ms": round(rank(&after, 0.5)), "after_create_ms_min": round(rank(&after, 0.0)),
         "pods_per_s": round(pods / rank(&last, 0.5) * 1e3),
-        "api_writes_per_pod": round(mean(&|trial| total(&trial.seen.writes)) / pods),
-        "api_reads_per_pod": round(mean(&|trial| total(&trial.seen.reads)) / pods),
+        "api_writes_per_pod":
+            round(mean(&|trial| total(&trial.seen.writes) - of_gangs(trial)) / pods),
+        "api_writes_per_gang": round(mean(&of_gangs) / gangs),
+        // What kinds the server has is asked at the start and then once in a while, whoever comes.
+        "api_reads_per_pod": round(mean(&|trial| total(&trial.seen.reads) - discovery(trial)) / pods),
         "other_api_writes_per_pod": round(mean(&|trial| f64::from(trial.seen.other_writes)) / pods),
         "slurm_requests_per_gang": {
             "polling": round(mean(&polls) / gangs),

@@ -30,6 +30,8 @@ const LARGE: &str = "1x128";
 const LARGE_WITHIN_MS: f64 = 3000.0;
 /// Writes to the API server per pod, in every shape: its binding and nothing else.
 const WRITES_PER_POD: f64 = 1.0;
+/// Writes to a Gang, in every shape: it comes, and each of its phases is told.
+const WRITES_PER_GANG: f64 = 3.0;
 /// Reads per pod: only what a watch that fell behind asks again.
 const READS_PER_POD: f64 = 0.1;
 
@@ -187,11 +189,13 @@ fn missed(lines: &[String]) -> Result<Vec<String>> {
     let mut seen_large = false;
     for line in lines.iter().filter(|line| line.contains("\"api_writes_per_pod\"")) {
         let shape = text(line, "shape")?;
-        let writes = number(line, "api_writes_per_pod")?;
-        if writes > WRITES_PER_POD {
-            out.push(format!(
-                "shape {shape} took {writes} writes per pod; the floor is {WRITES_PER_POD}"
-            ));
+        for (what, floor) in [("pod", WRITES_PER_POD), ("gang", WRITES_PER_GANG)] {
+            let writes = number(line, &format!("api_writes_per_{what}"))?;
+            if writes > floor {
+                out.push(format!(
+                    "shape {shape} took {writes} writes per {what}; the floor is {floor}"
+                ));
+            }
         }
         let reads = number(line, "api_reads_per_pod")?;
         if reads > READS_PER_POD {
@@ -243,7 +247,7 @@ mod tests {
 
     fn line(shape: &str, writes: f64, last: f64) -> String {
         format!(
-            "{{\"api_reads_per_pod\":0,\"api_writes_per_pod\":{writes},\"last_bound_ms_max\":{last},\"shape\":\"{shape}\"}}"
+            "{{\"api_reads_per_pod\":0,\"api_writes_per_gang\":2,\"api_writes_per_pod\":{writes},\"last_bound_ms_max\":{last},\"shape\":\"{shape}\"}}"
         )
     }
 

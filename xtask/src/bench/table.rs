@@ -72,6 +72,13 @@ const FIGURES: &[Figure] = &[
     ("API writes per pod, 1 x 128", "1x128", "api_writes_per_pod", Most(1.0)),
     ("API writes per pod, 16 x 8", "16x8", "api_writes_per_pod", Most(1.0)),
     ("API writes per pod, 1000 x 1", "1000x1", "api_writes_per_pod", Most(1.0)),
+    ("API writes to a Gang, 16 x 8", "16x8", "api_writes_per_gang", Most(3.0)),
+    (
+        "API writes to a Gang through Slurm's queue, 16 x 8",
+        "16x8 queued",
+        "api_writes_per_gang",
+        Most(3.0),
+    ),
     ("API reads per pod, 1 x 128", "1x128", "api_reads_per_pod", Most(0.1)),
     ("slurmrestd requests per gang beside polls, 1", "1", "others", Most(4.0)),
     ("slurmrestd requests per gang beside polls, 1 x 8", "1x8", "others", Most(4.0)),
