@@ -38,7 +38,8 @@ use whole::Emptiness;
 const FAST: Duration = Duration::from_millis(100);
 /// The same where a poll takes long, as with many jobs in slurmctld's memory: so many times as long.
 const SLOWLY: u32 = 4;
-/// Poll interval otherwise.
+/// Poll interval otherwise, and the longest where something waits: an answer that took seconds has mostly waited for
+/// slurmctld's backfill, which is just what starts a job.
 const SLOW: Duration = Duration::from_secs(1);
 /// How often reasons of waiting placeholders are read.
 const REASONS: Duration = Duration::from_secs(1);
@@ -382,7 +383,7 @@ impl Board {
                     ends = Instant::now();
                     self.fetch(&self.whose_end_was_read_longest_ago()).await?;
                 }
-                let pause = if waiting.is_empty() { SLOW } else { FAST.max(took * SLOWLY) };
+                let pause = if waiting.is_empty() { SLOW } else { patience(took) };
                 Ok::<Duration, gangway_slurm::Error>(pause)
             };
             let pause = match result.await {
@@ -568,8 +569,29 @@ impl Board {
     }
 }
 
+/// Between two polls while something waits, where one took so long.
+fn patience(took: Duration) -> Duration {
+    (took * SLOWLY).clamp(FAST, SLOW).max(took / 2)
+}
+
 /// Whether a job and all of its components are still in the state they were last seen in.
 fn is_as_seen(job: &Job, states: &HashMap<JobId, JobState>) -> bool {
     states.get(&job.id) == Some(&job.state)
         && job.parts.iter().all(|part| states.get(&part.id) == Some(&part.state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_seen_soon_also_where_slurmctld_is_slow_to_answer() {
+        let after = |ms: u64| patience(Duration::from_millis(ms)).as_millis();
+        assert_eq!([after(1), after(90), after(600), after(1900)], [100, 360, 1000, 1000]);
+        assert_eq!(
+            after(8000),
+            4000,
+            "a poll that costs as much must not be most of what Slurm does"
+        );
+    }
 }
