@@ -1,9 +1,11 @@
 //! Many that wait: what they cost the bridge, and whether they hold up anybody.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use gangway_core::job::{JobId, Standing};
+use gangway_core::placeholder::{JobIds, Stamp};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -19,8 +21,12 @@ const BLOCKED: Shape = Shape { name: "blocked", gangs: 1000, size: 1, gpus: 8, m
 const SMALL: Shape = Shape { name: "small", gangs: 1, size: 8, gpus: 4, minutes: 5 };
 /// Twenty thousand pods in gangs of a hundred.
 const PENDING: Shape = Shape { name: "pending", gangs: 200, size: 100, gpus: 8, minutes: 60 };
-/// How often the small gang and Slurm alone are tried, in turns.
-const TURNS: usize = 5;
+/// How often the small gang and Slurm alone are tried, side by side.
+const TURNS: usize = 7;
+/// How long another user's job is there.
+const CHURN: Duration = Duration::from_millis(200);
+/// A round of backfill over the blocked ones takes about so long.
+const ROUND: Duration = Duration::from_secs(5);
 /// How long the waiting is looked at.
 const LOOK: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(120);
@@ -34,12 +40,20 @@ pub(crate) async fn blocked(session: &Session<'_>) -> Result<Value> {
     let namespace = session.cluster.namespace().await?;
     let measured = async {
         fill(session, &namespace, &BLOCKED).await?;
-        let (mut alone, mut bridge) = (Vec::new(), Vec::new());
+        let (mut alone, mut bridge, mut later) = (Vec::new(), Vec::new(), Vec::new());
         for turn in 1..=TURNS {
-            let (own, ours) = (slurm_alone(session).await?, small(session).await?);
+            tokio::time::sleep(ROUND * u32::try_from(turn)? / u32::try_from(TURNS)?).await;
+            let over = Cell::new(false);
+            let both = async {
+                let both = tokio::try_join!(slurm_alone(session, turn), small(session));
+                over.set(true);
+                both
+            };
+            let ((own, ours), ()) = tokio::try_join!(both, churn(session, &over))?;
             note(&format!("turn {turn}: Slurm alone {own:.0} ms, the bridge {ours:.0} ms"));
             alone.push(own);
             bridge.push(ours);
+            later.push(ours - own);
         }
         let mut line = look(session).await?;
         line["shape"] = BLOCKED.name.into();
@@ -48,7 +62,7 @@ pub(crate) async fn blocked(session: &Session<'_>) -> Result<Value> {
         line["alone_ms_max"] = largest(&alone).into();
         line["bridge_ms_p50"] = middle(&bridge).into();
         line["bridge_ms_max"] = largest(&bridge).into();
-        line["later_ms"] = (middle(&bridge) - middle(&alone)).into();
+        line["later_ms"] = middle(&later).into();
         Ok(line)
     };
     let measured = measured.await;
@@ -75,6 +89,17 @@ pub(crate) async fn pending(session: &Session<'_>) -> Result<Value> {
     let measured = measured.await;
     clear(session, &namespace, blocker).await?;
     measured
+}
+
+/// Others who come and go. Where nothing else happens it is a submit that begins a round of backfill, and whoever comes
+/// a tenth of a second after it waits for a second one.
+async fn churn(session: &Session<'_>, over: &Cell<bool>) -> Result<()> {
+    while !over.get() {
+        let id = submit(session, "churn", 1, BLOCKED.gpus, BLOCKED.minutes).await?;
+        tokio::time::sleep(CHURN).await;
+        session.world.slurm.cancel(id).await?;
+    }
+    Ok(())
 }
 
 /// Takes so many GPUs of every node out of the way, as another user of Slurm would.
@@ -127,10 +152,15 @@ async fn small(session: &Session<'_>) -> Result<f64> {
     Ok(millis(begin, last))
 }
 
-/// The same ask without a bridge: from the submit until the job runs, milliseconds.
-async fn slurm_alone(session: &Session<'_>) -> Result<f64> {
+/// The same ask without a bridge: from the submit until the job runs, milliseconds. Among jobs of one priority Slurm
+/// goes by their ids, so its id is one that a gang could have.
+async fn slurm_alone(session: &Session<'_>, turn: usize) -> Result<f64> {
+    let gang = format!("alone-{turn}-{}", std::process::id());
+    let stamp = Stamp { cluster: "bench".to_owned(), gang, generation: 1, pods: 0, part: None };
+    let (request, id) =
+        (ask("alone", SMALL.size, SMALL.gpus, SMALL.minutes), JobIds::default().choose(&stamp, 0));
     let begin = Instant::now();
-    let id = submit(session, "alone", SMALL.size, SMALL.gpus, SMALL.minutes).await?;
+    let id = session.world.slurm.submit(&request, Some(id)).await?.job_id;
     runs(session, id).await.context("Slurm alone")?;
     let took = millis(begin, Instant::now());
     session.world.slurm.cancel(id).await?;
