@@ -63,7 +63,12 @@ pub(crate) fn service(
     mandate: Mandate,
     stop: CancellationToken,
 ) -> Room {
-    let trials = Trials::new(slurm.clone(), &settings.cluster, nursery.clone(), stop);
+    let trials = Trials::new(
+        (slurm.clone(), settings.slurm.heterogeneous),
+        &settings.cluster,
+        nursery.clone(),
+        stop,
+    );
     nursery.start("questions", trials.clone().sweep(mandate.clone()));
     let ledger = Arc::new(Ledger::new(slurm.clone(), queue.board().clone(), nursery.clone()));
     let (settings, held) = (settings.desk.clone(), Mutex::default());

@@ -7,12 +7,14 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{Partition, Workload};
-use crate::job::{BaseState, Job, Standing};
+use crate::job::{BaseState, Job, JobId, Standing};
+use crate::outlook::{Waiter, positions};
+use crate::reason::stands_aside;
 
 /// One job of the queue: a placeholder, or an sbatch job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// Its place among those that wait for its partition, from 1; 0 for one that does not wait.
+    /// Its place among those that wait for its partition, from 1; 0 for one that does not wait, or not for nodes.
     pub position: u32,
     /// Its id.
     pub job: u32,
@@ -113,20 +115,19 @@ fn row(job: &Job, workload: Option<Workload>) -> Row {
     }
 }
 
-/// Says to each that waits which one it is for its partition. One that names several is counted in all of them, and has
-/// the place furthest back.
+/// Says to each that waits which one it is for its partition, as its pods and its Gang say it.
 fn number(rows: &mut [Row]) {
-    let mut waiting: HashMap<String, u32> = HashMap::new();
-    for row in rows.iter_mut().filter(|row| row.waits()) {
-        let mut last = 0;
-        for name in row.partition.split(',') {
-            let so_far = match waiting.get_mut(name) {
-                Some(so_far) => so_far,
-                None => waiting.entry(name.to_owned()).or_default(),
-            };
-            *so_far += 1;
-            last = last.max(*so_far);
-        }
-        row.position = last;
+    let waiting = rows.iter().filter(|row| row.waits());
+    let waiters: Vec<Waiter<'_>> = waiting
+        .map(|row| Waiter {
+            id: JobId(row.job),
+            partition: &row.partition,
+            priority: row.priority,
+            aside: stands_aside(&row.reason),
+        })
+        .collect();
+    let places = positions(&waiters);
+    for row in rows {
+        row.position = places.get(&JobId(row.job)).copied().unwrap_or(0);
     }
 }

@@ -86,9 +86,10 @@ impl Spent {
         if self.start == 0 {
             return 0;
         }
+        // Of one that runs, accounting says the end of the time it is asked about, which may be yet to come.
         let end = if self.end > 0 { self.end } else { now };
         // One that was cancelled while it waited has begun when it ended, to accounting.
-        u64::try_from(end.min(to).saturating_sub(self.start.max(from))).unwrap_or(0)
+        u64::try_from(end.min(to).min(now).saturating_sub(self.start.max(from))).unwrap_or(0)
     }
 
     /// Under which name it is summed up.

@@ -61,8 +61,16 @@ fn the_queue_is_in_slurms_order() {
     let rows = rows(&jobs, &partitions, |_| None);
     let seen: Vec<_> = rows.iter().map(|row| (row.job, row.position)).collect();
     // What runs has no place; a higher tier comes first whatever the priorities; what names two partitions waits in
-    // both, and is last in the one where more wait.
-    assert_eq!(seen, [(9, 0), (3, 1), (8, 2), (5, 2), (4, 3), (7, 4)]);
+    // both, and has the better place.
+    assert_eq!(seen, [(9, 0), (3, 1), (8, 2), (5, 1), (4, 2), (7, 3)]);
+}
+
+#[test]
+fn who_is_held_has_no_place_and_takes_none_from_others() {
+    let held = Job { reason: "JobHeldUser".to_owned(), ..job(1, "PENDING", "gangway", 9) };
+    let rows = rows(&[held, job(2, "PENDING", "gangway", 1)], &[], |_| None);
+    let seen: Vec<_> = rows.iter().map(|row| (row.job, row.position)).collect();
+    assert_eq!(seen, [(1, 0), (2, 1)]);
 }
 
 #[test]
@@ -261,6 +269,7 @@ fn usage_counts_only_the_seconds_within_the_time() {
     let all = [
         spent(1, "alice", "ml", 0, 500),
         spent(2, "alice", "ml", 900, 1100),
+        // To accounting it runs until the end of the time that was asked about, which is yet to come.
         spent(3, "bob", "", 1500, 2500),
         // It runs still.
         spent(4, "bob", "", 1900, 0),
@@ -275,10 +284,10 @@ fn usage_counts_only_the_seconds_within_the_time() {
             .collect::<Vec<_>>()
     };
     let row = |key: &str, jobs: u32, seconds: u64| (key.to_owned(), jobs, 8 * seconds, seconds);
-    assert_eq!(sums(By::User), [row("bob", 2, 550), row("alice", 1, 100)]);
-    assert_eq!(sums(By::Account), [row("team1", 3, 650)]);
-    assert_eq!(sums(By::Namespace), [row("-", 2, 550), row("ml", 1, 100)]);
-    assert_eq!(sums(By::Job), [row("3", 1, 500), row("2", 1, 100), row("4", 1, 50)]);
+    assert_eq!(sums(By::User), [row("bob", 2, 500), row("alice", 1, 100)]);
+    assert_eq!(sums(By::Account), [row("team1", 3, 600)]);
+    assert_eq!(sums(By::Namespace), [row("-", 2, 500), row("ml", 1, 100)]);
+    assert_eq!(sums(By::Job), [row("3", 1, 450), row("2", 1, 100), row("4", 1, 50)]);
 }
 
 #[test]

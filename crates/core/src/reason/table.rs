@@ -1,8 +1,8 @@
 //! Slurm's reasons why a job waits or has ended, by its own names (`job_state_reason` in slurm.h): what each
 //! means for whoever made the pods, and what helps. Limits are in `reason::limits`.
 //!
-//! Data. `docs/reference/reasons.md` shows it, and a test keeps both the same; another test reads the names that
-//! Slurm's library knows, so that none is missing.
+//! Data. `docs/reference/reasons.md` shows it, and a test keeps both the same; another test has the names that
+//! Slurm's library knows (`names-26.05.txt`), so that none is missing.
 
 /// One reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +249,7 @@ mod tests {
     /// Of 25.11 the same: its header has 26.05's 221 numbers (`enum job_state_reason`, read in pyslurm 25.11.2), of which
     /// 34, 76 and 77 are marked as defunct in both. These are what older releases call those.
     const ONLY_BEFORE: [&str; 3] = ["FrontEndDown", "PowerNotAvail", "PowerReserved"];
+    const ALERTS: &str = include_str!("../../../../manifests/monitoring/alerts.yaml");
     const PAGE: &str = include_str!("../../../../docs/reference/reasons.md");
 
     #[test]
@@ -277,6 +278,19 @@ mod tests {
                 "{name}: who is stuck is told what helps"
             );
         }
+    }
+
+    #[test]
+    fn the_alert_names_all_for_which_somebody_must_act() {
+        let alert = ALERTS.split("- alert: GangwayGangsNeedSomebody").nth(1).unwrap();
+        let names = alert.split("reason=~\"").nth(1).unwrap().split('"').next().unwrap();
+        let named: BTreeSet<&str> = names.split('|').collect();
+        let all: Vec<Reason> = all().collect();
+        let stuck = all.iter().map(|reason| reason.name);
+        let ours = [super::super::UNREACHABLE, super::super::LOST];
+        let stuck: BTreeSet<&str> =
+            stuck.chain(ours).filter(|name| super::super::needs_a_person(name)).collect();
+        assert_eq!(named, stuck, "{}", Vec::from_iter(stuck.clone()).join("|"));
     }
 
     #[test]

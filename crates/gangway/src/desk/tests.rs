@@ -261,3 +261,20 @@ async fn what_cannot_be_is_said_by_its_code() {
     assert_eq!(nodes.rows[0].free, [0, 1, 2, 3, 4, 5, 6, 7]);
     stop.cancel();
 }
+
+/// An older Slurm could be ended by the question, and anybody at the door may ask it.
+#[tokio::test]
+async fn a_slurm_that_might_not_survive_what_if_is_not_asked() {
+    let stop = CancellationToken::new();
+    let mut config = Config::new(URL, TokenSource::Fixed("token".into()));
+    config.server = Some(Arc::new(Still(Mutex::new(slurm(1)))));
+    let client = Client::new(config).expect("a client");
+    let (nursery, _parent) = nursery();
+    for (heterogeneous, why) in [(true, "this Slurm is 26.05.0"), (false, "slurm.heterogeneous")] {
+        let slurm = (client.clone(), heterogeneous);
+        let trials = Trials::new(slurm, "east", nursery.clone(), stop.clone());
+        let no = trials.dares().await.expect_err("a no");
+        assert_eq!(no.code(), Code::FailedPrecondition);
+        assert!(no.message().contains(why), "{no}");
+    }
+}

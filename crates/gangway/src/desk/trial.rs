@@ -38,6 +38,7 @@ const MOST: u32 = 65_536;
 #[derive(Clone)]
 pub(super) struct Trials {
     slurm: Client,
+    heterogeneous: bool,
     cluster: Arc<str>,
     turns: Arc<Semaphore>,
     nursery: Nursery,
@@ -46,13 +47,13 @@ pub(super) struct Trials {
 
 impl Trials {
     pub(super) fn new(
-        slurm: Client,
+        (slurm, heterogeneous): (Client, bool),
         cluster: &str,
         nursery: Nursery,
         stop: CancellationToken,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Self { slurm, cluster: cluster.into(), turns, nursery, stop }
+        Self { slurm, heterogeneous, cluster: cluster.into(), turns, nursery, stop }
     }
 
     /// Slurm's answer to a question that this policy lets the namespace ask.
@@ -77,6 +78,7 @@ impl Trials {
     }
 
     async fn put(&self, request: &PlaceholderRequest) -> Result<v1::WhatIfResponse, Status> {
+        self.dares().await?;
         let (heavy, begin) = ballast(request);
         let submitted = self.slurm.submit_held_back(request, &heavy, begin).await;
         let id = match submitted {
@@ -97,6 +99,22 @@ impl Trials {
             return Err(Status::failed_precondition(format!("it would wait in vain: {why}")));
         }
         Ok(said(&job, request))
+    }
+
+    /// The question is an EXTERNAL heterogeneous job: an older Slurm could be ended by it.
+    pub(super) async fn dares(&self) -> Result<(), Status> {
+        let why = if self.heterogeneous {
+            let ping = self.slurm.ping().await.map_err(|error| refused(&error))?;
+            if ping.heterogeneous_external() {
+                return Ok(());
+            }
+            format!("this Slurm is {}, and it takes 26.05.3 or newer", ping.release)
+        } else {
+            "the bridge is configured with slurm.heterogeneous: false".to_owned()
+        };
+        Err(Status::failed_precondition(format!(
+            "Slurm is not asked when something would start: {why}"
+        )))
     }
 
     /// Waits until Slurm has said when, or that it never will.
