@@ -70,9 +70,10 @@ async fn kubectl_shows_a_gang_from_the_queue_to_its_end() {
     let owner = story.kube.create(&large).await;
     story.bound("large-", room as usize).await;
     let pods = format!("{room}/{room}");
-    let running =
-        shown(&story, "large-", &[("PHASE", "Running"), ("PODS", &pods), ("STATE", "RUNNING")])
-            .await;
+    let ready = room.to_string();
+    let all_of_it =
+        [("PHASE", "Running"), ("PODS", &pods), ("READY", &ready), ("STATE", "RUNNING")];
+    let running = shown(&story, "large-", &all_of_it).await;
     assert_eq!((running["KIND"].as_str(), running["STATE"].as_str()), ("Job", "RUNNING"));
     assert!(!running["NODES"].is_empty() && running["POSITION"].is_empty(), "{running:?}");
 
@@ -104,8 +105,14 @@ async fn kubectl_shows_a_gang_from_the_queue_to_its_end() {
     wait("its Gang has all of that too", SOON, async || {
         let all = gangs(&story, true);
         let own = all.iter().find(|gang| gang["NAME"].starts_with("small-"));
-        let well = own
-            .is_some_and(|own| !own["START"].is_empty() && own["MESSAGE"].contains("such nodes"));
+        let number = |own: &BTreeMap<String, String>, column: &str| {
+            own[column].parse::<u32>().is_ok_and(|n| n > 0)
+        };
+        let well = own.is_some_and(|own| {
+            !own["START"].is_empty()
+                && own["MESSAGE"].contains("such nodes")
+                && ["JOB", "POSITION", "PRIORITY"].iter().all(|column| number(own, column))
+        });
         if well { Ok(()) } else { Err(format!("{own:?}")) }
     })
     .await;
