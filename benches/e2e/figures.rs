@@ -62,15 +62,10 @@ pub(crate) fn shape(
     let each: Vec<f64> = trials.iter().flat_map(|trial| trial.pod_ms.iter().copied()).collect();
     let last = all(Trial::last_bound_ms);
     let after = all(|trial| trial.after_create_ms);
-    let total = |counts: &BTreeMap<String, u32>| f64::from(counts.values().sum::<u32>());
-    let discovery = |trial: &Trial| {
-        let own = trial.seen.reads.iter().filter(|(what, _)| what.starts_with("get /api"));
-        f64::from(own.map(|(_, count)| count).sum::<u32>())
-    };
-    // A Gang is one object, however many pods it has.
-    let of_gangs = |trial: &Trial| {
-        let own = trial.seen.writes.iter().filter(|(what, _)| what.contains(" gangs"));
-        f64::from(own.map(|(_, count)| count).sum::<u32>())
+    let sum = |counts: &BTreeMap<String, u32>, which: fn(&str) -> bool| {
+        f64::from(
+            counts.iter().filter(|(what, _)| which(what)).map(|(_, count)| count).sum::<u32>(),
+        )
     };
     let polls =
         |trial: &Trial| POLLING.iter().filter_map(|name| trial.slurm.get(*name)).sum::<f64>();
@@ -90,10 +85,11 @@ pub(crate) fn shape(
         "after_create_ms": round(rank(&after, 0.5)), "after_create_ms_min": round(rank(&after, 0.0)),
         "pods_per_s": round(pods / rank(&last, 0.5) * 1e3),
         "api_writes_per_pod":
-            round(mean(&|trial| total(&trial.seen.writes) - of_gangs(trial)) / pods),
-        "api_writes_per_gang": round(mean(&of_gangs) / gangs),
+            round(mean(&|trial| sum(&trial.seen.writes, |what| !of_gang(what))) / pods),
+        "api_writes_per_gang": round(mean(&|trial| sum(&trial.seen.writes, of_gang)) / gangs),
         // What kinds the server has is asked at the start and then once in a while, whoever comes.
-        "api_reads_per_pod": round(mean(&|trial| total(&trial.seen.reads) - discovery(trial)) / pods),
+        "api_reads_per_pod":
+            round(mean(&|trial| sum(&trial.seen.reads, |what| !what.starts_with("get /api"))) / pods),
         "other_api_writes_per_pod": round(mean(&|trial| f64::from(trial.seen.other_writes)) / pods),
         "slurm_requests_per_gang": {
             "polling": round(mean(&polls) / gangs),
@@ -188,4 +184,9 @@ fn rank(values: &[f64], share: f64) -> f64 {
 
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+/// A Gang is one object, however many pods it has.
+fn of_gang(what: &str) -> bool {
+    what.contains(" gangs")
 }

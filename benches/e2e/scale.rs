@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use gangway_core::job::{JobId, Standing};
+use gangway_core::job::{JobId, PlaceholderRequest, Standing};
 use gangway_core::placeholder::{JobIds, Stamp};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
@@ -22,7 +22,7 @@ const SMALL: Shape = Shape { name: "small", gangs: 1, size: 8, gpus: 4, minutes:
 /// Twenty thousand pods in gangs of a hundred.
 const PENDING: Shape = Shape { name: "pending", gangs: 200, size: 100, gpus: 8, minutes: 60 };
 /// How often the small gang and Slurm alone are tried, side by side.
-const TURNS: usize = 7;
+const TURNS: u32 = 7;
 /// How long another user's job is there.
 const CHURN: Duration = Duration::from_millis(200);
 /// A round of backfill over the blocked ones takes about so long.
@@ -42,7 +42,8 @@ pub(crate) async fn blocked(session: &Session<'_>) -> Result<Value> {
         fill(session, &namespace, &BLOCKED).await?;
         let (mut alone, mut bridge, mut later) = (Vec::new(), Vec::new(), Vec::new());
         for turn in 1..=TURNS {
-            tokio::time::sleep(ROUND * u32::try_from(turn)? / u32::try_from(TURNS)?).await;
+            // Each at another part of a round.
+            tokio::time::sleep(ROUND * turn / TURNS).await;
             let over = Cell::new(false);
             let both = async {
                 let both = tokio::try_join!(slurm_alone(session, turn), small(session));
@@ -95,7 +96,8 @@ pub(crate) async fn pending(session: &Session<'_>) -> Result<Value> {
 /// a tenth of a second after it waits for a second one.
 async fn churn(session: &Session<'_>, over: &Cell<bool>) -> Result<()> {
     while !over.get() {
-        let id = submit(session, "churn", 1, BLOCKED.gpus, BLOCKED.minutes).await?;
+        let one = ask("churn", 1, BLOCKED.gpus, BLOCKED.minutes);
+        let id = submit(session, &one, None).await?;
         tokio::time::sleep(CHURN).await;
         session.world.slurm.cancel(id).await?;
     }
@@ -105,7 +107,7 @@ async fn churn(session: &Session<'_>, over: &Cell<bool>) -> Result<()> {
 /// Takes so many GPUs of every node out of the way, as another user of Slurm would.
 async fn block(session: &Session<'_>, gpus: u32) -> Result<JobId> {
     let nodes = u32::try_from(session.nodes.len())?;
-    let id = submit(session, "blocker", nodes, gpus, BLOCKER_MINUTES).await?;
+    let id = submit(session, &ask("blocker", nodes, gpus, BLOCKER_MINUTES), None).await?;
     runs(session, id).await.context("the blocker")?;
     Ok(id)
 }
@@ -154,13 +156,13 @@ async fn small(session: &Session<'_>) -> Result<f64> {
 
 /// The same ask without a bridge: from the submit until the job runs, milliseconds. Among jobs of one priority Slurm
 /// goes by their ids, so its id is one that a gang could have.
-async fn slurm_alone(session: &Session<'_>, turn: usize) -> Result<f64> {
+async fn slurm_alone(session: &Session<'_>, turn: u32) -> Result<f64> {
     let gang = format!("alone-{turn}-{}", std::process::id());
     let stamp = Stamp { cluster: "bench".to_owned(), gang, generation: 1, pods: 0, part: None };
-    let (request, id) =
-        (ask("alone", SMALL.size, SMALL.gpus, SMALL.minutes), JobIds::default().choose(&stamp, 0));
+    let own = JobIds::default().choose(&stamp, 0);
+    let request = ask("alone", SMALL.size, SMALL.gpus, SMALL.minutes);
     let begin = Instant::now();
-    let id = session.world.slurm.submit(&request, Some(id)).await?.job_id;
+    let id = submit(session, &request, Some(own)).await?;
     runs(session, id).await.context("Slurm alone")?;
     let took = millis(begin, Instant::now());
     session.world.slurm.cancel(id).await?;
@@ -170,13 +172,10 @@ async fn slurm_alone(session: &Session<'_>, turn: usize) -> Result<f64> {
 
 async fn submit(
     session: &Session<'_>,
-    name: &str,
-    nodes: u32,
-    gpus: u32,
-    minutes: u32,
+    request: &PlaceholderRequest,
+    id: Option<JobId>,
 ) -> Result<JobId> {
-    let request = ask(name, nodes, gpus, minutes);
-    Ok(session.world.slurm.submit(&request, None).await?.job_id)
+    Ok(session.world.slurm.submit(request, id).await?.job_id)
 }
 
 async fn runs(session: &Session<'_>, id: JobId) -> Result<()> {

@@ -54,6 +54,20 @@ const REREADS: usize = 2;
 /// Pause before Slurm is asked again after it could not be.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Why Slurm is sent no EXTERNAL heterogeneous job; `None`: it takes them. Its release is asked for each time, since an
+/// older one could be ended by the attempt.
+pub(crate) async fn shuns_heterogeneous(
+    slurm: &Client,
+    configured: bool,
+) -> Result<Option<String>, gangway_slurm::Error> {
+    if !configured {
+        return Ok(Some("the bridge is configured with slurm.heterogeneous: false".to_owned()));
+    }
+    let ping = slurm.ping().await?;
+    let old = || format!("this Slurm is {}, and it takes 26.05.3 or newer", ping.release);
+    Ok((!ping.heterogeneous_external()).then(old))
+}
+
 /// Asks Slurm for gangs. Shared by every caller of the door.
 pub(crate) struct Queue {
     slurm: Client,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gangway_api::v1::desk_client::DeskClient;
+use gangway_core::job::{Options, PlaceholderRequest};
 use gangway_slurm::fake::{Fake, Partition, Setup};
 use gangway_slurm::{Answering, Client, Config, Server, TokenSource};
 use tokio::net::TcpListener;
@@ -270,11 +271,23 @@ async fn a_slurm_that_might_not_survive_what_if_is_not_asked() {
     config.server = Some(Arc::new(Still(Mutex::new(slurm(1)))));
     let client = Client::new(config).expect("a client");
     let (nursery, _parent) = nursery();
+    let asked = PlaceholderRequest {
+        name: "what-if".to_owned(),
+        user: "alice".to_owned(),
+        group: "alice".to_owned(),
+        account: None,
+        partition: "gangway".to_owned(),
+        qos: None,
+        time_limit_minutes: None,
+        components: Vec::new(),
+        options: Options::default(),
+    };
     for (heterogeneous, why) in [(true, "this Slurm is 26.05.0"), (false, "slurm.heterogeneous")] {
         let slurm = (client.clone(), heterogeneous);
         let trials = Trials::new(slurm, "east", nursery.clone(), stop.clone());
-        let no = trials.dares().await.expect_err("a no");
+        let no = trials.put(&asked).await.expect_err("a no");
         assert_eq!(no.code(), Code::FailedPrecondition);
         assert!(no.message().contains(why), "{no}");
     }
+    assert!(client.jobs().await.expect("jobs").is_empty());
 }

@@ -20,6 +20,7 @@ use super::refused;
 use crate::chain::explain;
 use crate::mandate::Mandate;
 use crate::nursery::Nursery;
+use crate::queue::shuns_heterogeneous;
 
 /// Questions in Slurm's queue at once: each is tested by backfill like any job.
 const AT_ONCE: usize = 4;
@@ -77,8 +78,16 @@ impl Trials {
         answer.await.map_err(|_| Status::unavailable("the bridge is stopping"))?
     }
 
-    async fn put(&self, request: &PlaceholderRequest) -> Result<v1::WhatIfResponse, Status> {
-        self.dares().await?;
+    pub(super) async fn put(
+        &self,
+        request: &PlaceholderRequest,
+    ) -> Result<v1::WhatIfResponse, Status> {
+        let shuns = shuns_heterogeneous(&self.slurm, self.heterogeneous).await;
+        if let Some(why) = shuns.map_err(|error| refused(&error))? {
+            return Err(Status::failed_precondition(format!(
+                "Slurm is not asked when something would start: {why}"
+            )));
+        }
         let (heavy, begin) = ballast(request);
         let submitted = self.slurm.submit_held_back(request, &heavy, begin).await;
         let id = match submitted {
@@ -99,22 +108,6 @@ impl Trials {
             return Err(Status::failed_precondition(format!("it would wait in vain: {why}")));
         }
         Ok(said(&job, request))
-    }
-
-    /// The question is an EXTERNAL heterogeneous job: an older Slurm could be ended by it.
-    pub(super) async fn dares(&self) -> Result<(), Status> {
-        let why = if self.heterogeneous {
-            let ping = self.slurm.ping().await.map_err(|error| refused(&error))?;
-            if ping.heterogeneous_external() {
-                return Ok(());
-            }
-            format!("this Slurm is {}, and it takes 26.05.3 or newer", ping.release)
-        } else {
-            "the bridge is configured with slurm.heterogeneous: false".to_owned()
-        };
-        Err(Status::failed_precondition(format!(
-            "Slurm is not asked when something would start: {why}"
-        )))
     }
 
     /// Waits until Slurm has said when, or that it never will.

@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::board::Seen;
 use super::submit::Submitted;
-use super::{Entry, Health, Key, Queue, RETRY, Release, bound_for};
+use super::{Entry, Health, Key, Queue, RETRY, Release, bound_for, shuns_heterogeneous};
 use crate::chain::explain;
 use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
@@ -155,11 +155,10 @@ impl Queue {
         }
     }
 
-    /// Whether this gang's roles may be components of their own. Slurm's release is asked for each
-    /// time they would be: an older one could be ended by the attempt.
+    /// Whether this gang's roles may be components of their own.
     async fn roles(&self, gang: &Gang) -> Result<Roles, gangway_slurm::Error> {
         let several = translate::groups(gang, &self.table, Roles::Apart).is_ok_and(|g| g.len() > 1);
-        if !several || self.heterogeneous && self.slurm.ping().await?.heterogeneous_external() {
+        if !several || shuns_heterogeneous(&self.slurm, self.heterogeneous).await?.is_none() {
             return Ok(Roles::Apart);
         }
         let cost = translate::cost_of_levelling(gang, &self.table);

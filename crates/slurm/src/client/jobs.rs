@@ -255,13 +255,11 @@ impl Client {
 
     /// The same, with the moment that [`Client::jobs_since`] wants.
     pub async fn list(&self) -> Result<Jobs, Error> {
-        let path = "jobs/?flags=ALL";
         // Time 0 is how slurmrestd says "unchanged": to a question that named no time, nonsense.
-        let jobs = self.all(path.to_owned()).await?.ok_or_else(|| Error::Malformed {
-            path: path.to_owned(),
-            what: "jobs without last_update".to_owned(),
-            source: None,
-        })?;
+        let read = |reply: Reply| {
+            reply.all_jobs()?.ok_or_else(|| reply.malformed("jobs without last_update"))
+        };
+        let jobs = self.all("jobs/?flags=ALL".to_owned(), read).await?;
         self.count(jobs.jobs.len());
         Ok(jobs)
     }
@@ -269,18 +267,23 @@ impl Client {
     /// As [`Client::list`], or `None` where nothing has changed since `since` (a
     /// [`Jobs::last_update`]). On any change it is all jobs again, not the difference.
     pub async fn jobs_since(&self, since: i64) -> Result<Option<Jobs>, Error> {
-        self.all(format!("jobs/?flags=ALL&update_time={since}")).await
+        let path = format!("jobs/?flags=ALL&update_time={since}");
+        self.all(path, |reply| reply.all_jobs()).await
     }
 
     /// Asks for all jobs, with the patience that so many want. A long list is read beside the runtime, which has others
     /// to serve meanwhile.
-    async fn all(&self, path: String) -> Result<Option<Jobs>, Error> {
+    async fn all<T: Send + 'static>(
+        &self,
+        path: String,
+        read: fn(Reply) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let call = Call { longer: self.longer(), ..Call::get("jobs", path) };
         let reply = self.call(&call).await?;
         if reply.answer.body.len() < LONG {
-            return reply.accepted()?.all_jobs();
+            return read(reply.accepted()?);
         }
-        match tokio::task::spawn_blocking(move || reply.accepted()?.all_jobs()).await {
+        match tokio::task::spawn_blocking(move || read(reply.accepted()?)).await {
             Ok(read) => read,
             Err(broken) => match broken.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
