@@ -46,8 +46,9 @@ pub(crate) struct Reporter {
     told: BTreeMap<String, Told>,
     /// What was told last.
     last: Option<Report>,
-    /// What there are events of.
+    /// What there are events of, and what may be spent on more.
     noted: BTreeSet<String>,
+    events: Pace,
 }
 
 /// What one pod tells.
@@ -59,7 +60,8 @@ struct Told {
 impl Reporter {
     pub(crate) fn new(cluster: Cluster) -> Self {
         let (pending, told, last) = (None, BTreeMap::new(), None);
-        Self { cluster, pending, told, last, noted: BTreeSet::new() }
+        let events = Pace::new(Line::Event);
+        Self { cluster, pending, told, last, noted: BTreeSet::new(), events }
     }
 
     /// Takes the gang's present report and writes it where it is due. Returns when to come back.
@@ -147,8 +149,7 @@ impl Reporter {
         if let Some(terms) = &self.cluster.terms {
             pods.iter().for_each(|(place, pod)| terms.offers.say(pod, &sentence(texts.at(*place))));
         }
-        // The same is told once, also where it comes back.
-        let note = self.noted.insert(key(report));
+        let note = self.is_noted_now(report);
         let writes = pods.iter().map(|(place, uid)| self.write_one(uid, texts.at(*place), note));
         let written = futures::future::join_all(writes).await;
         if note {
@@ -172,6 +173,18 @@ impl Reporter {
         }
         self.last = Some(report.clone());
         all
+    }
+
+    /// Whether there is to be an event of this. The same is told once, also where it comes back; where Slurm has ever
+    /// another reason, what is left out is on the pods.
+    fn is_noted_now(&mut self, report: &Report) -> bool {
+        let (now, key) = (self.cluster.now(), key(report));
+        let may = report.problem || self.events.due(Weight::News, now) <= now;
+        if !may || !self.noted.insert(key) {
+            return false;
+        }
+        self.events.wrote(now);
+        true
     }
 
     /// Whether the pod tells it, or is gone.

@@ -6,7 +6,8 @@
 //! queued gang at most [`MOST_PER_HOUR`] writes. Knows no clock.
 
 /// Writes in any hour that a gang which waits may cost, however its reason, place and estimate change: those of
-/// its Gang, of its first pod, and of the other pods that are told. What a pod is told first is not counted.
+/// its Gang and its making, of its first pod, of the other pods that are told, and events on its workload. What a pod is
+/// told first is not counted.
 pub const MOST_PER_HOUR: u32 = 120;
 /// Pods that are told every reason, in rank order. Those after them are told once where to look: a gang of a
 /// thousand must not cost a thousand writes whenever Slurm changes its mind.
@@ -32,6 +33,8 @@ pub enum Line {
     First,
     /// One of the other pods that are told.
     Other,
+    /// Events on its workload.
+    Event,
 }
 
 impl Line {
@@ -39,7 +42,8 @@ impl Line {
     fn purse(self) -> (i64, i64) {
         match self {
             Self::First => (8, 30),
-            Self::Other => (6, 8),
+            Self::Other => (6, 6),
+            Self::Event => (6, 1),
         }
     }
 
@@ -48,6 +52,8 @@ impl Line {
         match self {
             Self::First => 4,
             Self::Other => 3,
+            // Events are news only.
+            Self::Event => 0,
         }
     }
 
@@ -126,8 +132,9 @@ mod tests {
 
     #[test]
     fn all_lines_of_a_gang_together_keep_to_the_limit() {
-        // Its Gang, its first pod, and the others that are told.
-        let all = 2 * most(Line::First) + (TOLD - 1) * most(Line::Other);
+        // Its Gang, which is made once, its first pod, and the others that are told.
+        let lines = 1 + 2 * most(Line::First) + (TOLD - 1) * most(Line::Other);
+        let all = lines + most(Line::Event);
         assert!(all <= MOST_PER_HOUR as usize, "{all}");
         println!("pace: {{\"sight\":\"pace\",\"writes_per_hour\":{all}}}");
     }
@@ -135,7 +142,7 @@ mod tests {
     #[test]
     fn a_line_that_changes_every_second_for_a_day_keeps_to_its_purse() {
         let changes = vec![(1_000, Weight::News); 86_400];
-        for line in [Line::First, Line::Other] {
+        for line in [Line::First, Line::Other, Line::Event] {
             // It is used up, too: otherwise this would say nothing.
             let busiest = busiest_hour(line, &changes);
             assert!((most(line) - 1..=most(line)).contains(&busiest), "{line:?}: {busiest}");
