@@ -227,6 +227,22 @@ async fn the_queue_and_the_pool_are_seen_live_and_nothing_can_be_written() {
     );
     assert_eq!(told["life"]["last"]["name"], "late");
 
+    // A gang that Slurm has no job for is there, too, and says why.
+    let nowhere = manifest::template(4, &[("gangway.dev/partition", "nowhere")]);
+    let astray = manifest::indexed_job("astray", 2, &nowhere);
+    story.kube.create(&astray).await;
+    let path = format!("{}/astray", story.kube.namespace);
+    let own = |watch: &Watch| watch.jobs.values().find(|job| job["name"] == path.as_str()).cloned();
+    watch.until("a gang that is refused", |watch| own(watch).is_some()).await;
+    let row = own(&watch).expect("it was seen");
+    assert_eq!((&row["state"], &row["kind"]), (&"REFUSED".into(), &"gang".into()), "{row}");
+    let told: Value =
+        ui.ask(Method::GET, &format!("/api/jobs/{}", row["id"])).await.json().await.expect("JSON");
+    assert!(
+        told["explained"]["why"].as_str().is_some_and(|why| why.contains("partition nowhere")),
+        "{told}"
+    );
+
     match Browser::program() {
         Some(program) => in_a_browser(&story, &ui, &program, (holder, evil, waits)).await,
         None => story.note("no browser: GANGWAY_CHROMIUM is not set"),

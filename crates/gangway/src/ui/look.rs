@@ -135,7 +135,9 @@ impl Gallery {
 
     /// Why a job waits, who is ahead, what would help; asked now.
     pub(super) async fn why(&self, job: u32) -> Result<v1::WhyResponse, Status> {
-        let request = v1::WhyRequest { word: job.to_string(), namespace: String::new() };
+        let seen = self.0.picture.borrow().jobs.iter().find(|one| one.id == job).cloned();
+        let word = seen.map_or_else(|| job.to_string(), |seen| seen.word());
+        let request = v1::WhyRequest { word, namespace: String::new() };
         let asked = timeout(PATIENCE, self.0.desk.clone().why(request)).await;
         let late = |_| Status::deadline_exceeded("the door takes too long to answer");
         Ok(asked.map_err(late)??.into_inner())

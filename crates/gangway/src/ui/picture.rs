@@ -9,6 +9,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use gangway_api::v1;
+use gangway_core::placeholder::fingerprint;
 use gangway_core::reason;
 use serde::Serialize;
 
@@ -20,12 +21,25 @@ pub(super) struct Picture {
     /// Counts the looks; 0 before the first.
     pub(super) number: u64,
     pub(super) head: Head,
-    /// What each of Slurm's reasons means, in a sentence.
-    pub(super) words: Arc<BTreeMap<String, String>>,
+    /// What is known of Slurm's reasons.
+    pub(super) words: Arc<Words>,
     /// In Slurm's order.
     pub(super) jobs: Vec<Arc<Job>>,
     /// In the order people expect.
     pub(super) nodes: Vec<Arc<Node>>,
+}
+
+/// Slurm's reasons for which jobs wait now.
+pub(super) type Words = BTreeMap<String, Word>;
+
+/// What is known of one of Slurm's reasons.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Word {
+    /// What it means, in a sentence.
+    said: String,
+    /// Whoever waits for it has no place in the queue.
+    #[serde(skip_serializing_if = "is_false")]
+    aside: bool,
 }
 
 /// The jobs as they were `age` seconds ago.
@@ -59,10 +73,17 @@ pub(super) enum Kind {
     Batch,
 }
 
-/// One job of the queue.
+/// From here on an id is none of Slurm's: the gang has no job. (`MaxJobId` is at most 67,043,328.)
+const OUTSIDE: u32 = 0xf000_0000;
+
+/// One job of the queue, or a gang that has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Job {
+    /// Slurm's, or from [`OUTSIDE`] on one that is made of the gang's uid.
     pub(super) id: u32,
+    /// The gang's uid, where it has no job.
+    #[serde(skip)]
+    pub(super) gang: String,
     pub(super) kind: Kind,
     /// `namespace/name` of the workload, or the job's name.
     pub(super) name: String,
@@ -127,6 +148,11 @@ pub(super) struct Holder {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(n: &i64) -> bool {
     *n == 0
 }
@@ -163,9 +189,13 @@ fn path(workload: Option<&v1::Workload>, name: String) -> (Kind, String) {
 impl From<v1::QueueRow> for Job {
     fn from(row: v1::QueueRow) -> Self {
         let workload = row.workload.as_ref().map(|own| own.kind.clone()).unwrap_or_default();
+        let gang = row.workload.as_ref().filter(|_| row.job == 0).map(|own| own.gang.clone());
+        let gang = gang.unwrap_or_default();
+        let outside = || OUTSIDE | (fingerprint([gang.as_str()]) & 0x0fff_ffff) as u32;
         let (kind, name) = path(row.workload.as_ref(), row.name);
         Self {
-            id: row.job,
+            id: if row.job > 0 { row.job } else { outside() },
+            gang,
             kind,
             name,
             workload,
@@ -208,13 +238,24 @@ impl From<v1::NodeRow> for Node {
     }
 }
 
+impl Job {
+    /// The word that means it at the desk.
+    pub(super) fn word(&self) -> String {
+        if self.gang.is_empty() { self.id.to_string() } else { self.gang.clone() }
+    }
+}
+
 impl Picture {
     /// The next one, after the desk has answered.
     pub(super) fn next(&self, now: i64, Queue { age, jobs }: Queue, nodes: Vec<Arc<Node>>) -> Self {
-        let reasons: BTreeMap<String, String> = jobs
+        let word = |reason: &String| Word {
+            said: reason::waiting(reason, ""),
+            aside: reason::stands_aside(reason),
+        };
+        let reasons: Words = jobs
             .iter()
             .filter(|job| job.state == "PENDING" && !job.reason.is_empty())
-            .map(|job| (job.reason.clone(), reason::waiting(&job.reason, "")))
+            .map(|job| (job.reason.clone(), word(&job.reason)))
             .collect();
         let words = if *self.words == reasons { self.words.clone() } else { Arc::new(reasons) };
         let cluster = self.head.cluster.clone();
@@ -288,7 +329,7 @@ fn kept<T: Keyed + PartialEq>(old: &[Arc<T>], new: impl Iterator<Item = T>) -> V
 struct Whole<'a> {
     #[serde(flatten)]
     head: &'a Head,
-    words: &'a BTreeMap<String, String>,
+    words: &'a Words,
     jobs: &'a [Arc<Job>],
     nodes: &'a [Arc<Node>],
 }
@@ -298,7 +339,7 @@ struct News<'a> {
     #[serde(flatten)]
     head: &'a Head,
     #[serde(skip_serializing_if = "Option::is_none")]
-    words: Option<Arc<BTreeMap<String, String>>>,
+    words: Option<Arc<Words>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     jobs: Option<Changes<'a, Job>>,
     #[serde(skip_serializing_if = "Option::is_none")]

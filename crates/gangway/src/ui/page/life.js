@@ -2,7 +2,7 @@
 //
 // Each moment says who knows it: Slurm's record, or this page, which has seen it happen between two looks.
 
-import { element, lasting } from "./store.js";
+import { element, isOutside, lasting } from "./store.js";
 
 const WORDS = {
   came: () => "came into the queue",
@@ -78,7 +78,8 @@ export class Life {
       about.append(element("p", { kind: "said", text: explained.why }), help);
     }
     const now = this.store.now();
-    const parts = [about, part("life", track(row, life, now), moments(row, life, now, Boolean(live)))];
+    // Without a job there is no record of a life.
+    const parts = isOutside(row) ? [about] : [about, part("life", track(row, life, now), moments(row, life, now, Boolean(live)))];
     const ahead = explained?.ahead_count ?? 0;
     if (ahead) parts.push(part(`ahead of it: ${ahead.toLocaleString("en")}${ahead > explained.ahead.length ? ", first" : ""}`, this.ahead(explained.ahead)));
     const open = this.body.scrollTop;
@@ -110,7 +111,7 @@ function facts(row, left = false) {
     if (value === "" || value === undefined || value === 0) return;
     list.append(element("div", { kind }, element("dt", { text: name }), element("dd", { text: value })));
   };
-  add("Slurm job", row.id);
+  add("Slurm job", isOutside(row) ? "none" : row.id);
   add("state", left ? "left the queue" : row.state.toLowerCase());
   add("nodes", row.nodes);
   add("GPUs", row.gpus);

@@ -1,6 +1,6 @@
 // The queue as a table of thousands of rows, of which only those that are seen exist.
 
-import { element, lasting } from "./store.js";
+import { element, isOutside, lasting, waits } from "./store.js";
 
 const HEIGHT = 29;
 const SPARE = 8;
@@ -55,8 +55,8 @@ export class Queue {
 
   wants(job) {
     switch (this.show) {
-      case "waiting": return job.state === "PENDING";
-      case "running": return job.state !== "PENDING";
+      case "waiting": return waits(job);
+      case "running": return !waits(job);
       case "gang": case "batch": return job.kind === this.show;
       default: return true;
     }
@@ -93,16 +93,16 @@ export class Queue {
   }
 
   line(job) {
-    const waits = job.state === "PENDING";
+    const waiting = waits(job);
     const cells = {
       place: element("td", { kind: "n soft" }),
-      start: element("td", { kind: waits ? "soft" : "" }),
-      why: element("td", { kind: waits ? "" : "soft" }),
+      start: element("td", { kind: waiting ? "soft" : "" }),
+      why: element("td", { kind: waiting ? "" : "soft" }),
     };
-    const mark = element("i", { kind: `mark ${job.kind}${waits ? " waits" : ""}`, title: job.kind === "batch" ? "sbatch" : "pods" });
+    const mark = element("i", { kind: `mark ${job.kind}${waiting ? " waits" : ""}`, title: job.kind === "batch" ? "sbatch" : "pods" });
     const row = element("tr", {},
       cells.place,
-      element("td", { title: job.name }, mark, element("b", { text: job.name }), element("span", { kind: "id", text: job.id })),
+      element("td", { title: job.name }, mark, element("b", { text: job.name }), element("span", { kind: "id", text: isOutside(job) ? "" : job.id })),
       element("td", {}, element("span", { kind: `state ${stateKind(job.state)}`, text: job.state.toLowerCase() })),
       element("td", { kind: "n", text: job.nodes }),
       element("td", { kind: "n", text: job.gpus || "" }),
@@ -113,7 +113,7 @@ export class Queue {
     );
     row.id = `job-${job.id}`;
     row.dataset.job = job.id;
-    if (waits) why(cells.why, job, this.store.words);
+    if (waiting) why(cells.why, job, this.store.words);
     return { job, row, cells, words: this.store.words };
   }
 
@@ -121,7 +121,7 @@ export class Queue {
   renew({ job, row, cells }, at, now) {
     write(cells.place, String(this.store.places.get(job.id) ?? ""));
     write(cells.start, when(job, now));
-    if (job.state !== "PENDING") {
+    if (!waits(job)) {
       write(cells.why, holds(job, now));
       cells.why.title = job.hosts ?? "";
     }
@@ -170,13 +170,14 @@ const known = new WeakMap();
 function text(job) {
   let made = known.get(job);
   if (made === undefined) {
-    made = [job.id, job.name, job.user, job.account, job.partition, job.state, job.reason, job.hosts].join(" ").toLowerCase();
+    made = [isOutside(job) ? "" : job.id, job.name, job.user, job.account, job.partition, job.state, job.reason, job.hosts, job.note].join(" ").toLowerCase();
     known.set(job, made);
   }
   return made;
 }
 
 export function stateKind(state) {
+  if (["ASSEMBLING", "ASKED", "QUEUED"].includes(state)) return "PENDING";
   return ["RUNNING", "PENDING", "SUSPENDED"].includes(state) ? state : "bad";
 }
 
@@ -195,7 +196,12 @@ function holds(job, now) {
 
 function why(cell, job, words) {
   const reason = job.reason ?? "";
-  const said = words[reason] ?? reason;
+  if (isOutside(job)) {
+    cell.title = job.note;
+    cell.append(element("b", { text: reason }), element("span", { kind: "soft", text: `: ${job.note}` }));
+    return;
+  }
+  const said = words[reason]?.said ?? reason;
   const rest = said.startsWith(reason) ? said.slice(reason.length) : said;
   cell.title = job.note && job.note !== reason ? `${said} (Slurm: ${job.note})` : said;
   cell.append(element("b", { text: reason }), element("span", { kind: "soft", text: rest }));

@@ -2,6 +2,19 @@
 //
 // Nothing here touches the page.
 
+// From here on an id is none of Slurm's: the gang has no job (ui/picture.rs).
+const OUTSIDE = 0xf0000000;
+
+/** Whether Slurm has no job for it. */
+export function isOutside(job) {
+  return job.id >= OUTSIDE;
+}
+
+/** Whether it waits: in Slurm's queue, or to get there. */
+export function waits(job) {
+  return job.state === "PENDING" || isOutside(job);
+}
+
 /** Rows in order, each with a key. */
 export class List {
   constructor(key) {
@@ -94,23 +107,26 @@ export class Store extends EventTarget {
     this.head = head;
     this.connected = true;
     if (words) this.words = words;
-    if (jobs) this.#number();
+    if (jobs || words) this.#number();
     this.dispatchEvent(new CustomEvent("change", { detail: { jobs, nodes } }));
   }
 
-  // The place of each that waits among those of its partition; of several partitions the one furthest back.
+  // The place of each that waits among those of its partition, as `gangway queue` and its Gang have it
+  // (core/outlook.rs, `positions`): by priority, then id; whoever stands aside has none, of several partitions the best
+  // place counts.
   #number() {
-    const waiting = new Map();
-    this.places = new Map();
+    const queues = new Map();
     for (const job of this.jobs.rows) {
-      if (job.state !== "PENDING") continue;
-      let last = 0;
+      if (job.state !== "PENDING" || this.words[job.reason]?.aside) continue;
       for (const name of job.partition.split(",")) {
-        const place = (waiting.get(name) ?? 0) + 1;
-        waiting.set(name, place);
-        last = Math.max(last, place);
+        if (!queues.has(name)) queues.set(name, []);
+        queues.get(name).push(job);
       }
-      this.places.set(job.id, last);
+    }
+    this.places = new Map();
+    for (const queue of queues.values()) {
+      queue.sort((a, b) => b.priority - a.priority || a.id - b.id);
+      queue.forEach(({ id }, at) => this.places.set(id, Math.min(at + 1, this.places.get(id) ?? Infinity)));
     }
   }
 }
