@@ -255,7 +255,11 @@ impl Desk for Made {
         &self,
         _: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
-        Ok(Response::new(v1::NodesResponse { rows: pool(self.nodes), now: self.now }))
+        Ok(Response::new(v1::NodesResponse {
+            rows: pool(self.nodes),
+            now: self.now,
+            as_of: self.now,
+        }))
     }
 
     async fn why(
@@ -290,6 +294,7 @@ impl Desk for Made {
             ahead_count,
             help,
             now: self.now,
+            as_of: self.now,
         }))
     }
 

@@ -61,5 +61,6 @@ mod turnover;
 mod two_leaders;
 mod ui;
 mod volumes;
+mod waiting;
 mod webhook;
 mod wires;

@@ -14,14 +14,15 @@ mod spent;
 use serde::Serialize;
 
 pub use efficiency::{Efficiency, Measured, Sample, Series, efficiency, measured};
-pub use explain::{Explanation, explain, find};
+pub use explain::{Explanation, explain, explain_outside, find};
 pub use holders::{Held, Holder, NodeRow, Seated, Taken, nodes};
 pub use question::{
     BadGres, WHAT_IF, WhatIf, ballast, choice, guard, read_gres, read_minutes, trial,
 };
-pub use queue::{Row, rows};
+pub use queue::{Row, outside, rows};
 pub use spent::{By, Spent, Usage, usage};
 
+use crate::gang::Gang;
 use crate::placeholder::Stamp;
 
 /// The workload in Kubernetes that a placeholder stands for.
@@ -48,6 +49,18 @@ impl Workload {
         Self { namespace, name, gang, ..Self::default() }
     }
 
+    /// What a gang is of, with its pods where they are wanted.
+    pub fn of(gang: &Gang, pods: bool) -> Self {
+        let pods = if pods { gang.members.as_slice() } else { &[] };
+        Self {
+            namespace: gang.namespace.clone(),
+            kind: gang.kind.clone(),
+            name: gang.name.clone(),
+            gang: gang.uid.clone(),
+            pods: pods.iter().map(|member| member.name.clone()).collect(),
+        }
+    }
+
     /// `namespace/name`.
     pub fn path(&self) -> String {
         if self.namespace.is_empty() {
@@ -66,51 +79,6 @@ pub struct Partition {
     pub tier: u32,
     /// Whether it starts jobs.
     pub up: bool,
-}
-
-/// What is known of one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Host {
-    /// Slurm's name of it.
-    pub name: String,
-    /// Base state and flags by Slurm's names.
-    pub state: Vec<String>,
-    /// Why it is drained or down.
-    pub reason: String,
-    /// Partitions it is in.
-    pub partitions: Vec<String>,
-    /// CPUs it has, and how many of them jobs have.
-    pub cpus: (u32, u32),
-    /// GPUs it has.
-    pub gpus: u32,
-    /// Which of them jobs have, ascending.
-    pub taken: Vec<u32>,
-    /// How many of them jobs have: more than are named where Slurm only counts.
-    pub gpus_taken: u32,
-}
-
-impl Host {
-    /// Whether Slurm lists this base state or flag.
-    fn is(&self, state: &str) -> bool {
-        self.state.iter().any(|one| one == state)
-    }
-
-    /// In service: it takes jobs, or could once there is room.
-    fn serves(&self) -> bool {
-        !["DOWN", "DRAIN", "NOT_RESPONDING", "ERROR", "FAIL", "MAINTENANCE"]
-            .iter()
-            .any(|state| self.is(state))
-    }
-}
-
-/// `gpu:h100:8,efa:32` as a number of GPUs.
-pub fn gpus_of(gres: &str) -> u32 {
-    let one = |word: &str| {
-        let word = word.split('(').next().unwrap_or_default();
-        let mut parts = word.split(':');
-        (parts.next() == Some("gpu")).then(|| parts.next_back()?.parse::<u32>().ok())?
-    };
-    gres.split(',').filter_map(one).fold(0, u32::saturating_add)
 }
 
 /// Whether two lists of partitions, separated by commas, have one in common.

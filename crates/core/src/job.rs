@@ -222,13 +222,17 @@ pub struct Job {
     pub node_count: u32,
     /// GPUs it has or asks for, of all nodes and components.
     pub gpus: u32,
+    /// CPUs it has or asks for on all nodes; of a heterogeneous job the leader's. 0 where not sent.
+    pub cpus: u32,
+    /// Memory that each node must give, MiB; of a heterogeneous job the leader's. 0 where not said.
+    pub memory_mib: u64,
     /// Components of a heterogeneous job, its leader first; empty for an ordinary job, and for a
     /// component that was read without its leader.
     pub parts: Vec<Part>,
 }
 
 /// One component of a heterogeneous job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Its own id; the first one's is the leader's.
     pub id: JobId,
@@ -242,6 +246,12 @@ pub struct Part {
     pub excluded_nodes: String,
     /// What each of its nodes must give, as it was asked for.
     pub tres_per_node: String,
+    /// How many nodes it has, or needs at least; 0 where not sent.
+    pub node_count: u32,
+    /// As [`Job::cpus`].
+    pub cpus: u32,
+    /// As [`Job::memory_mib`].
+    pub memory_mib: u64,
 }
 
 impl Job {
@@ -427,10 +437,7 @@ mod tests {
         let part = |(id, state): (u32, &&str)| Part {
             id: JobId(id),
             state: JobState::parse(&[state]),
-            nodes: String::new(),
-            admin_comment: String::new(),
-            excluded_nodes: String::new(),
-            tres_per_node: String::new(),
+            ..Part::default()
         };
         let parts: Vec<Part> = (7..).zip(states).map(part).collect();
         Job { parts, ..Job::sample(7, states[0]) }

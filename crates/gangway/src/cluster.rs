@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::anteroom::Anteroom;
 use crate::atlas::Atlas;
 use crate::bell::{Bell, Listener};
 use crate::command::Caller;
@@ -47,6 +48,8 @@ pub(crate) struct Cluster {
     pub(crate) gangs: Arc<Gangs>,
     /// What is seen of their placeholders.
     pub(crate) sights: Arc<Sights>,
+    /// What pods are told, for whoever asks at the desk.
+    pub(crate) anteroom: Anteroom,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
 }

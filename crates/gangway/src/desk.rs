@@ -20,6 +20,7 @@ use gangway_slurm::{Client, Error, FinishedJob};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::anteroom::Anteroom;
 use crate::chain::explain;
 use crate::config::{self, Settings};
 use crate::extender::leads;
@@ -42,6 +43,7 @@ pub(crate) struct Desk(Arc<Inner>);
 struct Inner {
     slurm: Client,
     queue: Arc<Queue>,
+    anteroom: Anteroom,
     mandate: Mandate,
     settings: config::Desk,
     ledger: Arc<Ledger>,
@@ -59,7 +61,7 @@ pub(crate) type Room = v1::desk_server::DeskServer<Desk>;
 pub(crate) fn service(
     nursery: &Nursery,
     settings: &Settings,
-    (slurm, queue): (Client, Arc<Queue>),
+    (slurm, queue, anteroom): (Client, Arc<Queue>, Anteroom),
     mandate: Mandate,
     stop: CancellationToken,
 ) -> Room {
@@ -74,8 +76,8 @@ pub(crate) fn service(
     let (settings, held) = (settings.desk.clone(), Mutex::default());
     let prometheus = Prometheus::new(settings.prometheus.clone());
     let desk =
-        Desk(Arc::new(Inner { slurm, queue, mandate, settings, ledger, trials, prometheus, held }));
-    Room::new(desk).max_encoding_message_size(crate::extender::MAX_MESSAGE)
+        Inner { slurm, queue, anteroom, mandate, settings, ledger, trials, prometheus, held };
+    Room::new(Desk(Arc::new(desk))).max_encoding_message_size(crate::extender::MAX_MESSAGE)
 }
 
 /// Slurm's no, for whoever asked.
@@ -106,38 +108,35 @@ impl Inner {
         self.ledger.listing(oldest).await.map_err(|error| refused(&error))
     }
 
+    /// What Slurm lists, then the gangs that it has no job for.
     fn rows(&self, listing: &Listing, pods: bool) -> Vec<Row> {
-        desk::rows(&listing.jobs, &listing.partitions, |job| self.workload(job, pods))
+        let mut rows =
+            desk::rows(&listing.jobs, &listing.partitions, |job| self.workload(job, pods));
+        rows.extend(self.anteroom.rows());
+        rows
     }
 
     /// The one row that a word means, and all rows.
-    async fn meant(&self, word: &str, namespace: &str) -> Result<(Row, Vec<Row>), Status> {
-        let mut rows = self.rows(&*self.listing(Oldest::Untold).await?, true);
-        if desk::find(&rows, word, namespace).is_err() {
-            // It may have come since.
-            rows = self.rows(&*self.listing(Oldest::Now).await?, true);
-        }
-        match desk::find(&rows, word, namespace) {
-            Ok(row) => Ok((row.clone(), rows)),
-            Err(none) if none.is_empty() => Err(Status::not_found(format!(
-                "no job, gang or pod {word} is in Slurm's queue{}; `gangway queue` lists all, `gangway usage --by job` what has ended",
-                if namespace.is_empty() {
-                    String::new()
-                } else {
-                    format!(" for namespace {namespace}")
-                }
-            ))),
-            Err(several) => {
-                let named: Vec<String> = several
-                    .iter()
-                    .take(5)
-                    .map(|row| format!("{} (job {})", row.path(), row.job))
-                    .collect();
-                Err(Status::failed_precondition(format!(
-                    "{word} may mean {}; say which, by namespace or job id",
-                    named.join(", ")
-                )))
+    async fn meant(&self, word: &str, namespace: &str) -> Result<Meant, Status> {
+        let listing = match self.listing(Oldest::Untold).await {
+            Ok(listing) => listing,
+            // Why a gang has no job may be said without Slurm, most of all that Slurm does not answer.
+            Err(away) => {
+                let rows = self.anteroom.rows();
+                let row = desk::find(&rows, word, namespace).map_err(|_| away)?.clone();
+                return Ok(Meant { row, rows, listing: None });
             }
+        };
+        let mut meant = (self.rows(&listing, true), listing);
+        if desk::find(&meant.0, word, namespace).is_err() {
+            // It may have come since.
+            let listing = self.listing(Oldest::Now).await?;
+            meant = (self.rows(&listing, true), listing);
+        }
+        let (rows, listing) = meant;
+        match desk::find(&rows, word, namespace) {
+            Ok(row) => Ok(Meant { row: row.clone(), rows, listing: Some(listing) }),
+            Err(several) => Err(none_or_several(word, namespace, &several)),
         }
     }
 
@@ -219,6 +218,44 @@ impl Inner {
     }
 }
 
+/// What a word means.
+struct Meant {
+    row: Row,
+    /// It, and all others.
+    rows: Vec<Row>,
+    /// What Slurm says; `None`: it does not answer, and the row is none of its.
+    listing: Option<Arc<Listing>>,
+}
+
+impl Meant {
+    fn job(&self) -> Option<&Job> {
+        let mut jobs = self.listing.as_ref()?.jobs.iter();
+        jobs.find(|job| job.id.0 == self.row.job).map(|job| &**job)
+    }
+}
+
+/// Why a word means no one row.
+fn none_or_several(word: &str, namespace: &str, several: &[&Row]) -> Status {
+    if several.is_empty() {
+        let of = if namespace.is_empty() {
+            String::new()
+        } else {
+            format!(" for namespace {namespace}")
+        };
+        return Status::not_found(format!(
+            "no job, gang or pod {word} is in Slurm's queue or waits to get there{of}; `gangway queue` lists all, `gangway usage --by job` what has ended"
+        ));
+    }
+    let named = several.iter().take(5).map(|row| match row.job {
+        0 => row.path(),
+        job => format!("{} (job {job})", row.path()),
+    });
+    Status::failed_precondition(format!(
+        "{word} may mean {}; say which, by namespace or job id",
+        named.collect::<Vec<_>>().join(", ")
+    ))
+}
+
 /// What runs under one id: a job, or a component of a heterogeneous one.
 struct Part {
     id: JobId,
@@ -260,10 +297,24 @@ impl v1::desk_server::Desk for Desk {
     ) -> Result<Response<v1::WhyResponse>, Status> {
         leads(&self.0.mandate)?;
         let request = request.into_inner();
-        let (row, rows) = self.0.meant(&request.word, &request.namespace).await?;
-        let (hosts, partitions) = self.0.ledger.hosts().await.map_err(|error| refused(&error))?;
-        let explained = desk::explain(&row, &rows, &hosts, &partitions, now());
-        Ok(Response::new(v1::WhyResponse::of(explained, now())))
+        let meant = self.0.meant(&request.word, &request.namespace).await?;
+        let row = &meant.row;
+        let as_of = meant.listing.as_ref().map_or_else(now, |listing| listing.as_of);
+        if row.job == 0 {
+            return Ok(Response::new(v1::WhyResponse::of(
+                desk::explain_outside(row),
+                as_of,
+                now(),
+            )));
+        }
+        let (nodes, partitions) = self.0.ledger.hosts().await.map_err(|error| refused(&error))?;
+        let slurms = (nodes.as_slice(), partitions.as_slice());
+        let mut explained = desk::explain(row, (&meant.rows, meant.job()), slurms, now());
+        let gang = row.workload.as_ref().map(|own| own.gang.as_str());
+        if let Some(told) = gang.and_then(|gang| self.0.anteroom.told(gang)) {
+            explained.why.push_str(&format!("; its pods are told: {told}"));
+        }
+        Ok(Response::new(v1::WhyResponse::of(explained, as_of, now())))
     }
 
     async fn nodes(
@@ -276,7 +327,7 @@ impl v1::desk_server::Desk for Desk {
         let held = self.0.held(&listing).await;
         let (hosts, _) = self.0.ledger.hosts().await.map_err(|error| refused(&error))?;
         let rows = desk::nodes(&hosts, &held).into_iter().map(Into::into).collect();
-        Ok(Response::new(v1::NodesResponse { rows, now: now() }))
+        Ok(Response::new(v1::NodesResponse { rows, as_of: listing.as_of, now: now() }))
     }
 
     async fn what_if(
@@ -299,8 +350,14 @@ impl v1::desk_server::Desk for Desk {
         let names = certificates.as_deref().map(Vec::as_slice).unwrap_or_default();
         let guest = guests::guest(names, &self.0.settings)?;
         let request = request.into_inner();
-        let (row, _) = self.0.meant(&request.word, &request.namespace).await?;
+        let row = self.0.meant(&request.word, &request.namespace).await?.row;
         guest.may_cancel(&row)?;
+        if row.job == 0 {
+            return Err(Status::failed_precondition(format!(
+                "Slurm has no job for {} that could be ended; delete the workload to be rid of it",
+                row.path()
+            )));
+        }
         let job = self.0.slurm.job(JobId(row.job)).await.map_err(|error| refused(&error))?;
         let job = job.ok_or_else(|| Status::not_found("Slurm does not know the job any more"))?;
         // Whoever has the id now: it may not be the one that was looked at.

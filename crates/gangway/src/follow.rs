@@ -18,7 +18,7 @@ use gangway_core::gang::Assembled;
 use gangway_core::gang::standin::StandsIn;
 use gangway_core::gangview::{Seen, Sight};
 use gangway_core::job::JobId;
-use gangway_core::life::{Event, Life, Write, step};
+use gangway_core::life::{Event, Life, Phase, Write, step};
 use gangway_core::offer;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -47,6 +47,8 @@ pub(crate) struct Follower {
     verdicts: Option<Verdicts>,
     reporter: Reporter,
     shown: Shown,
+    /// The desk has been told what its pods are.
+    told: bool,
     /// What is seen of its placeholder, for people.
     sight: watch::Receiver<Option<Sight>>,
     /// Where a stock kube-scheduler binds: the seats that it is offered.
@@ -66,6 +68,7 @@ impl Follower {
         Self {
             reporter: Reporter::new(cluster.clone()),
             shown: Shown::new(&cluster.gangs),
+            told: false,
             sight,
             offering: cluster.terms.clone().map(Offering::new),
             passage: Passage::new(cluster.now()),
@@ -98,6 +101,7 @@ impl Follower {
             match self.act(&view, plan.actions).await {
                 Done::Forgotten => {
                     self.shown.remove(&self.cluster).await;
+                    self.cluster.anteroom.forget(&gang.uid);
                     break;
                 }
                 Done::LookAgain => continue,
@@ -112,6 +116,7 @@ impl Follower {
             let seen = (job, sight.as_ref());
             let reported = self.reporter.report(&view, plan.report.as_ref(), seen).await;
             let shown = self.show(&view, plan.report.as_ref(), sight.as_ref()).await;
+            self.tell_desk(&view, plan.report.as_ref());
             let look = [reported, shown, unnoticed].into_iter().flatten().min();
             self.wait(wake, look, &mut freed).await;
         }
@@ -153,6 +158,17 @@ impl Follower {
         let facts = self.life.facts(&view.assembled, &spots);
         let seen = Seen { facts, report, sight, ready: view.ready };
         self.shown.show(&self.cluster, view, &seen).await
+    }
+
+    /// Lets the desk know what the pods are told.
+    fn tell_desk(&mut self, view: &View, report: Option<&Report>) {
+        if report.is_none() && !self.told {
+            return;
+        }
+        let spots = BTreeMap::new();
+        let facts = self.life.facts(&view.assembled, &spots);
+        let said = (Phase::of(&facts), facts.verdict);
+        self.told = self.cluster.anteroom.hear(&self.views, said, report);
     }
 
     /// Something has happened.

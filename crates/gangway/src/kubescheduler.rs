@@ -26,6 +26,7 @@ use tonic_health::pb::health_client::HealthClient;
 use self::offering::Terms;
 use self::offers::Offers;
 use self::server::Desk;
+use crate::anteroom::Anteroom;
 use crate::cluster::{Cluster, World};
 use crate::command::Caller;
 use crate::config::{ExtenderFlags, ExtenderSettings};
@@ -83,6 +84,7 @@ pub(crate) async fn run(flags: &ExtenderFlags) -> anyhow::Result<()> {
         sweep: Arc::new(Notify::new()),
         gangs: Arc::new(Gangs::new(settings.gangs.singles)),
         sights: Arc::default(),
+        anteroom: Anteroom::default(),
         started: Instant::now(),
         stop: stop.clone(),
     };

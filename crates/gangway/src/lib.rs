@@ -4,6 +4,7 @@
 
 mod admission;
 mod annotate;
+mod anteroom;
 mod apiserver;
 mod atlas;
 mod bell;
@@ -91,6 +92,9 @@ enum Command {
 /// Reads flags and hands over to a subcommand, until it ends.
 pub fn run() -> anyhow::Result<ExitCode> {
     let program = std::env::args_os().next().unwrap_or_default();
+    if terminal::completes(&program)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let command = if terminal::is_plugin(&program) {
         Command::Terminal(Box::new(terminal::plugin()))
     } else {

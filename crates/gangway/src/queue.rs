@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub(crate) use board::{Board, Health};
+pub(crate) use outlook::fact;
 
 use crate::atlas::Atlas;
 use reach::Reaches;

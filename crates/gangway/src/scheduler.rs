@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::anteroom::Anteroom;
 use crate::apiserver::{self, Hand};
 use crate::cluster::{Cluster, World};
 use crate::command::Caller;
@@ -72,13 +73,15 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<()> {
             }
         });
     }
-    let behind = (patient_client(&settings, link, &mandate)?, queue.clone());
+    let anteroom = Anteroom::default();
+    let behind = (patient_client(&settings, link, &mandate)?, queue.clone(), anteroom.clone());
     listen(&nursery, &settings, behind, &mandate, &process, &readiness, &stop).await?;
     let way = Way { kubeconfig: settings.kubeconfig.as_deref(), identity: &settings.identity };
     let election = settings.election.as_ref();
     elect(&nursery, way, election, &mandate, &process.leads, &stop).await?;
     let client = way.client(Some(&mandate)).await?;
-    let shared = Shared { nursery, settings, queue, mandate, metrics, traces, readiness, stop };
+    let shared =
+        Shared { nursery, settings, queue, anteroom, mandate, metrics, traces, readiness, stop };
     start_source(&shared, client);
 
     let lived = parent.live(&shared.stop).await;
@@ -205,7 +208,7 @@ pub(crate) fn start_queue(
 async fn listen(
     nursery: &Nursery,
     settings: &Settings,
-    behind: (SlurmClient, Arc<Queue>),
+    behind: (SlurmClient, Arc<Queue>, Anteroom),
     mandate: &Mandate,
     process: &Process,
     readiness: &Arc<Readiness>,
@@ -233,6 +236,7 @@ pub(crate) struct Shared {
     pub(crate) nursery: Nursery,
     pub(crate) settings: Settings,
     pub(crate) queue: Arc<Queue>,
+    pub(crate) anteroom: Anteroom,
     pub(crate) mandate: Mandate,
     pub(crate) metrics: Metrics,
     pub(crate) traces: Traces,
@@ -242,7 +246,8 @@ pub(crate) struct Shared {
 
 /// Begins to watch Kubernetes.
 pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
-    let Shared { nursery, settings, queue, mandate, metrics, traces, readiness, stop } = shared;
+    let Shared { nursery, settings, queue, anteroom, mandate, .. } = shared;
+    let Shared { metrics, traces, readiness, stop, .. } = shared;
     let room = extender::service(queue.clone(), mandate.clone());
     let (door, serving) = door::inside(room, stop.clone());
     nursery.start("own door", serving);
@@ -261,6 +266,7 @@ pub(crate) fn start_source(shared: &Shared, kubernetes: kube::Client) {
         sweep: Arc::new(Notify::new()),
         gangs: Arc::new(Gangs::new(settings.gangs.singles)),
         sights: Arc::default(),
+        anteroom: anteroom.clone(),
         started: Instant::now(),
         stop: stop.clone(),
     };

@@ -5,6 +5,7 @@
 //! made by plain functions ([`show`], [`top::draw`]). Exit codes are part of what is promised (docs/reference/terminal.md).
 
 mod ask;
+mod complete;
 mod flags;
 mod show;
 mod table;
@@ -58,10 +59,34 @@ struct Plugin {
 /// What kubectl looks for on the PATH for `kubectl gang`.
 const PLUGIN: &str = "kubectl-gang";
 
+/// What kubectl asks for completions of it.
+const COMPLETER: &str = "kubectl_complete-gang";
+
 /// Whether a program of this name is the plugin, whatever directory it is in.
 pub(crate) fn is_plugin(program: &std::ffi::OsStr) -> bool {
-    let name = std::path::Path::new(program).file_stem();
-    name.and_then(|name| name.to_str()) == Some(PLUGIN)
+    is_named(program, PLUGIN)
+}
+
+/// Whether kubectl asks for completions. They are written then, and there is nothing more to do.
+pub(crate) fn completes(program: &std::ffi::OsStr) -> io::Result<bool> {
+    if !is_named(program, COMPLETER) {
+        return Ok(false);
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    io::stdout().write_all(complete::answer(&plugin_command(), &words).as_bytes())?;
+    Ok(true)
+}
+
+fn is_named(program: &std::ffi::OsStr, name: &str) -> bool {
+    let own = std::path::Path::new(program).file_stem();
+    own.and_then(|own| own.to_str()) == Some(name)
+}
+
+/// The plugin with all that clap adds of its own.
+fn plugin_command() -> Command {
+    let mut command = Plugin::command();
+    command.build();
+    command
 }
 
 /// Reads the plugin's flags.
@@ -135,26 +160,35 @@ pub(crate) async fn run(verb: Verb) -> ExitCode {
 
 async fn queue(flags: Queue) -> Result<(), Failure> {
     let answer = ask::desk(&flags.common.door).await?.queue().await?;
-    let rows: Vec<_> = answer.rows.into_iter().filter(|row| flags.wants(row)).collect();
+    let rows: Vec<_> = answer.said.into_iter().filter(|row| flags.wants(row)).collect();
     say(&flags.common, &rows, |wide| show::queue(&rows, answer.now, wide))?;
-    let age = show::age(answer.age);
-    if !age.is_empty() {
-        // Beside the list, so that programs need not know of it. Nobody may be listening.
-        let _ = writeln!(io::stderr(), "note: {age}; ask again in a moment for a newer one");
-    }
+    note_age(answer.age);
     Ok(())
 }
 
 async fn explain(flags: Explain) -> Result<(), Failure> {
-    let (explained, now) =
-        ask::desk(&flags.common.door).await?.why(&flags.what, flags.namespace.as_deref()).await?;
-    say(&flags.common, &explained, |_| show::explanation(&explained, now))
+    let mut desk = ask::desk(&flags.common.door).await?;
+    let answer = desk.why(&flags.what, flags.namespace.as_deref()).await?;
+    say(&flags.common, &answer.said, |_| show::explanation(&answer.said, answer.now))?;
+    note_age(answer.age);
+    Ok(())
 }
 
 async fn nodes(flags: Nodes) -> Result<(), Failure> {
-    let rows = ask::desk(&flags.common.door).await?.nodes().await?;
-    let rows: Vec<_> = rows.into_iter().filter(|row| flags.wants(row)).collect();
-    say(&flags.common, &rows, |wide| show::nodes(&rows, wide))
+    let answer = ask::desk(&flags.common.door).await?.nodes().await?;
+    let rows: Vec<_> = answer.said.into_iter().filter(|row| flags.wants(row)).collect();
+    say(&flags.common, &rows, |wide| show::nodes(&rows, wide))?;
+    note_age(answer.age);
+    Ok(())
+}
+
+/// Says how old Slurm's word is, beside the answer, so that programs need not know of it.
+fn note_age(seconds: i64) {
+    let age = show::age(seconds);
+    if !age.is_empty() {
+        // Nobody may be listening.
+        let _ = writeln!(io::stderr(), "note: {age}; ask again in a moment for a newer one");
+    }
 }
 
 async fn what_if(flags: WhatIf) -> Result<(), Failure> {

@@ -40,11 +40,11 @@ mirror!(Usage, v1::UsageRow { key, jobs, gpu_seconds, node_seconds ; efficiency 
 mirror!(Efficiency, v1::Efficiency { users, gpu_use, watts, efa_bytes_per_second, unmeasured, flagged, flags ; ; });
 
 impl v1::WhyResponse {
-    /// What was explained, as of `now`.
-    pub fn of(explained: Explanation, now: i64) -> Self {
+    /// What was explained `now`, of Slurm's word of `as_of`.
+    pub fn of(explained: Explanation, as_of: i64, now: i64) -> Self {
         let Explanation { row, why, ahead, ahead_count, help } = explained;
         let ahead = ahead.into_iter().map(Into::into).collect();
-        Self { row: Some(row.into()), why, ahead, ahead_count, help, now }
+        Self { row: Some(row.into()), why, ahead, ahead_count, help, now, as_of }
     }
 
     /// The same for whoever asked.

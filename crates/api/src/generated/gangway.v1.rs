@@ -1031,6 +1031,8 @@ pub struct QueueRow {
     /// Among those that wait for its partition, from 1; 0 for one that does not wait.
     #[prost(uint32, tag = "1")]
     pub position: u32,
+    /// 0 for a gang that Slurm has no job for: `state` is its phase then, and `reason` and `description` are what its pods
+    /// are told.
     #[prost(uint32, tag = "2")]
     pub job: u32,
     #[prost(string, tag = "3")]
@@ -1096,6 +1098,9 @@ pub struct WhyResponse {
     pub help: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(int64, tag = "6")]
     pub now: i64,
+    /// When Slurm listed its jobs so, by the same clock.
+    #[prost(int64, tag = "7")]
+    pub as_of: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodesRequest {}
@@ -1105,6 +1110,9 @@ pub struct NodesResponse {
     pub rows: ::prost::alloc::vec::Vec<NodeRow>,
     #[prost(int64, tag = "2")]
     pub now: i64,
+    /// When Slurm listed its jobs so, by the same clock.
+    #[prost(int64, tag = "3")]
+    pub as_of: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeRow {
@@ -1398,7 +1406,7 @@ pub mod desk_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Every job that is not over, pods' and sbatch's, in Slurm's order.
+        /// Every job that is not over, pods' and sbatch's, in Slurm's order; then the gangs that Slurm has no job for.
         pub async fn queue(
             &mut self,
             request: impl tonic::IntoRequest<super::QueueRequest>,
@@ -1529,7 +1537,7 @@ pub mod desk_server {
     /// Generated trait containing gRPC methods that should be implemented for use with DeskServer.
     #[async_trait]
     pub trait Desk: std::marker::Send + std::marker::Sync + 'static {
-        /// Every job that is not over, pods' and sbatch's, in Slurm's order.
+        /// Every job that is not over, pods' and sbatch's, in Slurm's order; then the gangs that Slurm has no job for.
         async fn queue(
             &self,
             request: tonic::Request<super::QueueRequest>,

@@ -1,16 +1,17 @@
 //! Why one job waits, who is ahead, what would help.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Host, Partition, Row, lasting, share};
+use super::{Partition, Row, lasting, share};
+use crate::job::Job;
+use crate::outlook::{Ask, Node, outlook};
 use crate::reason;
 
 /// So many of those ahead are named.
 const NAMED: usize = 10;
-/// So many of the nodes that are out of service, and of the jobs that end next.
+/// So many of the jobs that end next.
 const FEW: usize = 3;
 
 /// Everything that can be said of one job.
@@ -34,7 +35,7 @@ pub fn find<'a>(rows: &'a [Row], word: &str, namespace: &str) -> Result<&'a Row,
     let word =
         ["gang/", "pod/", "job/"].iter().find_map(|kind| word.strip_prefix(kind)).unwrap_or(word);
     if let Ok(id) = word.parse::<u32>()
-        && let Some(row) = rows.iter().find(|row| row.job == id)
+        && let Some(row) = rows.iter().find(|row| row.job == id && id > 0)
     {
         return Ok(row);
     }
@@ -48,7 +49,8 @@ pub fn find<'a>(rows: &'a [Row], word: &str, namespace: &str) -> Result<&'a Row,
     };
     let mut found: Vec<&Row> = rows.iter().filter(meant).collect();
     // A generation that waits beside one that is ending is the one that is meant.
-    if found.len() > 1 && found.iter().all(|row| row.workload == found[0].workload) {
+    let gang = |row: &Row| row.workload.as_ref().map(|own| own.gang.clone());
+    if found.len() > 1 && found.iter().all(|row| gang(row) == gang(found[0])) {
         found.sort_by_key(|row| (!row.waits(), row.job));
         found.truncate(1);
     }
@@ -58,12 +60,11 @@ pub fn find<'a>(rows: &'a [Row], word: &str, namespace: &str) -> Result<&'a Row,
     }
 }
 
-/// Explains one row of these.
+/// Explains one row of these; `job` is what Slurm says of it.
 pub fn explain(
     row: &Row,
-    rows: &[Row],
-    hosts: &[Host],
-    partitions: &[Partition],
+    (rows, job): (&[Row], Option<&Job>),
+    (nodes, partitions): (&[Node], &[Partition]),
     now: i64,
 ) -> Explanation {
     if !row.waits() {
@@ -75,7 +76,8 @@ pub fn explain(
         .filter(|other| other.waits() && share(&other.partition, &row.partition))
         .filter(|other| !reason::stands_aside(&other.reason))
         .collect();
-    let mut help = vec![room(row, hosts)];
+    let ask = job.and_then(Ask::of);
+    let mut help: Vec<String> = ask.iter().map(|ask| outlook(ask, nodes)).collect();
     help.extend(partitions.iter().filter(|one| !one.up && share(&one.name, &row.partition)).map(
         |one| {
             format!(
@@ -97,6 +99,11 @@ pub fn explain(
     }
 }
 
+/// Explains a gang that Slurm has no job for: its pods are told all there is to say.
+pub fn explain_outside(row: &Row) -> Explanation {
+    Explanation { row: row.clone(), why: row.description.clone(), ..Explanation::default() }
+}
+
 /// Free nodes would let it start.
 fn waits_for_room(reason: &str) -> bool {
     matches!(reason, "" | "None" | "Resources" | "Priority" | "ReqNodeNotAvail" | "BadConstraints")
@@ -112,52 +119,6 @@ fn running(row: &Row, now: i64) -> String {
     }
     if row.end > now {
         let _ = write!(said, "; it ends in {} at the latest", lasting(row.end.saturating_sub(now)));
-    }
-    said
-}
-
-/// `needs 4 nodes with 8 GPUs each in gangway: 2 could take it now, 11 are taken, 3 are out of service (p5-3 DRAIN "bad NIC")`.
-fn room(row: &Row, hosts: &[Host]) -> String {
-    let each = row.gpus.checked_div(row.nodes).unwrap_or(0);
-    let own = |host: &&Host| host.partitions.iter().any(|name| share(name, &row.partition));
-    let (mut free, mut taken, mut small) = (0_u32, 0_u32, 0_u32);
-    let mut out: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
-    for host in hosts.iter().filter(own) {
-        let has_room =
-            host.gpus >= each.saturating_add(host.gpus_taken) && host.cpus.0 > host.cpus.1;
-        if !host.serves() {
-            let state = host.state.join("+");
-            out.entry((state, &host.reason)).or_default().push(&host.name);
-        } else if host.gpus < each {
-            small += 1;
-        } else if has_room {
-            free += 1;
-        } else {
-            taken += 1;
-        }
-    }
-    let mut said = format!("needs {}", counted(row.nodes, "node"));
-    if each > 0 {
-        let _ = write!(said, " with {}", counted(each, "GPU"));
-        said.push_str(if row.nodes == 1 { "" } else { " each" });
-    }
-    let _ = write!(said, " in {}: {free} could take it now, {taken} are taken", row.partition);
-    if small > 0 {
-        let _ = write!(said, ", {small} are too small");
-    }
-    let lost: usize = out.values().map(Vec::len).sum();
-    if lost > 0 {
-        let _ = write!(said, ", {lost} are out of service");
-        let told = out.iter().take(FEW).map(|((state, reason), names)| {
-            let more = if names.len() > 1 {
-                format!(" and {} more", names.len() - 1)
-            } else {
-                String::new()
-            };
-            let why = if reason.is_empty() { String::new() } else { format!(" \"{reason}\"") };
-            format!("{}{more} {state}{why}", names[0])
-        });
-        let _ = write!(said, " ({})", told.collect::<Vec<_>>().join("; "));
     }
     said
 }

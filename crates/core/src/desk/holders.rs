@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{Host, Workload};
+use super::Workload;
 use crate::hostlist::Hostlist;
-use crate::job::Allocation;
+use crate::job::{Allocation, GresAllocation};
 use crate::order::natural;
+use crate::outlook::{Node, devices};
 
 /// What one running job holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +94,7 @@ pub struct Holder {
 }
 
 /// All nodes in the order people expect, each with its holders.
-pub fn nodes(hosts: &[Host], held: &[Held]) -> Vec<NodeRow> {
+pub fn nodes(hosts: &[Node], held: &[Held]) -> Vec<NodeRow> {
     let mut by_node: HashMap<String, Vec<Holder>> = HashMap::new();
     for job in held {
         for (node, holders) in job.holders() {
@@ -161,23 +162,26 @@ impl Held {
     }
 }
 
-fn row(host: &Host, holders: Vec<Holder>) -> NodeRow {
+fn row(host: &Node, holders: Vec<Holder>) -> NodeRow {
     let mut state = host.state.clone();
     // Every node that only pods use has it.
     state.retain(|one| one != "EXTERNAL" && one != "DYNAMIC_NORM");
-    let named: Vec<u32> = holders.iter().flat_map(|holder| holder.gpus.clone()).collect();
-    let free = (0..host.gpus).filter(|gpu| !named.contains(gpu) && !host.taken.contains(gpu));
+    let gpus = devices(&host.gres, "gpu");
+    let taken: Vec<&GresAllocation> = host.used.iter().filter(|used| used.name == "gpu").collect();
+    let is_held = |gpu: &u32| holders.iter().any(|holder| holder.gpus.contains(gpu));
+    let is_taken = |gpu: &u32| taken.iter().any(|used| used.indexes.contains(gpu));
+    let free = (0..gpus).filter(|gpu| !is_held(gpu) && !is_taken(gpu)).collect();
     // Where Slurm only counts, nobody knows which are free.
-    let counted = host.gpus_taken as usize > host.taken.len();
+    let counted = taken.iter().any(|used| used.count as usize > used.indexes.len());
     NodeRow {
+        free: if counted { Vec::new() } else { free },
         name: host.name.clone(),
         state: state.join("+"),
         reason: host.reason.clone(),
         partitions: host.partitions.clone(),
         cpus: host.cpus.0,
         cpus_taken: host.cpus.1,
-        gpus: host.gpus,
-        free: if counted { Vec::new() } else { free.collect() },
+        gpus,
         holders,
     }
 }

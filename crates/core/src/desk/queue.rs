@@ -7,16 +7,19 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{Partition, Workload};
+use crate::follow::Report;
+use crate::gang::Gang;
 use crate::job::{BaseState, Job, JobId, Standing};
+use crate::life::Phase;
 use crate::outlook::{Waiter, positions};
 use crate::reason::stands_aside;
 
-/// One job of the queue: a placeholder, or an sbatch job.
+/// One job of the queue: a placeholder, or an sbatch job; or a gang that has no job in Slurm.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// Its place among those that wait for its partition, from 1; 0 for one that does not wait, or not for nodes.
     pub position: u32,
-    /// Its id.
+    /// Its id; 0 for a gang that Slurm has no job for.
     pub job: u32,
     /// Its name.
     pub name: String,
@@ -28,11 +31,11 @@ pub struct Row {
     pub user: String,
     /// Account.
     pub account: String,
-    /// Base state by Slurm's name.
+    /// Base state by Slurm's name; without a job the gang's phase.
     pub state: String,
-    /// Slurm's reason.
+    /// Slurm's reason; without a job the word that its pods are told.
     pub reason: String,
-    /// Slurm's free text beside it.
+    /// Slurm's free text beside it; without a job what its pods are told.
     pub description: String,
     /// Nodes it holds or asks for.
     pub nodes: u32,
@@ -87,6 +90,20 @@ pub fn rows<J: Borrow<Job>>(
     });
     number(&mut rows);
     rows
+}
+
+/// A gang that Slurm has no job for: where it is in its life, and what its pods are told.
+pub fn outside(gang: &Gang, phase: Phase, report: &Report) -> Row {
+    let reason = if report.topic.is_empty() { report.reason } else { &report.topic };
+    Row {
+        workload: Some(Workload::of(gang, true)),
+        name: gang.name.clone(),
+        partition: gang.ask.partition.clone().unwrap_or_default(),
+        state: phase.name().to_uppercase(),
+        reason: reason.to_owned(),
+        description: report.message.clone(),
+        ..Row::default()
+    }
 }
 
 fn row(job: &Job, workload: Option<Workload>) -> Row {

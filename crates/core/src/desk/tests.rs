@@ -4,6 +4,7 @@ use super::*;
 use crate::job::{
     Allocation, GresAllocation, GresRequest, Job, JobId, JobState, Moment, NodeAllocation,
 };
+use crate::outlook::{Node, devices};
 use crate::policy::Grant;
 
 fn job(id: u32, state: &str, partition: &str, priority: u32) -> Job {
@@ -23,17 +24,22 @@ fn partition(name: &str, tier: u32) -> Partition {
     Partition { name: name.to_owned(), tier, up: true }
 }
 
-fn host(name: &str, state: &[&str], gpus: u32, taken: &[u32]) -> Host {
-    Host {
+fn host(name: &str, state: &[&str], gpus: u32, taken: &[u32]) -> Node {
+    Node {
         name: name.to_owned(),
         state: state.iter().map(|one| (*one).to_owned()).collect(),
         partitions: vec!["gangway".to_owned()],
         cpus: (192, u32::try_from(taken.len()).expect("few")),
-        gpus,
-        taken: taken.to_vec(),
-        gpus_taken: u32::try_from(taken.len()).expect("few"),
-        ..Host::default()
+        gres: format!("gpu:h100:{gpus}(S:0-1),efa:4"),
+        used: vec![gpus_used(taken)],
+        ..Node::default()
     }
+}
+
+fn gpus_used(indexes: &[u32]) -> GresAllocation {
+    let count = u32::try_from(indexes.len()).expect("few");
+    let (name, kind) = ("gpu".to_owned(), "h100".to_owned());
+    GresAllocation { name, kind, count, indexes: indexes.to_vec() }
 }
 
 fn gang(namespace: &str, name: &str, pods: &[&str]) -> Workload {
@@ -149,17 +155,19 @@ fn who_waits_is_told_why_who_is_ahead_and_what_would_help() {
     first.reason = "Resources".to_owned();
     let mut own = job(5, "PENDING", "gangway", 10);
     own.reason = "Priority".to_owned();
+    let asks = own.clone();
     let rows = rows(&[own, first, held, elsewhere, runs], &[], |_| None);
     let own = rows.iter().find(|row| row.job == 5).expect("it is there");
     let mut bad = host("n4", &["IDLE", "DRAIN"], 8, &[]);
-    bad.reason = "bad NIC".to_owned();
+    (bad.reason, bad.reason_user) = ("bad NIC".to_owned(), "admin".to_owned());
     let hosts = [
         host("n1", &["MIXED"], 8, &[0, 1]),
         host("n2", &["IDLE"], 8, &[]),
         host("n3", &["IDLE"], 4, &[]),
         bad,
     ];
-    let explained = explain(own, &rows, &hosts, &[partition("gangway", 1)], 1000);
+    let up = [partition("gangway", 1)];
+    let explained = explain(own, (&rows, Some(&asks)), (&hosts, &up), 1000);
     assert_eq!(explained.why, "Priority: jobs of higher priority wait for the same nodes");
     // Neither what is held nor what waits elsewhere is ahead of anybody.
     assert_eq!(explained.ahead.iter().map(|row| row.job).collect::<Vec<_>>(), [4]);
@@ -167,15 +175,15 @@ fn who_waits_is_told_why_who_is_ahead_and_what_would_help() {
     assert_eq!(
         explained.help,
         [
-            "needs 2 nodes with 8 GPUs each in gangway: 1 could take it now, 1 are taken, 1 are too small, 1 are out of service (n4 IDLE+DRAIN \"bad NIC\")",
+            "needs 2 nodes with 8 x gpu; of 3 such nodes 1 is free, 1 busy, 1 drained by admin 'bad NIC'",
             "those that hold its nodes end at the latest: job 1 of alice (2 nodes) in 1h00m",
             "a shorter time limit lets Slurm start it in a gap before those ahead need their nodes; fewer nodes or GPUs find a gap sooner",
         ]
     );
     let shut = Partition { up: false, ..partition("gangway", 1) };
-    let explained = explain(own, &rows, &hosts, &[shut], 1000);
+    let explained = explain(own, (&rows, Some(&asks)), (&hosts, &[shut]), 1000);
     assert!(explained.help[1].contains("is not up"), "{:?}", explained.help);
-    let runs = explain(&rows[0], &rows, &hosts, &[], 1000);
+    let runs = explain(&rows[0], (&rows, None), (&hosts, &[]), 1000);
     assert!(runs.why.starts_with("it does not wait: it runs on"), "{}", runs.why);
     assert!(runs.why.ends_with("since 8m; it ends in 1h00m at the latest"), "{}", runs.why);
 }
@@ -250,7 +258,8 @@ fn each_gpu_has_the_holder_that_slurm_gave_it_to() {
 
 #[test]
 fn where_slurm_only_counts_nobody_says_which_are_free() {
-    let counted = Host { gpus_taken: 3, ..host("n1", &["MIXED"], 8, &[]) };
+    let used = vec![GresAllocation { count: 3, ..gpus_used(&[]) }];
+    let counted = Node { used, ..host("n1", &["MIXED"], 8, &[]) };
     assert_eq!(nodes(&[counted], &[])[0].free, [0_u32; 0]);
 }
 
@@ -362,7 +371,7 @@ fn a_number_of_gpus_is_read_from_a_nodes_gres() {
         ("", 0),
         ("efa:32", 0),
     ] {
-        assert_eq!(gpus_of(gres), gpus, "{gres}");
+        assert_eq!(devices(gres, "gpu"), gpus, "{gres}");
     }
 }
 

@@ -384,10 +384,10 @@ fn job_of(gang: &Gang) -> Job {
     let part = |(id, c): (u32, &Component)| Part {
         id: JobId(id),
         state: state.clone(),
-        nodes: String::new(),
         admin_comment: c.key.clone(),
         excluded_nodes: c.excluded_nodes.clone(),
         tres_per_node: tres(&c.gres_per_node).join(","),
+        ..Part::default()
     };
     let parts: Vec<Part> = (100..).zip(&request.components).map(part).collect();
     let parts = if parts.len() > 1 { parts } else { Vec::new() };

@@ -318,9 +318,7 @@ mod tests {
             id: JobId(id),
             state: gangway_core::job::JobState { base: BaseState::Running, flags: Vec::new() },
             nodes: format!("n{id}"),
-            admin_comment: String::new(),
-            excluded_nodes: String::new(),
-            tres_per_node: String::new(),
+            ..Part::default()
         };
         let job = Job {
             id: JobId(7),

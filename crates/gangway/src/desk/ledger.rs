@@ -7,14 +7,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gangway_core::desk::{Host, Partition, gpus_of};
+use gangway_core::desk::Partition;
 use gangway_core::job::Job;
-use gangway_slurm::{Client, Error, Node};
+use gangway_core::outlook::Node;
+use gangway_slurm::{Client, Error};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::nursery::Nursery;
-use crate::queue::Board;
+use crate::queue::{Board, fact};
 
 /// A list is shown again for so long without asking.
 const FRESH: Duration = Duration::from_secs(2);
@@ -56,7 +57,7 @@ pub(super) struct Listing {
     come: Instant,
 }
 
-type Hosts = (Vec<Host>, Vec<Partition>);
+type Hosts = (Vec<Node>, Vec<Partition>);
 
 pub(super) struct Ledger {
     slurm: Client,
@@ -213,7 +214,7 @@ impl Ledger {
         let asked = Instant::now();
         let (nodes, partitions) = tokio::try_join!(self.slurm.nodes(), self.slurm.partitions())?;
         let hosts: Hosts =
-            (nodes.into_iter().map(host).collect(), partitions.iter().map(partition).collect());
+            (nodes.into_iter().map(fact).collect(), partitions.iter().map(partition).collect());
         *kept = Some((asked, Arc::new(hosts.clone())));
         Ok(hosts)
     }
@@ -229,20 +230,4 @@ impl Listing {
 fn partition(partition: &gangway_slurm::Partition) -> Partition {
     let (name, tier, up) = (partition.name.clone(), partition.priority_tier, partition.is_up());
     Partition { name, tier, up }
-}
-
-fn host(node: Node) -> Host {
-    let gpus = node.gres_used.iter().filter(|gres| gres.name == "gpu");
-    let mut taken: Vec<u32> = gpus.clone().flat_map(|gres| gres.indexes.clone()).collect();
-    taken.sort_unstable();
-    Host {
-        gpus: gpus_of(&node.gres),
-        gpus_taken: gpus.map(|gres| gres.count).fold(0, u32::saturating_add),
-        taken,
-        cpus: (node.cpus, node.allocated_cpus),
-        name: node.name,
-        state: node.state,
-        reason: node.reason,
-        partitions: node.partitions,
-    }
 }

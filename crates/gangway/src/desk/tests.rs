@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gangway_api::v1::desk_client::DeskClient;
 use gangway_core::job::{Options, PlaceholderRequest};
+use gangway_core::life::Phase;
 use gangway_slurm::fake::{Fake, Partition, Setup};
 use gangway_slurm::{Answering, Client, Config, Server, TokenSource};
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::*;
+use crate::anteroom::tests::{alone, refused};
 use crate::config::{Door, Flags};
 use crate::metrics::{Placeholders, Process};
 use crate::nursery::nursery;
@@ -118,7 +120,7 @@ async fn many_who_ask_share_one_list_and_are_shown_the_last_one_meanwhile() {
 
 /// A desk on a port of its own, with this Slurm behind it. It lives until `stop`.
 async fn desk(fake: Fake, stop: &CancellationToken) -> DeskClient<Channel> {
-    at(&opened(fake, stop).await).await
+    at(&opened(fake, Anteroom::default(), stop).await).await
 }
 
 /// Whoever asks there.
@@ -129,7 +131,7 @@ async fn at(url: &str) -> DeskClient<Channel> {
 }
 
 /// The URL of the same desk.
-async fn opened(fake: Fake, stop: &CancellationToken) -> String {
+async fn opened(fake: Fake, anteroom: Anteroom, stop: &CancellationToken) -> String {
     let token = std::env::temp_dir().join(format!("gangway-desk-{}", std::process::id()));
     std::fs::write(&token, "token").expect("the temporary directory can be written");
     let mut config = Config::new(URL, TokenSource::File(token.clone()));
@@ -152,7 +154,8 @@ async fn opened(fake: Fake, stop: &CancellationToken) -> String {
     let (poller, until) = (board.clone(), stop.clone());
     nursery.start("Slurm poller", async move { poller.poll(until).await });
     let room = extender::service(queue.clone(), mandate.clone());
-    let desk = service(&nursery, &settings, (slurm, queue), mandate.clone(), stop.clone());
+    let desk =
+        service(&nursery, &settings, (slurm, queue, anteroom), mandate.clone(), stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let guard = (None, settings.calls_per_second);
@@ -201,7 +204,7 @@ async fn ten_thousand_jobs_are_listed_within_300_ms() {
     for n in 0..10_000 {
         fake.sbatch("gangway", 1 + n % 4, 8, 3_600_000);
     }
-    let url = opened(fake, &stop).await;
+    let url = opened(fake, Anteroom::default(), &stop).await;
     if let Some(program) = std::env::var_os("GANGWAY_QUEUE_BIN") {
         let first = typed(&program, &url).await.as_millis();
         let mut next = Vec::new();
@@ -260,6 +263,33 @@ async fn what_cannot_be_is_said_by_its_code() {
     let nodes = client.nodes(v1::NodesRequest {}).await.expect("an answer").into_inner();
     assert_eq!(nodes.rows.len(), 2);
     assert_eq!(nodes.rows[0].free, [0, 1, 2, 3, 4, 5, 6, 7]);
+    stop.cancel();
+}
+
+/// Slurm has no job for a gang that is refused.
+#[tokio::test]
+async fn a_gang_without_a_job_is_found_and_says_what_its_pods_are_told() {
+    let (stop, anteroom) = (CancellationToken::new(), Anteroom::default());
+    let mut fake = slurm(2);
+    fake.sbatch("gangway", 1, 8, 3_600_000);
+    let view = alone("ml", "train");
+    anteroom.hear(&view, (Phase::Refused, None), Some(&refused("no partition takes it")));
+    let mut client = at(&opened(fake, anteroom.clone(), &stop).await).await;
+    let rows = client.queue(v1::QueueRequest {}).await.expect("an answer").into_inner().rows;
+    let jobs: Vec<bool> = rows.iter().map(|row| row.job > 0).collect();
+    assert_eq!(jobs, [true, false], "those of Slurm come first");
+    assert_eq!((rows[1].state.as_str(), rows[1].reason.as_str()), ("REFUSED", "Refused"));
+    let asks = |word: &str| v1::WhyRequest { word: word.into(), namespace: String::new() };
+    for word in ["ml/train", "train", "pod/ml/train", "uid-of-train"] {
+        let told = client.why(asks(word)).await.expect(word).into_inner();
+        assert_eq!((told.why.as_str(), told.help.len()), ("no partition takes it", 0), "{word}");
+        assert!(told.as_of > 0);
+    }
+    // 0 is nobody's number.
+    assert_eq!(client.why(asks("0")).await.expect_err("a no").code(), Code::NotFound);
+    // It has a job now, which tells.
+    anteroom.forget("uid-of-train");
+    assert_eq!(client.why(asks("train")).await.expect_err("a no").code(), Code::NotFound);
     stop.cancel();
 }
 

@@ -44,8 +44,10 @@ impl Nodes {
 
     /// Empty where nothing can be said.
     fn words(&mut self, job: &Job) -> String {
-        let ask = Ask::of(job).filter(|_| !self.list.is_empty());
-        let Some(ask) = ask else { return String::new() };
+        if self.list.is_empty() || !is_about_nodes(&job.reason) {
+            return String::new();
+        }
+        let Some(ask) = Ask::of(job) else { return String::new() };
         self.words.entry(ask).or_insert_with_key(|ask| outlook(ask, &self.list)).clone()
     }
 }
@@ -100,16 +102,6 @@ impl Queue {
         let began = Instant::now();
         match self.slurm.nodes().await {
             Ok(list) => {
-                let fact = |node: gangway_slurm::Node| Node {
-                    name: node.name,
-                    state: node.state,
-                    reason: node.reason,
-                    reason_user: node.reason_user,
-                    gres: node.gres,
-                    used: node.gres_used,
-                    cpus: (node.cpus, node.allocated_cpus),
-                    partitions: node.partitions,
-                };
                 nodes.read(list.into_iter().map(fact).collect());
             }
             Err(error) => {
@@ -118,6 +110,21 @@ impl Queue {
             }
         }
         nodes.again = Some(Instant::now() + NODES.max(began.elapsed() * BREATHERS));
+    }
+}
+
+/// What of a node people are told.
+pub(crate) fn fact(node: gangway_slurm::Node) -> Node {
+    Node {
+        name: node.name,
+        state: node.state,
+        reason: node.reason,
+        reason_user: node.reason_user,
+        gres: node.gres,
+        used: node.gres_used,
+        cpus: (node.cpus, node.allocated_cpus),
+        memory_mib: (node.memory_mib, node.allocated_memory_mib),
+        partitions: node.partitions,
     }
 }
 

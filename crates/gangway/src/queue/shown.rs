@@ -13,15 +13,7 @@ impl Queue {
     pub(crate) fn workload(&self, stamp: &Stamp, pods: bool) -> Option<Workload> {
         let entry = self.entries.get(&key(stamp))?;
         let asked = entry.asked();
-        let gang = &asked.0;
-        let pods = if pods { gang.members.as_slice() } else { &[] };
-        Some(Workload {
-            namespace: gang.namespace.clone(),
-            kind: gang.kind.clone(),
-            name: gang.name.clone(),
-            gang: gang.uid.clone(),
-            pods: pods.iter().map(|member| member.name.clone()).collect(),
-        })
+        Some(Workload::of(&asked.0, pods))
     }
 
     /// Whether this job is the one that is followed for the gang of a stamp.

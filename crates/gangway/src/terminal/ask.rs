@@ -20,13 +20,21 @@ pub(super) struct Desk {
     url: String,
 }
 
-/// The queue at one moment.
-pub(super) struct Answered {
-    pub(super) rows: Vec<Row>,
+/// An answer, as of one moment.
+pub(super) struct Answered<T> {
+    pub(super) said: T,
     /// Of how long ago Slurm's word is, seconds.
     pub(super) age: i64,
     /// What the scheduler's clock says.
     pub(super) now: i64,
+}
+
+impl<T> Answered<T> {
+    fn of(said: T, as_of: i64, now: i64) -> Self {
+        // An older scheduler does not say.
+        let age = if as_of > 0 { now - as_of } else { 0 };
+        Self { said, age, now }
+    }
 }
 
 /// Finds the way; nothing is asked yet.
@@ -54,27 +62,30 @@ impl Desk {
         Failure::Answer(status)
     }
 
-    pub(super) async fn queue(&mut self) -> Result<Answered, Failure> {
+    pub(super) async fn queue(&mut self) -> Result<Answered<Vec<Row>>, Failure> {
         let answer = self.client.queue(v1::QueueRequest {}).await.map_err(|s| self.no(s))?;
         let v1::QueueResponse { rows, as_of, now } = answer.into_inner();
-        Ok(Answered { rows: rows.into_iter().map(Into::into).collect(), age: now - as_of, now })
+        let said = rows.into_iter().map(Into::into).collect();
+        Ok(Answered::of(said, as_of, now))
     }
 
     pub(super) async fn why(
         &mut self,
         word: &str,
         namespace: Option<&str>,
-    ) -> Result<(Explanation, i64), Failure> {
+    ) -> Result<Answered<Explanation>, Failure> {
         let (word, namespace) = (word.to_owned(), namespace.unwrap_or_default().to_owned());
         let answer = self.client.why(v1::WhyRequest { word, namespace }).await;
         let answer = answer.map_err(|s| self.no(s))?.into_inner();
-        let now = answer.now;
-        Ok((answer.explained(), now))
+        let (as_of, now) = (answer.as_of, answer.now);
+        Ok(Answered::of(answer.explained(), as_of, now))
     }
 
-    pub(super) async fn nodes(&mut self) -> Result<Vec<NodeRow>, Failure> {
+    pub(super) async fn nodes(&mut self) -> Result<Answered<Vec<NodeRow>>, Failure> {
         let answer = self.client.nodes(v1::NodesRequest {}).await.map_err(|s| self.no(s))?;
-        Ok(answer.into_inner().rows.into_iter().map(Into::into).collect())
+        let v1::NodesResponse { rows, now, as_of } = answer.into_inner();
+        let said = rows.into_iter().map(Into::into).collect();
+        Ok(Answered::of(said, as_of, now))
     }
 
     pub(super) async fn what_if(

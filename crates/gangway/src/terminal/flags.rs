@@ -62,8 +62,9 @@ impl Queue {
         same(&self.namespace, namespace)
             && same(&self.user, &row.user)
             && partition.is_none_or(|wanted| row.partition.split(',').any(|own| own == wanted))
-            && (!self.waiting || row.waits())
-            && (!self.running || !row.waits())
+            // Whoever has no job yet waits, too.
+            && (!self.waiting || row.waits() || row.job == 0)
+            && (!self.running || !row.waits() && row.job > 0)
     }
 }
 

@@ -5,7 +5,7 @@ use gangway_core::desk::{Explanation, Holder, NodeRow, Row, lasting};
 use gangway_core::place::ranges;
 use serde::Serialize;
 
-use super::table::{Cell, Drawn, Paint, number, right, text};
+use super::table::{Cell, Drawn, Paint, number, text};
 use super::time::{ahead, date, since};
 
 /// The queue, one line for each job.
@@ -33,7 +33,7 @@ fn queue_line(row: &Row, now: i64, wide: bool) -> Vec<Cell> {
     let start = if row.waits() { ahead(row.start, now) } else { since(row.start, now) };
     let mut cells = vec![
         number(row.position),
-        right(row.job.to_string()),
+        number(row.job),
         text(row.path()),
         text(&row.partition),
         text(&row.user),
@@ -77,6 +77,11 @@ fn troubled(state: &str) -> bool {
 /// Why a job waits, who is ahead, what would help.
 pub(super) fn explanation(explained: &Explanation, now: i64) -> Drawn {
     let row = &explained.row;
+    if row.job == 0 {
+        return Drawn::default()
+            .line(vec![text(format!("{} (no job in Slurm)", row.path())), state(&row.state)])
+            .line(vec![text(format!("why:       {}: {}", row.reason, explained.why))]);
+    }
     let owner = format!(
         "user {}, account {}, partition {}",
         row.user,

@@ -114,8 +114,8 @@ fn keys(over: Arc<AtomicBool>) -> mpsc::Receiver<Event> {
 impl View {
     async fn renew(&mut self, desk: &mut Desk) -> Result<(), Failure> {
         let queue = desk.queue().await?;
-        (self.jobs, self.now, self.age) = (queue.rows, queue.now, queue.age);
-        self.nodes = desk.nodes().await?;
+        (self.jobs, self.now, self.age) = (queue.said, queue.now, queue.age);
+        self.nodes = desk.nodes().await?.said;
         self.problem.clear();
         Ok(())
     }
@@ -223,7 +223,7 @@ fn jobs(view: &View) -> Table<'_> {
         let (nodes, gpus) = (job.nodes.to_string(), job.gpus.to_string());
         Row::new([
             position,
-            job.job.to_string(),
+            if job.job > 0 { job.job.to_string() } else { String::new() },
             job.path(),
             job.partition.clone(),
             job.user.clone(),

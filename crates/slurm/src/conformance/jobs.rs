@@ -283,6 +283,9 @@ async fn let_go(stage: &Stage<'_>) -> Outcome {
     let unknown = client.set_excluded_nodes(second, "no-such-node").await;
     answered(unknown, SlurmCode::INVALID_NODE_NAME)?;
     hold(job.tres_per_node == "gres/gpu=8", &job)?;
+    let asked = &request.components[0];
+    hold(job.cpus == asked.tasks_per_node * asked.cpus_per_task.max(1) * job.node_count, &job)?;
+    hold(job.memory_mib == asked.memory_per_node_mib.max(1), &job)?;
     client.set_tres_per_node(second, "gres/gpu=7").await?;
     client.set_excluded_nodes(second, "").await?;
     let now = running(stage, second).await?;

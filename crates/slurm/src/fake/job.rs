@@ -142,6 +142,8 @@ impl Job {
             "het_job_id": set(0),
             "tres_per_node": self.shape.tres_per_node(),
             "node_count": set(self.shape.nodes.into()),
+            "cpus": set(self.shape.cpus().saturating_mul(self.shape.nodes).into()),
+            "memory_per_node": set(i64::try_from(self.shape.memory_mib).unwrap_or(i64::MAX)),
             "tres_req_str": self.shape.tres(),
             "tres_alloc_str": if self.is_running() { self.shape.tres() } else { String::new() },
             "excluded_nodes": self.excluded.iter().map(String::as_str).collect::<Vec<_>>().join(","),

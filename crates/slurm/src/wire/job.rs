@@ -79,6 +79,12 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     node_count: Number,
     #[serde(deserialize_with = "or_default")]
+    cpus: Number,
+    #[serde(deserialize_with = "or_default")]
+    memory_per_node: Number,
+    #[serde(deserialize_with = "or_default")]
+    memory_per_cpu: Number,
+    #[serde(deserialize_with = "or_default")]
     tres_req_str: String,
     /// Empty while it waits.
     #[serde(deserialize_with = "or_default")]
@@ -142,7 +148,13 @@ impl WireJob {
     /// The job as a fact; `None` where it has no id.
     pub(crate) fn into_job(self) -> Option<Job> {
         let held = Some(&self.tres_alloc_str).filter(|tres| !tres.is_empty());
+        let node_count = self.node_count.count().unwrap_or(0);
+        let cpus: u32 = self.cpus.count().unwrap_or(0);
+        let by_cpu = |memory: u64| memory.saturating_mul(cpus.div_ceil(node_count.max(1)).into());
+        let memory = self.memory_per_node.count();
         Some(Job {
+            cpus,
+            memory_mib: memory.or_else(|| self.memory_per_cpu.count().map(by_cpu)).unwrap_or(0),
             gpus: gpus(held.unwrap_or(&self.tres_req_str)),
             id: JobId(self.job_id.count().filter(|&id| id > 0)?),
             sluid: self.step_id.sluid,
@@ -168,7 +180,7 @@ impl WireJob {
             parts: Vec::new(),
             excluded_nodes: self.excluded_nodes,
             tres_per_node: self.tres_per_node,
-            node_count: self.node_count.count().unwrap_or(0),
+            node_count,
         })
     }
 
@@ -248,6 +260,9 @@ fn lead(leader: Job, components: impl Iterator<Item = Job>) -> Job {
             admin_comment: job.admin_comment,
             excluded_nodes: job.excluded_nodes,
             tres_per_node: job.tres_per_node,
+            node_count: job.node_count,
+            cpus: job.cpus,
+            memory_mib: job.memory_mib,
         }
     };
     let parts: Vec<Part> = components.map(part).collect();

@@ -127,14 +127,7 @@ mod tests {
     fn a_list_lacks_what_is_counted_and_not_in_it() {
         let state = |id| (JobId(id), JobState::parse(&["RUNNING"]));
         let job = |id| Job { id: JobId(id), ..Job::default() };
-        let part = |id| Part {
-            id: JobId(id),
-            state: JobState::default(),
-            nodes: String::new(),
-            admin_comment: String::new(),
-            excluded_nodes: String::new(),
-            tres_per_node: String::new(),
-        };
+        let part = |id| Part { id: JobId(id), state: JobState::default(), ..Part::default() };
         let states = [state(7), state(8), state(9)];
         let two = Job { parts: vec![part(8), part(9)], ..job(8) };
         assert_eq!(missing(&states, &[job(7), two.clone()]), None, "components are counted too");

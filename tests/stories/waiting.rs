@@ -1,0 +1,97 @@
+//! Why a gang waits, asked from a terminal where Slurm's queue does not say it: the gang is refused, is not whole, or
+//! Slurm does not answer; and what would help one whose roles need nodes of several kinds.
+
+use gangway_tests::{Bridge, Mood, Proxy, SOON, Story, World, manifest, wait};
+use serde_json::Value;
+
+use crate::terminal::types;
+
+/// What `gangway explain` says of a gang of the story, once it has these words.
+async fn explained(story: &Story, name: &str, words: &str) -> Value {
+    let gangway = Bridge::binary();
+    let asked = ["explain", name, "-n", &story.kube.namespace, "-o", "json"];
+    wait(&format!("{name} is explained by {words:?}"), SOON, async || {
+        let said = types(story, &gangway, None, &asked).await;
+        let why: Value = serde_json::from_str(&said.out).unwrap_or_default();
+        let tells = why["why"].as_str().is_some_and(|why| why.contains(words));
+        if tells { Ok(why) } else { Err(format!("{:?} {why} {}", said.code, said.complaint)) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_gang_without_a_job_is_found_from_a_terminal() {
+    let Some(world) = World::find() else { return };
+    let proxy = Proxy::before(world.slurm_url(), Mood::Pass);
+    let story = Story::prepare("outside", |setup| setup.slurm_url = proxy.url()).await;
+    let Some(mut story) = story else { return };
+    story.bridge.start().await;
+    let gangway = Bridge::binary();
+    let types = async |words: &[&str]| types(&story, &gangway, None, words).await;
+
+    // Refused: there is no such partition.
+    let nowhere = manifest::template(8, &[("gangway.dev/partition", "nowhere")]);
+    story.kube.create(&manifest::indexed_job("astray", 2, &nowhere)).await;
+    let why = explained(&story, "astray", "partition nowhere").await;
+    assert_eq!((&why["row"]["job"], &why["row"]["state"]), (&0.into(), &"REFUSED".into()), "{why}");
+    let pod = story.pods("astray-").await[0].name.clone();
+    explained(&story, &pod, "partition nowhere").await;
+
+    // Not whole: two of three.
+    let template = manifest::template(8, &[]);
+    story.kube.create(&manifest::pod_group("trio", 3)).await;
+    for name in ["trio-a", "trio-b"] {
+        story.kube.create(&manifest::pod_of_group(name, "trio", &template)).await;
+    }
+    explained(&story, "trio", "2 of 3").await;
+    let table = types(&["queue", "--waiting", "-n", &story.kube.namespace]).await;
+    let line = |name: &str| {
+        let lines = table.out.lines();
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let found = lines.map(words).find(|words| words.iter().any(|word| word.ends_with(name)));
+        found.unwrap_or_else(|| unreachable!("no {name} in {}", table.out))
+    };
+    assert!(line("/astray").contains(&"REFUSED".to_owned()), "{}", table.out);
+    assert!(line("/trio").contains(&"ASSEMBLING".to_owned()), "{}", table.out);
+    let text = types(&["explain", "astray", "-n", &story.kube.namespace]).await;
+    assert!(text.out.contains("/astray (no job in Slurm)"), "{}", text.out);
+    story.note(&format!("\n{}{}", table.out, text.out));
+
+    // Slurm does not answer: why a gang waits is said all the same, what stands in the queue is not.
+    proxy.turn(Mood::Refuse);
+    story.kube.create(&manifest::indexed_job("late", 2, &template)).await;
+    story.told("late-", "SlurmUnreachable").await;
+    let why = explained(&story, "late", "").await;
+    assert_eq!(why["row"]["reason"], "SlurmUnreachable", "{why}");
+    proxy.turn(Mood::Pass);
+
+    // Once it has a job, that tells.
+    story.bound("late-", 2).await;
+    let why = explained(&story, "late", "it does not wait: it runs on").await;
+    assert!(why["row"]["job"].as_u64().is_some_and(|job| job > 0), "{why}");
+    story.kube.create(&manifest::pod_of_group("trio-c", "trio", &template)).await;
+    story.bound("trio-", 3).await;
+    explained(&story, "trio", "it does not wait: it runs on").await;
+    story.end().await;
+}
+
+#[tokio::test]
+async fn roles_that_wait_are_told_of_each_kind_of_node() {
+    let Some(story) = Story::begin("roles-waiting").await else { return };
+    let room = story.room().await;
+    let template = manifest::template(8, &[]);
+    story.kube.create(&manifest::indexed_job("full", room, &template)).await;
+    story.bound("full-", room as usize).await;
+    let train = manifest::pytorchjob_of_roles("train", &manifest::template(0, &[]), 2, &template);
+    story.kube.create(&train).await;
+    let pods = story.told("train-", "; and 2 nodes with 8 x gpu").await;
+    story.note(&pods[0].why());
+    assert!(pods.iter().all(|pod| pod.why().contains("such nodes none is free")), "{pods:?}");
+    let why = explained(&story, "train", "").await;
+    let help = why["help"][0].as_str().unwrap_or_default();
+    assert!(
+        help.starts_with("needs 1 node") && help.contains("; and 2 nodes with 8 x gpu"),
+        "{why}"
+    );
+    story.end().await;
+}
