@@ -408,5 +408,5 @@ async fn changes_its_log(story: &Story) {
     // Every line of a gang says which, and for which job.
     let log = story.bridge.tail(usize::MAX);
     let bound = log.lines().find(|line| line.contains(" bound ")).expect("a line for the binding");
-    assert!(bound.contains("gang{uid=") && bound.contains(" job="), "{bound}");
+    assert!(bound.contains("follower{gang=") && bound.contains(" job="), "{bound}");
 }

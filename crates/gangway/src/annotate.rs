@@ -14,7 +14,10 @@ use crate::lean::LeanPod;
 /// Writes on a pod for whom it stands in. Returns its uid and whether it is written.
 pub(crate) async fn stands_in(cluster: &Cluster, uid: &str, said: &StandsIn) -> (String, bool) {
     tracing::info!(
-        gang = said.gang, rank = said.rank, job = %said.job, node = said.node, pod = uid,
+        rank = said.rank,
+        job = said.job.0,
+        node = said.node,
+        pod_uid = uid,
         "its seat is lost to Kubernetes; it starts beside its gang"
     );
     let written = annotate(cluster, uid, &json!({names::STANDS_IN: said.to_string()})).await;

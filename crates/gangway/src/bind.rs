@@ -116,7 +116,13 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
     cluster.metrics.binds.with_label_values(&[label]).inc();
     match outcome {
         Ok(_) => {
-            tracing::debug!(pod = member.name, node = binding.node, rank = binding.seat.rank, job = %binding.job, "bound");
+            tracing::debug!(
+                pod = member.name,
+                node = binding.node,
+                rank = binding.seat.rank,
+                job = binding.job.0,
+                "bound"
+            );
             (uid, true)
         }
         Err(error) => {
@@ -127,8 +133,11 @@ pub(crate) async fn bind(cluster: &Cluster, gang: &Gang, binding: &Binding) -> (
                 cluster.world.withdraw(&uid);
             }
             tracing::warn!(
-                gang = gang.uid, job = %binding.job, pod = member.name, node = binding.node,
-                error = explain(&error), "could not bind"
+                job = binding.job.0,
+                pod = member.name,
+                node = binding.node,
+                error = explain(&error),
+                "could not bind"
             );
             (uid, false)
         }

@@ -159,7 +159,7 @@ impl Settings {
     }
 
     /// Of a rehearsal: what a file would say, beside an address and a token that nobody uses.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn rehearsed(text: &str) -> Result<Self, ConfigError> {
         let path = PathBuf::from("rehearsal");
         let file = parse_yaml(text)

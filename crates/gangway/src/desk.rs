@@ -178,7 +178,11 @@ impl Inner {
             }
             // It has ended meanwhile, or Slurm does not say: its nodes are known.
             Err(error) => {
-                tracing::debug!(job = %part.id, error = explain(&error), "what it holds cannot be read");
+                tracing::debug!(
+                    job = part.id.0,
+                    error = explain(&error),
+                    "what it holds cannot be read"
+                );
                 Taken::Nodes(part.nodes)
             }
         }
@@ -365,6 +369,7 @@ impl v1::desk_server::Desk for Desk {
             return Err(Status::aborted("the job has just become another; look again"));
         }
         tracing::info!(
+            gang = row.workload.as_ref().map(|workload| &*workload.gang),
             job = row.job,
             client = guest.name(),
             owner = row.user,

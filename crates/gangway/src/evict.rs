@@ -42,11 +42,21 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, cause: Cause, why: &str)
         Ok(false) => {}
         Ok(true) => {
             count("over");
-            tracing::info!(pod = pod.path(), uid, why, "it has ended by itself and is not evicted");
+            tracing::info!(
+                pod = pod.path(),
+                pod_uid = uid,
+                why,
+                "it has ended by itself and is not evicted"
+            );
             return (uid.to_owned(), true);
         }
         Err(error) => {
-            tracing::warn!(pod = pod.path(), uid, error = explain(&error), "could not look at it");
+            tracing::warn!(
+                pod = pod.path(),
+                pod_uid = uid,
+                error = explain(&error),
+                "could not look at it"
+            );
             return (uid.to_owned(), false);
         }
     }
@@ -81,12 +91,12 @@ pub(crate) async fn evict(cluster: &Cluster, uid: &str, cause: Cause, why: &str)
         Err(error) if !ok => {
             tracing::warn!(
                 pod = pod.path(),
-                uid,
+                pod_uid = uid,
                 error = explain(&error),
                 "could not evict; trying again"
             );
         }
-        _ => tracing::info!(pod = pod.path(), uid, why, by = names::SCHEDULER, "evicted"),
+        _ => tracing::info!(pod = pod.path(), pod_uid = uid, why, by = names::SCHEDULER, "evicted"),
     }
     (uid.to_owned(), ok)
 }

@@ -22,6 +22,7 @@ use gangway_core::life::{Event, Life, Phase, Write, step};
 use gangway_core::offer;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::annotate;
 use crate::bell::Listener;
@@ -35,6 +36,7 @@ use crate::metrics::{Passage, Place};
 use crate::planted::{self, Bug};
 use crate::report::Reporter;
 use crate::warn;
+use counted::span;
 
 type Verdicts = Pin<Box<dyn Stream<Item = Result<v1::Verdict, tonic::Status>> + Send>>;
 
@@ -55,8 +57,9 @@ pub(crate) struct Follower {
     offering: Option<Offering>,
     /// Where it is counted.
     place: Option<Place>,
-    /// Its job, as the log has it.
-    job: JobId,
+    /// Its job, where there is one, and the span in which the log has both.
+    job: Option<JobId>,
+    span: Span,
     passage: Passage,
     /// A seat is not free: look again when one may have become so.
     waits_for_seat: bool,
@@ -64,7 +67,8 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn new(cluster: Cluster, views: watch::Receiver<View>) -> Self {
-        let sight = cluster.sights.of(&views.borrow().assembled.gang.uid);
+        let gang = views.borrow().assembled.gang.uid.clone();
+        let (sight, span) = (cluster.sights.of(&gang), span(&gang, None));
         Self {
             reporter: Reporter::new(cluster.clone()),
             shown: Shown::new(&cluster.gangs),
@@ -77,7 +81,8 @@ impl Follower {
             life: Life::default(),
             verdicts: None,
             place: None,
-            job: JobId(0),
+            job: None,
+            span,
             waits_for_seat: false,
         }
     }
@@ -87,40 +92,50 @@ impl Follower {
         let mut freed = self.cluster.world.freed();
         let mut early = planted::grows(Bug::ReleasesEarly);
         while !self.cluster.stop.is_cancelled() {
-            let view = self.views.borrow_and_update().clone();
-            let Assembled { gang, leaving, .. } = &view.assembled;
-            if early && gang.members.is_empty() && !leaving.is_empty() {
-                early = !self.let_go(&view, String::new(), u32::MAX, false).await;
+            // Its job may have become known, or be another one, since the last look.
+            let span = self.span.clone();
+            if self.look(&mut freed, &mut early).instrument(span).await == Done::Forgotten {
+                break;
             }
-            freed.hear();
-            self.catch_up();
-            let plan = self.plan(&view.assembled);
-            self.count(&view.assembled);
-            let mut wake = plan.wake;
-            let unnoticed = self.offer(&view, &plan).await;
-            match self.act(&view, plan.actions).await {
-                Done::Forgotten => {
-                    self.shown.remove(&self.cluster).await;
-                    self.cluster.anteroom.forget(&gang.uid);
-                    break;
-                }
-                Done::LookAgain => continue,
-                Done::All => {}
-            }
-            wake = [wake, self.life.retry()].into_iter().flatten().min();
-            let sight = self.sight.borrow_and_update().clone();
-            let job = match self.life.verdict() {
-                Some(Verdict::Queued { job, .. }) => *job,
-                _ => None,
-            };
-            let seen = (job, sight.as_ref());
-            let reported = self.reporter.report(&view, plan.report.as_ref(), seen).await;
-            let shown = self.show(&view, plan.report.as_ref(), sight.as_ref()).await;
-            self.tell_desk(&view, plan.report.as_ref());
-            let look = [reported, shown, unnoticed].into_iter().flatten().min();
-            self.wait(wake, look, &mut freed).await;
         }
         self.is_at(None);
+    }
+
+    /// Looks once, does what is to be done, and waits for the next change, unless it must look again at once.
+    async fn look(&mut self, freed: &mut Listener<u64>, early: &mut bool) -> Done {
+        let view = self.views.borrow_and_update().clone();
+        let Assembled { gang, leaving, .. } = &view.assembled;
+        if *early && gang.members.is_empty() && !leaving.is_empty() {
+            *early = !self.let_go(&view, String::new(), u32::MAX, false).await;
+        }
+        freed.hear();
+        self.catch_up();
+        let plan = self.plan(&view.assembled);
+        self.count(&view.assembled);
+        let mut wake = plan.wake;
+        let unnoticed = self.offer(&view, &plan).await;
+        match self.act(&view, plan.actions).await {
+            Done::Forgotten => {
+                self.shown.remove(&self.cluster).await;
+                self.cluster.anteroom.forget(&gang.uid);
+                return Done::Forgotten;
+            }
+            Done::LookAgain => return Done::LookAgain,
+            Done::All => {}
+        }
+        wake = [wake, self.life.retry()].into_iter().flatten().min();
+        let sight = self.sight.borrow_and_update().clone();
+        let job = match self.life.verdict() {
+            Some(Verdict::Queued { job, .. }) => *job,
+            _ => None,
+        };
+        let seen = (job, sight.as_ref());
+        let reported = self.reporter.report(&view, plan.report.as_ref(), seen).await;
+        let shown = self.show(&view, plan.report.as_ref(), sight.as_ref()).await;
+        self.tell_desk(&view, plan.report.as_ref());
+        let look = [reported, shown, unnoticed].into_iter().flatten().min();
+        self.wait(wake, look, freed).await;
+        Done::All
     }
 
     fn plan(&mut self, assembled: &Assembled) -> Plan {
@@ -310,7 +325,7 @@ impl Follower {
                     }
                 }
                 Action::GiveBack { why, generation } => {
-                    tracing::info!(gang = view.assembled.gang.uid, why, "giving back");
+                    tracing::info!(why, "giving back");
                     let ok = self.let_go(view, why, generation, true).await;
                     self.note(Event::GivenBack { ok });
                     done = if ok { Done::LookAgain } else { Done::All };
@@ -331,21 +346,17 @@ impl Follower {
         let assembled = &view.assembled;
         let gang = &assembled.gang;
         let request = v1::PlaceRequest { gang: Some(v1::Gang::of(&self.cluster.id, gang)) };
-        tracing::info!(
-            gang = gang.uid,
-            name = gang.path(),
-            members = gang.members.len(),
-            "asking for room"
-        );
+        tracing::info!(name = gang.path(), members = gang.members.len(), "asking for room");
         match self.cluster.door.place(request).await {
             Ok(stream) => {
                 self.door_away(None);
                 self.passage.ask(self.cluster.now());
+                self.is_about(None);
                 self.note(Event::Asked { assembled, ok: true });
                 self.verdicts = Some(Box::pin(stream.into_inner()));
             }
             Err(status) => {
-                tracing::error!(gang = gang.uid, %status, "the door refused the question");
+                tracing::error!(%status, "the door refused the question");
                 self.door_away(Some(&status));
                 self.note(Event::Asked { assembled, ok: false });
             }
@@ -371,7 +382,7 @@ impl Follower {
                 Some(there.iter().map(|placeholder| placeholder.generation).max().unwrap_or(0))
             }
             Err(status) => {
-                tracing::warn!(gang = view.assembled.gang.uid, %status, "could not ask for its placeholders");
+                tracing::warn!(%status, "could not ask for its placeholders");
                 None
             }
         }
@@ -390,11 +401,11 @@ impl Follower {
         };
         match self.cluster.door.release(request).await {
             Ok(answer) => {
-                tracing::info!(gang = gang.uid, name = gang.path(), jobs = ?answer.into_inner().job_ids, "released");
+                tracing::info!(name = gang.path(), jobs = ?answer.into_inner().job_ids, "released");
                 true
             }
             Err(status) => {
-                tracing::warn!(gang = gang.uid, %status, "could not release; trying again");
+                tracing::warn!(%status, "could not release; trying again");
                 false
             }
         }

@@ -18,6 +18,7 @@ use kube::api::{
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::apiserver::says_gone;
 use crate::chain::explain;
@@ -107,8 +108,9 @@ async fn take_away_left_over(cluster: &Cluster) {
         let (Some(name), Some(namespace)) = (&gang.metadata.name, &gang.metadata.namespace) else {
             continue;
         };
-        if ours && text("/spec/uid").is_some_and(|uid| !known.contains(uid)) {
-            remove(cluster, namespace, name).await;
+        if let Some(gone) = text("/spec/uid").filter(|uid| ours && !known.contains(*uid)) {
+            let span = tracing::error_span!("gangs", gang = gone);
+            remove(cluster, namespace, name).instrument(span).await;
         }
     }
 }
@@ -195,11 +197,7 @@ impl Shown {
                 None
             }
             Err(error) => {
-                tracing::debug!(
-                    gang = gang.uid,
-                    error = explain(&error),
-                    "could not show the gang"
-                );
+                tracing::debug!(error = explain(&error), "could not show the gang");
                 // It is made again where somebody has taken it away.
                 if says_gone(&error) {
                     self.made = None;
@@ -288,7 +286,7 @@ async fn remove(cluster: &Cluster, namespace: &str, name: &str) {
         && !says_gone(&error)
     {
         // Its owner takes it along, or the next bridge.
-        tracing::debug!(gang = name, error = explain(&error), "could not take the Gang away");
+        tracing::debug!(object = name, error = explain(&error), "could not take the Gang away");
     }
 }
 

@@ -300,6 +300,15 @@ impl Index {
         self.pods.get(uid).map(|(_, group)| group)
     }
 
+    /// The uid of the gang a pod belongs to; `None` while its workload has not been seen.
+    pub(crate) fn gang_of(&self, uid: &str) -> Option<String> {
+        let (pod, group) = self.pods.get(uid)?;
+        match group {
+            Group::Alone(uid) => Some(uid.clone()),
+            Group::Workload(..) => self.workload(group).and_then(|w| gang_uid(w, pod)),
+        }
+    }
+
     /// A pod by uid.
     pub(crate) fn pod(&self, uid: &str) -> Option<&Pod> {
         self.pods.get(uid).map(|(pod, _)| pod)

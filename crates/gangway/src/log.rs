@@ -2,12 +2,21 @@
 //! changed while the process runs.
 //!
 //! A process has one log, so this is the one thing here that is the process's own and nobody's part.
+//!
+//! Names are the same everywhere: `gang` is a gang's uid, `job` a Slurm job's id, a number. Tasks that are about one gang
+//! run in a span that says both, so that their lines need not; of other lines each says it itself.
+
+mod flat;
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
 use tracing_subscriber::reload::Handle;
+
+use flat::Flat;
 
 /// A filter that changes what is logged: `info`, `gangway=debug,warn`.
 struct Level {
@@ -29,15 +38,15 @@ pub(crate) enum LogError {
 /// Logs to standard error from now on.
 pub(crate) fn start(filter: &str, json: bool) -> anyhow::Result<()> {
     let parsed = EnvFilter::try_new(filter).context("--log is not a filter")?;
-    let log = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
     // Starting fails only where a log is there already, which is fine: that one stays.
     if json {
-        let log = log.json().with_span_list(false).with_filter_reloading();
+        let log = lines(parsed, std::io::stderr).with_filter_reloading();
         let handle = log.reload_handle();
         if log.try_init().is_ok() {
             remember(filter, handle);
         }
     } else {
+        let log = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
         let log = log.with_ansi(false).with_filter_reloading();
         let handle = log.reload_handle();
         if log.try_init().is_ok() {
@@ -45,6 +54,15 @@ pub(crate) fn start(filter: &str, json: bool) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A log of JSON lines.
+fn lines<W>(filter: EnvFilter, writer: W) -> SubscriberBuilder<JsonFields, Flat, EnvFilter, W>
+where
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    log.json().flatten_event(true).with_span_list(false).map_event_format(Flat)
 }
 
 fn remember<S: 'static>(filter: &str, handle: Handle<EnvFilter, S>) {
@@ -70,3 +88,6 @@ pub(crate) fn change(filter: &str) -> Result<(), LogError> {
     tracing::warn!(before, now = filter, "what is logged was changed");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// How long running work may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -37,14 +38,14 @@ pub(crate) fn nursery() -> (Nursery, Parent) {
 }
 
 impl Nursery {
-    /// Starts a task that may end.
+    /// Starts a task that may end. What it logs is about the same as what whoever starts it does.
     pub(crate) fn start(
         &self,
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
         // The parent is gone only when the process ends; then nothing needs to be started.
-        let _ = self.tasks.send((name, Box::pin(task)));
+        let _ = self.tasks.send((name, Box::pin(task.in_current_span())));
     }
 }
 

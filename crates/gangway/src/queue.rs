@@ -10,6 +10,7 @@ mod reach;
 mod seal;
 mod shown;
 mod shun;
+mod span;
 mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -241,13 +242,13 @@ impl Entry {
         generation <= release.generation || generation == self.submitted.load(Ordering::Relaxed)
     }
 
+    /// In the span of the job that it is about.
     fn say(&self, verdict: Verdict) {
         self.verdict.send_if_modified(|old| {
             if old.as_ref() == Some(&verdict) {
                 return false;
             }
-            let (word, job) = summary(&verdict);
-            tracing::info!(gang = self.key.gang, cluster = self.key.cluster, job, "{word}");
+            tracing::info!("{}", summary(&verdict).0);
             *old = Some(verdict);
             true
         });
@@ -259,13 +260,13 @@ fn bound_for(gang: &Gang) -> impl Iterator<Item = JobId> + '_ {
     gang.members.iter().filter_map(|member| Some(member.bound.as_ref()?.job))
 }
 
-/// A verdict in a word, and its job (0 for none): seats and messages would fill the log.
-fn summary(verdict: &Verdict) -> (&'static str, u32) {
+/// A verdict in a word, and its job: seats and messages would fill the log.
+fn summary(verdict: &Verdict) -> (&'static str, Option<JobId>) {
     match verdict {
-        Verdict::Refused(_) => ("refused", 0),
-        Verdict::Queued { job, .. } => ("queued", job.map_or(0, |job| job.0)),
-        Verdict::Allocated { job, .. } => ("allocated", job.0),
-        Verdict::Ended { job, .. } => ("ended", job.0),
+        Verdict::Refused(_) => ("refused", None),
+        Verdict::Queued { job, .. } => ("queued", *job),
+        Verdict::Allocated { job, .. } => ("allocated", Some(*job)),
+        Verdict::Ended { job, .. } => ("ended", Some(*job)),
     }
 }
 
@@ -359,20 +360,19 @@ impl Queue {
         };
         let verdicts = entry.verdict.subscribe();
         let queue = self.clone();
-        // An error's span, so that whatever is logged says which gang it is about.
-        let span = tracing::error_span!("placeholder", cluster = key.cluster, gang = key.gang);
         let following = async move {
             let last = queue.follow(&entry).await;
             // Out of the table before the last word is said: whoever hears it and asks again begins
             // anew.
             queue.entries.remove_if(&entry.key, |_, e| Arc::ptr_eq(e, &entry));
             if let Some(verdict) = last {
-                entry.say(verdict);
+                let span = entry.key.span(summary(&verdict).1);
+                span.in_scope(|| entry.say(verdict));
             }
             entry.done.cancel();
             Ok(())
         };
-        self.nursery.start("placeholder", following.instrument(span));
+        self.nursery.start("placeholder", following.instrument(key.span(None)));
         Ok(verdicts)
     }
 
@@ -422,7 +422,11 @@ impl Queue {
     /// Cancels one placeholder and wakes Slurm's scheduler, which would otherwise leave the freed
     /// nodes idle until its next cycle (live-slurm.md, l).
     async fn end(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
-        tracing::info!(job = %job.id, why, "releasing placeholder");
+        self.end_now(job, why).instrument(span::of_job(job)).await
+    }
+
+    async fn end_now(&self, job: &Job, why: &str) -> Result<(), gangway_slurm::Error> {
+        tracing::info!(why, "releasing placeholder");
         self.seal_last(job.id).await;
         // By its unique id: the number may be somebody else's job by now.
         self.slurm.cancel_submission(job).await?;
@@ -458,12 +462,7 @@ impl Queue {
             while !self.stop.is_cancelled() {
                 let mut again = false;
                 for (job, why) in self.board.revived() {
-                    self.metrics.surplus.with_label_values(&["revived"]).inc();
-                    tracing::warn!(job = %job.id, "slurmctld has forgotten that it ended this placeholder");
-                    if let Err(error) = self.end(&job, &why).await {
-                        tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");
-                        again = true;
-                    }
+                    again |= !self.end_revived(&job, &why).instrument(span::of_job(&job)).await;
                 }
                 if !again {
                     break;
@@ -471,6 +470,17 @@ impl Queue {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+
+    /// Whether it was ended.
+    async fn end_revived(&self, job: &Job, why: &str) -> bool {
+        self.metrics.surplus.with_label_values(&["revived"]).inc();
+        tracing::warn!("slurmctld has forgotten that it ended this placeholder");
+        let ended = self.end(job, why).await;
+        if let Err(error) = &ended {
+            tracing::warn!(error = explain(error), "could not end it; trying again");
+        }
+        ended.is_ok()
     }
 
     /// Whether asking for nodes at once overtakes nobody and has a chance: no job waits in the

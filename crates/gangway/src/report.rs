@@ -139,10 +139,9 @@ impl Reporter {
         let gang = &view.assembled.gang;
         if self.last.as_ref().is_none_or(|last| !same_news(last, report)) {
             tracing::info!(
-                gang = gang.uid,
                 name = gang.path(),
                 reason = report.reason,
-                message = report.message,
+                says = report.message,
                 "report"
             );
         }

@@ -17,7 +17,6 @@ use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 pub(crate) use watch::Event;
 
@@ -296,15 +295,13 @@ impl Source {
                 self.followers.insert(uid.clone(), sender);
                 let follower = Follower::new(self.cluster.clone(), views);
                 let gone = gone.clone();
-                // An error's span, so that whatever is logged says which gang it is about.
-                let span = tracing::error_span!("gang", uid, job = tracing::field::Empty);
                 let following = async move {
                     follower.run().await;
                     // The source is gone only when the process ends.
                     let _ = gone.send(uid);
                     Ok(())
                 };
-                self.cluster.nursery.start("follower", following.instrument(span));
+                self.cluster.nursery.start("follower", following);
             }
         }
     }

@@ -125,11 +125,11 @@ pub(crate) fn run_command(
         };
         match called {
             Ok(()) => {
-                tracing::info!(gang = gang.uid, name = gang.path(), "the warning command has run");
+                tracing::info!(name = gang.path(), "the warning command has run");
             }
             Err(error) => {
                 let message = format!("the warning command was of no use: {}", explain(&error));
-                tracing::warn!(gang = gang.uid, name = gang.path(), message);
+                tracing::warn!(name = gang.path(), message);
                 let note = Note {
                     reason: "WarningCommand",
                     message: &message,
@@ -166,7 +166,7 @@ async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: In
                     Ok(Some(200)) => done = true,
                     Ok(other) => return other,
                     Err(error) => {
-                        tracing::debug!(uid, %hook, "the hook does not answer: {error:#}");
+                        tracing::debug!(pod_uid = uid, %hook, "the hook does not answer: {error:#}");
                     }
                 }
             }
@@ -185,9 +185,9 @@ async fn call(cluster: &Cluster, uid: &str, hook: &Hook, body: &Value, until: In
         }
     });
     match answered.await {
-        Ok(Some(status)) => tracing::info!(uid, %hook, status, "the hook has answered"),
+        Ok(Some(status)) => tracing::info!(pod_uid = uid, %hook, status, "the hook has answered"),
         Ok(None) => {}
-        Err(_) => tracing::warn!(uid, %hook, "the hook has not answered in time"),
+        Err(_) => tracing::warn!(pod_uid = uid, %hook, "the hook has not answered in time"),
     }
 }
 

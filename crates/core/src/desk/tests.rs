@@ -47,7 +47,7 @@ fn gang(namespace: &str, name: &str, pods: &[&str]) -> Workload {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         kind: "Job".to_owned(),
-        gang: format!("uid-of-{name}"),
+        gang: format!("uid-of-{namespace}-{name}"),
         pods: pods.iter().map(|pod| (*pod).to_owned()).collect(),
     }
 }
@@ -129,7 +129,7 @@ fn a_word_means_one_job_or_says_which_it_may_mean() {
     assert_eq!(found("train", "team-b"), Ok(2));
     assert_eq!(found("pod/team-a/train-1", ""), Ok(1));
     assert_eq!(found("train-x", ""), Ok(2));
-    assert_eq!(found("uid-of-train", "team-a"), Ok(1));
+    assert_eq!(found("uid-of-team-a-train", ""), Ok(1));
     assert_eq!(found("train", ""), Err(vec![1, 2]));
     // Anybody may call a batch job anything: only its number means it.
     assert_eq!(found("sbatch", ""), Err(vec![]));

@@ -264,7 +264,7 @@ impl Carrier {
             tracing::info!(
                 nodes = listed(&nodes),
                 reason,
-                message,
+                says = message,
                 "nodes say where they stand in Slurm"
             );
         }

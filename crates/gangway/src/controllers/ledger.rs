@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::stream;
 use gangway_core::inventory::{Held, SlurmNode, census, devices_held, spent};
 use gangway_core::job::{Allocation, Job, JobId, Standing};
+use gangway_core::placeholder::Stamp;
 use gangway_slurm::{Client, Error};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::sync::watch;
@@ -157,7 +158,13 @@ impl Ledger {
                 }
                 // It may have ended meanwhile; else it is asked for at the next look.
                 Err(error) => {
-                    tracing::debug!(job = %job.id, error = explain(&error), "could not read what it was granted");
+                    let gang = || Stamp::of(&job).map(|stamp| stamp.gang);
+                    tracing::debug!(
+                        gang = gang(),
+                        job = job.id.0,
+                        error = explain(&error),
+                        "could not read what it was granted"
+                    );
                 }
             }
         }

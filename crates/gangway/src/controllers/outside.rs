@@ -49,11 +49,15 @@ impl Holder {
             return false;
         }
         for job in &plan.release {
-            tracing::info!(job = %job.id, held = job.admin_comment, "no pod takes this any more");
+            tracing::info!(job = job.id.0, held = job.admin_comment, "no pod takes this any more");
             let answer = slurm.cancel_submission(job).await;
             figures.step("release", 1, &answer);
             if let Err(error) = answer {
-                tracing::warn!(job = %job.id, error = explain(&error), "Slurm did not end a job that holds");
+                tracing::warn!(
+                    job = job.id.0,
+                    error = explain(&error),
+                    "Slurm did not end a job that holds"
+                );
             }
         }
         for hold in &plan.take {
@@ -61,7 +65,11 @@ impl Holder {
             figures.step("hold", 1, &answer);
             match answer {
                 Ok(taken) => {
-                    tracing::info!(job = %taken.job_id, held = hold.key, "held for pods beside Slurm");
+                    tracing::info!(
+                        job = taken.job_id.0,
+                        held = hold.key,
+                        "held for pods beside Slurm"
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(

@@ -132,7 +132,11 @@ impl Trials {
             match self.slurm.cancel(id).await {
                 Ok(_) => return,
                 Err(error) => {
-                    tracing::warn!(job = %id, error = explain(&error), "a question could not be taken away; trying again");
+                    tracing::warn!(
+                        job = id.0,
+                        error = explain(&error),
+                        "a question could not be taken away; trying again"
+                    );
                     tokio::select! {
                         () = sleep(AGAIN) => {}
                         // Whoever leads next takes it away.
@@ -148,7 +152,10 @@ impl Trials {
         let mark = guard(&self.cluster);
         for job in self.slurm.jobs().await? {
             if job.admin_comment == mark && job.standing() != Standing::Over {
-                tracing::warn!(job = %job.id, "taking away a question that was left in Slurm's queue");
+                tracing::warn!(
+                    job = job.id.0,
+                    "taking away a question that was left in Slurm's queue"
+                );
                 self.slurm.cancel_submission(&job).await?;
             }
         }

@@ -8,6 +8,7 @@ use gangway_core::follow::Verdict;
 use gangway_core::gang::Assembled;
 use gangway_core::job::JobId;
 use gangway_core::life::Phase;
+use tracing::Span;
 
 use super::Follower;
 use crate::bind::Binding;
@@ -19,9 +20,16 @@ impl Follower {
     /// A word on its placeholder was heard.
     pub(super) fn heard(&mut self, verdict: &Verdict) {
         self.passage.hear(verdict, self.cluster.now());
-        if let Some(job) = job_of(verdict).filter(|job| *job != self.job) {
+        if let Some(job) = job_of(verdict) {
+            self.is_about(Some(job));
+        }
+    }
+
+    /// From the next look on this is its job in the log.
+    pub(super) fn is_about(&mut self, job: Option<JobId>) {
+        if self.job != job {
             self.job = job;
-            tracing::Span::current().record("job", job.0);
+            self.span = span(&self.views.borrow().assembled.gang.uid, job);
         }
     }
 
@@ -31,7 +39,7 @@ impl Follower {
         let (job, members) = (binds.first().map_or(0, |binding| binding.job.0), binds.len());
         let now = self.cluster.now();
         let Some((passed, took)) = self.passage.bound(now) else {
-            tracing::info!(gang = gang.uid, name = gang.path(), job, members, "bound");
+            tracing::info!(name = gang.path(), job, members, "bound");
             return;
         };
         let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
@@ -45,7 +53,7 @@ impl Follower {
             trace = self.cluster.traces.bound(round, bound, &passed, now);
         }
         self.cluster.metrics.took(took, trace.as_deref());
-        tracing::info!(gang = gang.uid, name = gang.path(), job, members, took = ?all, in_queue = ?queue, "bound");
+        tracing::info!(name = gang.path(), job, members, took = ?all, in_queue = ?queue, "bound");
     }
 
     /// Counts it where it is now.
@@ -68,6 +76,12 @@ impl Follower {
             self.place = place;
         }
     }
+}
+
+/// Whatever a follower logs says of which gang it is, and of which job once there is one. An error's span, so that it is
+/// there whatever is logged.
+pub(super) fn span(gang: &str, job: Option<JobId>) -> Span {
+    tracing::error_span!(parent: None, "follower", gang, job = job.map(|job| job.0))
 }
 
 fn job_of(verdict: &Verdict) -> Option<JobId> {

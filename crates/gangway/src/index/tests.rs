@@ -222,6 +222,17 @@ fn pods_of_an_earlier_workload_of_the_same_name_are_not_of_the_new_one() {
 }
 
 #[test]
+fn the_log_has_a_pods_gang_once_its_workload_is_known() {
+    let mut index = Index::default();
+    index.put_pod(pod("lone"));
+    index.put_pod(worker("a", 0));
+    let of = |index: &Index| ["lone", "a", "nobody"].map(|uid| index.gang_of(uid));
+    assert_eq!(of(&index), [Some("lone".to_owned()), None, None]);
+    index.put_workload(job());
+    assert_eq!(of(&index)[1].as_deref(), Some("job-uid"));
+}
+
+#[test]
 fn every_gang_that_may_have_a_placeholder_is_known() {
     let mut index = Index::default();
     index.put_workload(job());

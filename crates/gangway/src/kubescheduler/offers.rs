@@ -219,6 +219,14 @@ impl Offers {
         Some((node.clone(), taken))
     }
 
+    /// The job that a pod has its seat in, for the log.
+    pub(super) fn job_of(&self, pod: &str) -> Option<u32> {
+        match self.pods().get(pod)?.standing {
+            Standing::Seat { job, .. } => Some(job.0),
+            Standing::Unheard | Standing::Waiting(_) => None,
+        }
+    }
+
     /// kube-scheduler asks: which of these nodes may the pod have?
     pub(super) async fn ask(&self, pod: &str, nodes: &[&str]) -> Answer {
         let asked = Instant::now();

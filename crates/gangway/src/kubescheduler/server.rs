@@ -113,6 +113,8 @@ impl Desk {
         let (pod, nodes) = (&args.pod.metadata, args.names());
         let answer = self.offers.ask(&pod.uid, &nodes).await;
         tracing::debug!(
+            gang = self.gang_of(&pod.uid),
+            job = self.offers.job_of(&pod.uid),
             pod = format!("{}/{}", pod.namespace, pod.name),
             nodes = nodes.len(),
             ?answer,
@@ -218,12 +220,24 @@ async fn bind(State(desk): State<Desk>, body: Bytes) -> Response {
             .unwrap_or_default(),
     };
     if !result.error.is_empty() {
-        tracing::info!(pod, node = args.node, why = result.error, "not bound");
+        tracing::info!(
+            gang = desk.gang_of(&args.pod_uid),
+            job = desk.offers.job_of(&args.pod_uid),
+            pod,
+            node = args.node,
+            why = result.error,
+            "not bound"
+        );
     }
     write(&result)
 }
 
 impl Desk {
+    /// For the log.
+    fn gang_of(&self, pod: &str) -> Option<String> {
+        self.world.index().gang_of(pod)
+    }
+
     /// kube-scheduler asks again for what was done: its first request may have run out of time.
     fn is_bound(&self, args: &BindingArgs) -> bool {
         let index = self.world.index();

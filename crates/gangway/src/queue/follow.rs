@@ -29,6 +29,7 @@ use gangway_core::{reason, translate};
 use gangway_slurm::SlurmCode;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
 
 use super::board::Seen;
 use super::submit::Submitted;
@@ -95,7 +96,8 @@ impl Queue {
                 Step::Follow { job, generation } => {
                     // Of one that was asked for in its place it may have to be known again.
                     lost = lost.filter(|lost| lost.job != job);
-                    self.follow_job(entry, job, generation, None).await
+                    let following = self.follow_job(entry, job, generation, None);
+                    following.instrument(entry.key.span(Some(job))).await
                 }
                 Step::Over { job, generation, state } => {
                     let job = listed.iter().find(|(_, j)| j.id == job).map(|(_, j)| j);
@@ -151,7 +153,7 @@ impl Queue {
             self.end(job, "another placeholder of the same gang was bound for").await
         };
         if let Err(error) = ended.await {
-            tracing::warn!(job = %id, error = explain(&error), "could not end a duplicate");
+            tracing::warn!(job = id.0, error = explain(&error), "could not end a duplicate");
         }
     }
 
@@ -162,7 +164,7 @@ impl Queue {
             return Ok(Roles::Apart);
         }
         let cost = translate::cost_of_levelling(gang, &self.table);
-        tracing::warn!(gang = gang.uid, ?cost, "roles are levelled");
+        tracing::warn!(?cost, "roles are levelled");
         Ok(Roles::Levelled)
     }
 
@@ -210,7 +212,8 @@ impl Queue {
         let at_once = immediate && !doubted && !request.options.needs_queue() && id.is_none();
         match self.submit_typed(stamp, &request, at_once, id).await {
             Submitted::As(job, granted) => {
-                self.follow_job(entry, job, stamp.generation, granted).await
+                let following = self.follow_job(entry, job, stamp.generation, granted);
+                following.instrument(entry.key.span(Some(job))).await
             }
             // A node that was excluded is gone since its partition was read.
             Submitted::Refused(refusal)
@@ -222,7 +225,7 @@ impl Queue {
             Submitted::Later(why) => self.later(entry, &why).await,
             Submitted::Doubt(why) => {
                 entry.doubted.store(true, Ordering::Relaxed);
-                tracing::warn!(gang = gang.uid, why, "a submit is in doubt; looking for its job");
+                tracing::warn!(why, "a submit is in doubt; looking for its job");
                 entry.say(unreachable(&why));
                 Next::Doubt
             }
@@ -241,8 +244,8 @@ impl Queue {
         let _ = timeout(RETRY, entry.changed.notified()).await;
     }
 
-    /// Follows one job while it waits and runs; `granted` is what it has just been given, where that
-    /// is known.
+    /// Follows one job while it waits and runs, in its span; `granted` is what it has just been given, where
+    /// that is known.
     async fn follow_job(
         &self,
         entry: &Entry,
@@ -298,7 +301,7 @@ impl Queue {
                 }
                 // So does an id that was given to another job meanwhile.
                 Seen::Job(job) if !is_own(entry, &job, generation) => {
-                    tracing::warn!(job = %id, "Slurm has given the id of a lost placeholder to another job");
+                    tracing::warn!("Slurm has given the id of a lost placeholder to another job");
                     return self.vanished(entry, Lost { job: id, generation, alive, denials: 0 });
                 }
                 Seen::Job(job) => match job.standing() {
@@ -316,7 +319,7 @@ impl Queue {
                     Standing::Waiting
                         if self.takes_back(entry, &policy.borrow_and_update().clone(), &job) =>
                     {
-                        if let Some(next) = self.take_back(entry, &job).await {
+                        if let Some(next) = self.take_back(&job).await {
                             return next;
                         }
                         retry = Some(RETRY);
@@ -332,14 +335,17 @@ impl Queue {
                         }
                     }
                     Standing::Unclear if job.broken() => {
-                        tracing::warn!(job = %id, parts = ?job.parts, "a component has ended; ending the others");
+                        tracing::warn!(parts = ?job.parts, "a component has ended; ending the others");
                         if let Err(error) = self.end(&job, "a component of it has ended").await {
-                            tracing::warn!(job = %id, error = explain(&error), "could not end the others; trying again");
+                            tracing::warn!(
+                                error = explain(&error),
+                                "could not end the others; trying again"
+                            );
                         }
                         retry = Some(RETRY);
                     }
                     Standing::Unclear => {
-                        tracing::warn!(job = %id, state = %job.state, flags = ?job.state.flags, says = job.state.explain(), "unclear state; waiting");
+                        tracing::warn!(state = %job.state, flags = ?job.state.flags, says = job.state.explain(), "unclear state; waiting");
                     }
                     // slurmctld may come back without having heard of it (rule 2).
                     Standing::Holding if away && is_young(held_since, self.board.heard()) => {
@@ -399,7 +405,7 @@ impl Queue {
         if release.since.elapsed() >= RETRY
             && let Err(error) = self.end(job, &release.why).await
         {
-            tracing::warn!(job = %job.id, error = explain(&error), "could not release; trying again");
+            tracing::warn!(error = explain(&error), "could not release; trying again");
         }
     }
 
@@ -454,7 +460,11 @@ impl Queue {
             let allocation = match allocation {
                 Ok(allocation) => allocation,
                 Err(error) => {
-                    tracing::warn!(job = %part, error = explain(&error), "could not read the allocation");
+                    tracing::warn!(
+                        part = part.0,
+                        error = explain(&error),
+                        "could not read the allocation"
+                    );
                     return false;
                 }
             };
@@ -480,7 +490,7 @@ impl Queue {
         let ends = match self.ends(&gang, job).await {
             Ok(ends) => ends,
             Err(error) => {
-                tracing::warn!(job = %job.id, error = explain(&error), "could not ask for Slurm's time");
+                tracing::warn!(error = explain(&error), "could not ask for Slurm's time");
                 return false;
             }
         };
@@ -510,9 +520,9 @@ impl Queue {
 
     /// Ends a placeholder that does not fit its gang: the pods leave, and a new round begins.
     async fn misfit(&self, job: &Job, why: &str) -> bool {
-        tracing::error!(job = %job.id, why, "the allocation does not fit its gang; ending it");
+        tracing::error!(why, "the allocation does not fit its gang; ending it");
         if let Err(error) = self.end(job, why).await {
-            tracing::warn!(job = %job.id, error = explain(&error), "could not end it; trying again");
+            tracing::warn!(error = explain(&error), "could not end it; trying again");
         }
         false
     }

@@ -231,7 +231,11 @@ impl Queue {
                         self.reaches.forget().await;
                     }
                     // It may just have started: then there is nothing to tell any more.
-                    tracing::debug!(job = %part.id, error = explain(&error), "could not say which nodes are shut");
+                    tracing::debug!(
+                        part = part.id.0,
+                        error = explain(&error),
+                        "could not say which nodes are shut"
+                    );
                     return Some(RETRY);
                 }
             }
@@ -263,13 +267,13 @@ impl Queue {
         let gpus = open.then(|| self.atlas.other_gpus(partition, &wanted, part.tres)).flatten();
         if let Some(tres) = &gpus {
             self.slurm.set_tres_per_node(id, tres).await?;
-            tracing::info!(job = %id, tres, "the nodes' type of GPU is another");
+            tracing::info!(part = id.0, tres, "the nodes' type of GPU is another");
         }
         let shut = !same_nodes(&wanted, part.excluded);
         if shut {
             self.slurm.set_excluded_nodes(id, &wanted).await?;
             failpoint::pass(Point::Excluded);
-            tracing::info!(job = %id, excluded = wanted, "nodes have opened or shut");
+            tracing::info!(part = id.0, excluded = wanted, "nodes have opened or shut");
         }
         Ok(shut || gpus.is_some())
     }

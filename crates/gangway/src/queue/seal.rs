@@ -43,6 +43,13 @@ struct Owed {
     boot: i64,
 }
 
+impl Owed {
+    /// Whose it is, for the log.
+    fn gang(&self) -> Option<String> {
+        Stamp::parse(&self.key).map(|stamp| stamp.gang)
+    }
+}
+
 impl Seals {
     /// Has a job's key written, soon. `boot`: when the slurmctld began that knows the job.
     pub(super) fn owe(&self, job: JobId, key: String, boot: i64) {
@@ -90,7 +97,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Writes the key of a job that is about to be ended, where it is still owed: accounting keeps it.
+    /// Writes the key of a job that is about to be ended, where it is still owed: accounting keeps it. In the job's span.
     pub(super) async fn seal_last(&self, job: JobId) {
         let _alone = self.seals.writing.lock().await;
         let owed = self.seals.owed().remove(&job);
@@ -98,7 +105,7 @@ impl Queue {
         let written = self.write_key(job, &owed).await;
         failpoint::pass(Point::SealedLast);
         if let Err(error) = written {
-            tracing::debug!(%job, error = explain(&error), "could not write the key of an ending job");
+            tracing::debug!(error = explain(&error), "could not write the key of an ending job");
         }
     }
 
@@ -110,7 +117,12 @@ impl Queue {
         failpoint::pass(Point::Sealed);
         if let Err(error) = written {
             // A job that is over keeps its key in the comment alone.
-            tracing::debug!(%job, error = explain(&error), "could not write a key");
+            tracing::debug!(
+                gang = owed.gang(),
+                job = job.0,
+                error = explain(&error),
+                "could not write a key"
+            );
             if error.is_retryable() {
                 self.seals.owed().entry(job).or_insert(owed);
                 drop(writing);
@@ -136,7 +148,11 @@ impl Queue {
                 return Err(Error::TimedOut { endpoint: "job", after: A_MOMENT, sent: true });
             }
             if !seen.is_some_and(|seen| same(&seen)) {
-                tracing::warn!(%job, "slurmctld has forgotten a job whose key was to be written");
+                tracing::warn!(
+                    gang = owed.gang(),
+                    job = job.0,
+                    "slurmctld has forgotten a job whose key was to be written"
+                );
                 return Ok(false);
             }
         }

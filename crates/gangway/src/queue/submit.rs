@@ -78,7 +78,6 @@ impl Queue {
             match self.submit(stamp, &typed, at_once, id).await {
                 Submitted::Refused(refusal) => {
                     tracing::info!(
-                        gang = stamp.gang,
                         why = refusal.message,
                         "refused with a type of GPU; asking without"
                     );
@@ -215,7 +214,11 @@ impl Queue {
             return Submitted::As(id, granted.filter(|_| is_news));
         }
         if let Err(error) = self.slurm.cancel_submission(&job).await {
-            tracing::error!(job = %id, error = explain(&error), "could not cancel a job of the wrong owner");
+            tracing::error!(
+                job = id.0,
+                error = explain(&error),
+                "could not cancel a job of the wrong owner"
+            );
         }
         Submitted::Refused(Refusal::new(
             Category::Account,

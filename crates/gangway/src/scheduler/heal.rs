@@ -94,8 +94,13 @@ impl Healer {
                     updated?;
                 }
                 Cure::Stir { job } => {
-                    tracing::warn!(%job, "stirring a placeholder, so that its nodes answer");
-                    if let Some((_, job)) = placeholders.iter().find(|(_, seen)| seen.id == *job) {
+                    let of = placeholders.iter().find(|(_, seen)| seen.id == *job);
+                    if let Some((stamp, job)) = of {
+                        tracing::warn!(
+                            gang = stamp.gang,
+                            job = job.id.0,
+                            "stirring a placeholder, so that its nodes answer"
+                        );
                         let stirred = self.slurm.stir(job).await;
                         failpoint::pass(Point::Stirred);
                         stirred?;

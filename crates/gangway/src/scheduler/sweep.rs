@@ -15,6 +15,7 @@ use gangway_core::job::{JobState, Standing};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::Instrument as _;
 
 use crate::chain::explain;
 use crate::cluster::Cluster;
@@ -80,9 +81,11 @@ async fn follow(cluster: &Cluster) -> Result<(), tonic::Status> {
                 if !twice.is_empty() && index_is_current(cluster).await {
                     for uid in twice {
                         // Whatever is begun after this look is for pods that come after it.
-                        let own = live.values().filter(|(of, _)| of == uid);
-                        let latest = own.map(|(_, generation)| *generation).max();
-                        release(cluster, uid, latest).await;
+                        let own = live.iter().filter(|(_, (of, _))| of == uid);
+                        let latest = own.map(|(job, (_, generation))| (*generation, *job)).max();
+                        let Some((generation, job)) = latest else { continue };
+                        let span = tracing::error_span!("sweep", gang = uid, job);
+                        release(cluster, uid, generation).instrument(span).await;
                     }
                 }
                 missing = now;
@@ -113,13 +116,13 @@ async fn index_is_current(cluster: &Cluster) -> bool {
     }
 }
 
-async fn release(cluster: &Cluster, uid: &str, generation: Option<u32>) {
+async fn release(cluster: &Cluster, uid: &str, generation: u32) {
     let request = v1::ReleaseRequest {
         cluster: cluster.id.clone(),
         uid: uid.to_owned(),
         reason: "its pods are gone".to_owned(),
         again: false,
-        up_to: generation.map(UpTo::Generation),
+        up_to: Some(UpTo::Generation(generation)),
     };
     let released = cluster.door.clone().release(request).await;
     failpoint::pass(Point::Swept);
@@ -127,10 +130,10 @@ async fn release(cluster: &Cluster, uid: &str, generation: Option<u32>) {
         Ok(answer) => {
             let jobs = answer.into_inner().job_ids;
             cluster.metrics.leaks.with_label_values(&["without_pods"]).inc_by(jobs.len() as u64);
-            tracing::warn!(gang = uid, ?jobs, "ended a placeholder without pods");
+            tracing::warn!(?jobs, "ended a placeholder without pods");
         }
         Err(status) => {
-            tracing::warn!(gang = uid, %status, "could not end a placeholder without pods");
+            tracing::warn!(%status, "could not end a placeholder without pods");
         }
     }
 }

@@ -51,7 +51,10 @@ impl Board {
             attempts -= 1;
             match missing(&states, &all.jobs) {
                 Some(job) if attempts > 0 => {
-                    tracing::info!(%job, "Slurm's list lacks a job that it counts; listing again");
+                    tracing::info!(
+                        job = job.0,
+                        "Slurm's list lacks a job that it counts; listing again"
+                    );
                 }
                 _ => {
                     if all.jobs.is_empty() {

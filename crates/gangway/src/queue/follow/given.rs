@@ -49,7 +49,10 @@ impl Queue {
             Ok(Some(next)) => Ok(Some(next)),
             Ok(None) => Err(pause),
             Err(error) => {
-                tracing::warn!(job = %job.id, error = explain(&error), "could not see who has the nodes of bound pods");
+                tracing::warn!(
+                    error = explain(&error),
+                    "could not see who has the nodes of bound pods"
+                );
                 Err(pause)
             }
         }
@@ -92,7 +95,7 @@ impl Queue {
             "slurmctld has forgotten that job {begun} had started, and {what} of node {node}, where its pods are, is given to others ({})",
             names.join(", ")
         );
-        tracing::warn!(job = %job.id, why, "ending a placeholder whose nodes were given away");
+        tracing::warn!(why, "ending a placeholder whose nodes were given away");
         self.end(job, &why).await?;
         match self.slurm.job(job.id).await? {
             Some(seen) if seen.standing() == Standing::Over => {

@@ -32,9 +32,9 @@ impl Queue {
     }
 
     /// Gives it back, marked as no end of its pods. `None`: try again.
-    pub(super) async fn take_back(&self, entry: &Entry, job: &Job) -> Option<Next> {
+    pub(super) async fn take_back(&self, job: &Job) -> Option<Next> {
         let stamp = Stamp::of(job)?;
-        tracing::info!(gang = entry.key.gang, job = %job.id, "what policy grants has changed; asking anew");
+        tracing::info!("what policy grants has changed; asking anew");
         let ended = async {
             self.seal_as(job.id, &stamp.given_back().to_text()).await?;
             self.end(job, "what policy grants has changed").await
@@ -42,7 +42,7 @@ impl Queue {
         match ended.await {
             Ok(()) => Some(Next::Again),
             Err(error) => {
-                tracing::warn!(job = %job.id, error = explain(&error), "could not give it back; trying again");
+                tracing::warn!(error = explain(&error), "could not give it back; trying again");
                 None
             }
         }

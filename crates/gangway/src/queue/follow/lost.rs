@@ -43,7 +43,7 @@ impl Queue {
         }
         // What says so may be older than the placeholder: an id that slurmctld has forgotten in a crash is
         // given anew at once, to this very gang too.
-        tracing::warn!(job = %lost.job, gang = entry.key.gang, "Slurm has lost a placeholder that had not started; submitting again");
+        tracing::warn!("Slurm has lost a placeholder that had not started; submitting again");
         Next::Doubt
     }
 
@@ -64,7 +64,7 @@ impl Queue {
         listed: &[(Stamp, Job)],
         lost: Lost,
     ) -> Next {
-        let Key { cluster, gang: uid } = &entry.key;
+        let cluster = &entry.key.cluster;
         let mut lost = lost;
         let (job, generation) = (lost.job, lost.generation);
         let end =
@@ -88,7 +88,8 @@ impl Queue {
             Ok(Some(Fate::Forgotten)) if entry.releasing().is_none() => {
                 let stamp = after_lost(cluster, gang, listed, generation);
                 tracing::warn!(
-                    %job, gang = uid, generation = stamp.generation,
+                    job = job.0,
+                    generation = stamp.generation,
                     "Slurm has forgotten a placeholder that had started; asking anew"
                 );
                 // Under the id that its pods carry: where Slurm gives them the same nodes, they stay.
@@ -97,13 +98,13 @@ impl Queue {
             }
             Ok(Some(Fate::Forgotten | Fate::Unknown) | None) => {}
             Err(error) => {
-                tracing::debug!(%job, error = explain(&error), "accounting does not answer");
+                tracing::debug!(job = job.0, error = explain(&error), "accounting does not answer");
             }
         }
         if entry.releasing().is_some() {
             return Next::Done(None);
         }
-        entry.say(Verdict::Queued {
+        let waits = Verdict::Queued {
             job: Some(lost.job),
             reason: reason::LOST.to_owned(),
             message: format!(
@@ -111,7 +112,8 @@ impl Queue {
                 lost.job
             ),
             expected_start: 0,
-        });
+        };
+        entry.key.span(Some(job)).in_scope(|| entry.say(waits));
         self.pause(entry).await;
         Next::Lost(lost)
     }

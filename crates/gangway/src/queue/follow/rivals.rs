@@ -29,7 +29,11 @@ impl Queue {
         listed.retain(|(_, job)| {
             let believed = is_believed(job, gang, user);
             if !believed {
-                tracing::warn!(gang = gang.uid, job = %job.id, user = job.user, "a job of somebody else says it is a placeholder of this gang");
+                tracing::warn!(
+                    job = job.id.0,
+                    user = job.user,
+                    "a job of somebody else says it is a placeholder of this gang"
+                );
             }
             believed
         });
@@ -112,7 +116,11 @@ impl Queue {
                         && !matches!(entry.following().0, JobId(0))
                         && entry.following().0 != job.id
                     {
-                        tracing::warn!(gang = key.gang, job = %job.id, "another placeholder of this gang");
+                        tracing::warn!(
+                            gang = key.gang,
+                            job = job.id.0,
+                            "another placeholder of this gang"
+                        );
                         entry.changed.notify_one();
                     }
                 }
