@@ -142,6 +142,11 @@ async fn everything_that_slurm_knows_is_seen_from_a_terminal() {
         by_pod.complaint
     );
     assert!(by_pod.out.contains("estimate:"), "{}", by_pod.out);
+    wait("where Slurm plans it is told", SOON, async || {
+        let said = ask(&["explain", "train", "-n", &story.kube.namespace]).await;
+        if said.out.contains(", planned on h") { Ok(()) } else { Err(said.out) }
+    })
+    .await;
     story.note(&format!("\n{}", by_pod.out));
     let runs = ask(&["explain", &batch.to_string()]).await;
     assert!(runs.out.contains("it does not wait: it runs on h1"), "{}", runs.out);
@@ -202,6 +207,7 @@ async fn what_if(story: &Story, gangway: &Path) {
     // Those that run end within an hour, and those that wait come first.
     let seconds = later["seconds"].as_i64().expect("an estimate");
     assert!((3000..4 * 3600).contains(&seconds), "{later}");
+    assert!(later["nodes"].as_str().is_some_and(|nodes| nodes.starts_with('h')), "{later}");
     assert_eq!((&later["user"], &later["account"]), (&"alice".into(), &"team1".into()));
     let now = ask(&["-N", "1", "--gres", "gpu:8", "-t", "10"]).await.json();
     assert!(now["seconds"].as_i64().is_some_and(|seconds| seconds < 60), "{now}");

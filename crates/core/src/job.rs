@@ -185,6 +185,9 @@ pub struct Job {
     pub description: String,
     /// Hostlist of the nodes it holds or held; empty while pending.
     pub nodes: String,
+    /// Hostlist of the nodes that backfill has in mind while it waits, of a heterogeneous job the leader's: a plan that
+    /// the next look may change; empty for none.
+    pub planned_nodes: String,
     /// Partition(s).
     pub partition: String,
     /// Owner's name.

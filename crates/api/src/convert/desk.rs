@@ -32,7 +32,7 @@ macro_rules! mirror {
 mirror!(Workload, v1::Workload { namespace, kind, name, gang, pods ; ; });
 mirror!(Row, v1::QueueRow {
     position, job, name, partition, user, account, state, reason, description, nodes, gpus, hosts, priority,
-    submitted, start, end, eligible, restarts ; workload ;
+    submitted, start, end, eligible, restarts, planned ; workload ;
 });
 mirror!(NodeRow, v1::NodeRow { name, state, reason, partitions, cpus, cpus_taken, gpus, free ; ; holders });
 mirror!(Holder, v1::Holder { job, user, name, pod, gpus ; workload ; });

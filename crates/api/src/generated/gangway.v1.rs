@@ -1074,6 +1074,9 @@ pub struct QueueRow {
     /// How often it was requeued.
     #[prost(uint32, tag = "19")]
     pub restarts: u32,
+    /// Hostlist of the nodes that Slurm plans for it while it waits.
+    #[prost(string, tag = "20")]
+    pub planned: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhyRequest {
@@ -1186,7 +1189,7 @@ pub struct WhatIfResponse {
     /// In words.
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
-    /// The hostlist Slurm has in mind, where it says.
+    /// Hostlist of the nodes that Slurm plans for it, where it says.
     #[prost(string, tag = "4")]
     pub nodes: ::prost::alloc::string::String,
     /// As whom it was asked.

@@ -55,6 +55,8 @@ pub struct Row {
     pub start: i64,
     /// When it ends at the latest; 0 where Slurm does not say.
     pub end: i64,
+    /// Hostlist of the nodes that Slurm plans for it while it waits.
+    pub planned: String,
 }
 
 impl Row {
@@ -129,6 +131,7 @@ fn row(job: &Job, workload: Option<Workload>) -> Row {
         start: job.start_time,
         // While it waits this is the expected start and the time limit, which nobody asked for.
         end: if pending { 0 } else { job.end_time },
+        planned: if pending { job.planned_nodes.clone() } else { String::new() },
     }
 }
 

@@ -246,7 +246,7 @@ fn said(job: &Job, request: &PlaceholderRequest) -> v1::WhatIfResponse {
         start: job.start_time,
         reason: job.reason.clone(),
         message,
-        nodes: String::new(),
+        nodes: job.planned_nodes.clone(),
         user: request.user.clone(),
         account: job.account.clone(),
         partition: job.partition.clone(),

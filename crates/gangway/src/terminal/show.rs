@@ -98,7 +98,7 @@ pub(super) fn explanation(explained: &Explanation, now: i64) -> Drawn {
             .line(vec![text(format!("{label}{}", help.strip_prefix("needs ").unwrap_or(help)))]);
     }
     if row.waits() {
-        drawn = drawn.line(vec![text(format!("estimate:  {}", estimate(row.start, now)))]);
+        drawn = drawn.line(vec![text(format!("estimate:  {}", estimate(row, now)))]);
         drawn = drawn.line(vec![text(format!("ahead:     {}", ahead_of(explained)))]);
     }
     if explained.ahead.is_empty() {
@@ -121,11 +121,15 @@ pub(super) fn explanation(explained: &Explanation, now: i64) -> Drawn {
     drawn.table(&head, lines)
 }
 
-fn estimate(start: i64, now: i64) -> String {
-    match start {
+fn estimate(row: &Row, now: i64) -> String {
+    match row.start {
         0 => "Slurm has none (backfill tests only the first jobs of the queue)".to_owned(),
-        start => format!("starts {} ({})", ahead(start, now), date(start)),
+        start => format!("starts {} ({}){}", ahead(start, now), date(start), planned(&row.planned)),
     }
+}
+
+fn planned(nodes: &str) -> String {
+    if nodes.is_empty() { String::new() } else { format!(", planned on {nodes}") }
 }
 
 fn ahead_of(explained: &Explanation) -> String {
@@ -197,6 +201,7 @@ fn node_line(row: &NodeRow, held: &Holder, first: bool, wide: bool) -> Vec<Cell>
 pub(super) struct Answer {
     start: i64,
     seconds: Option<i64>,
+    nodes: String,
     reason: String,
     message: String,
     user: String,
@@ -209,6 +214,7 @@ impl Answer {
         Self {
             start: answer.start,
             seconds: (answer.start > 0).then(|| (answer.start - answer.now).max(0)),
+            nodes: answer.nodes.clone(),
             reason: answer.reason.clone(),
             message: answer.message.clone(),
             user: answer.user.clone(),
@@ -226,6 +232,7 @@ pub(super) fn what_if(answer: &v1::WhatIfResponse) -> Drawn {
         start if start <= answer.now + 5 => "at once".to_owned(),
         start => format!("{} ({})", ahead(start, answer.now), date(start)),
     };
+    let when = format!("{when}{}", planned(&answer.nodes));
     let paint = if answer.start == 0 { Paint::Waits } else { Paint::Good };
     let whom = format!(
         "asked as user {}, account {}, partition {}",

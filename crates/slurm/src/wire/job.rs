@@ -40,6 +40,8 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     nodes: String,
     #[serde(deserialize_with = "or_default")]
+    scheduled_nodes: String,
+    #[serde(deserialize_with = "or_default")]
     partition: String,
     #[serde(deserialize_with = "or_default")]
     user_name: String,
@@ -163,6 +165,7 @@ impl WireJob {
             reason: if self.state_reason == "None" { String::new() } else { self.state_reason },
             description: self.state_description,
             nodes: self.nodes,
+            planned_nodes: self.scheduled_nodes,
             partition: self.partition,
             user: self.user_name,
             account: self.account,
