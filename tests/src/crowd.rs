@@ -295,6 +295,7 @@ impl Desk for Made {
             help,
             now: self.now,
             as_of: self.now,
+            priority: String::new(),
         }))
     }
 

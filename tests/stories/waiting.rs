@@ -95,3 +95,73 @@ async fn roles_that_wait_are_told_of_each_kind_of_node() {
     );
     story.end().await;
 }
+
+/// Slurm gives priorities by fairshare and partition until this is dropped.
+struct Weights<'a>(&'a World);
+
+impl<'a> Weights<'a> {
+    fn set(world: &'a World) -> Self {
+        let edit = "$ a PriorityWeightFairshare=2000\\nPriorityWeightPartition=300";
+        configure(world, edit);
+        Self(world)
+    }
+}
+
+impl Drop for Weights<'_> {
+    fn drop(&mut self) {
+        configure(self.0, "/^PriorityWeight/d");
+    }
+}
+
+fn configure(world: &World, edit: &str) {
+    world.run_as("root", "in-slurm", &["sed", "-i", edit, "/etc/slurm/slurm.conf"]);
+    world.run_as("root", "scontrol", &["reconfigure"]);
+}
+
+/// The same parts as sprio's, though slurmrestd has no sprio.
+#[tokio::test]
+async fn what_a_priority_is_made_of_is_told_as_sprio_tells_it() {
+    let Some(world) = World::find() else { return };
+    let plain = Story::begin("no-priority").await.expect("there is a world");
+    let room = plain.room().await;
+    let template = manifest::template(8, &[]);
+    let fill = async |story: &Story| {
+        story.kube.create(&manifest::indexed_job("full", room, &template)).await;
+        story.bound("full-", room as usize).await;
+        story.kube.create(&manifest::indexed_job("train", 2, &template)).await;
+        let pods = story.told("train-", "in the queue of gangway").await;
+        story.note(&pods[0].why());
+    };
+    fill(&plain).await;
+    let why = explained(&plain, "train", "").await;
+    let said = why["priority"].as_str().unwrap_or_default();
+    assert!(said.contains("weights are 0"), "{why}");
+    plain.end().await;
+
+    let _weights = Weights::set(world);
+    let story = Story::begin("priority").await.expect("there is a world");
+    fill(&story).await;
+    let why = wait("the parts are those of sprio", SOON, async || {
+        let why = explained(&story, "train", "").await;
+        let job = why["row"]["job"].to_string();
+        let parts = story.world.run_as("root", "sprio", &["-h", "-j", &job, "-o", "%F %P"]);
+        let parts: Vec<u32> = parts.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let told = match parts[..] {
+            [fairshare, partition] if fairshare > 0 => {
+                format!("{fairshare} for fairshare, {partition} for its partition")
+            }
+            _ => return Err(format!("sprio says {parts:?}")),
+        };
+        if why["priority"] == told.as_str() { Ok(told) } else { Err(format!("{told:?} {why}")) }
+    })
+    .await;
+    wait("its Gang has them", SOON, async || {
+        let namespace = format!("--namespace={}", story.kube.namespace);
+        let path = "-o=jsonpath={.items[*].status.priorityFactors}";
+        let factors = story.kubectl(&["get", "gangs", &namespace, path]);
+        if factors.trim() == why { Ok(()) } else { Err(factors) }
+    })
+    .await;
+    story.note(&why);
+    story.end().await;
+}

@@ -42,6 +42,8 @@ pub struct Sight {
     pub account: String,
     /// Priority; 0 where Slurm has computed none.
     pub priority: u32,
+    /// What that is made of; empty where it is not known.
+    pub factors: String,
     /// Place among those that wait in its partition, from 1; 0 where that is not known.
     pub position: u32,
     /// Slurm's estimate, seconds since the epoch; 0 for none.
@@ -108,6 +110,8 @@ pub struct Status {
     pub position: Option<u32>,
     /// Slurm's priority of it.
     pub priority: Option<u32>,
+    /// What that is made of, in points.
+    pub priority_factors: Option<String>,
     /// When Slurm expects it to start.
     pub estimated_start: Option<String>,
     /// When that estimate was heard first.
@@ -187,6 +191,9 @@ pub fn status(seen: &Seen<'_>, before: Option<&Status>, now: i64) -> Status {
         message,
         position: number(|s| s.position),
         priority: number(|s| s.priority),
+        priority_factors: waits
+            .map(|sight| sight.factors.clone())
+            .filter(|factors| !factors.is_empty()),
         estimated_start: (start > 0).then(|| rfc3339(start)),
         estimated_at: (start > 0).then(|| {
             estimated.and_then(|b| b.estimated_at.clone()).unwrap_or_else(|| rfc3339(now))

@@ -199,6 +199,8 @@ pub struct Job {
     /// Since when, or from when on, it may start as far as its begin time and dependencies go, seconds since the
     /// epoch; 0 where unknown.
     pub eligible_time: i64,
+    /// Since when it gains priority by its age, seconds since the epoch; 0 where it does not yet.
+    pub accrue_time: i64,
     /// How often it was requeued.
     pub restarts: u32,
     /// Start time (an estimate while pending), seconds since the epoch; 0 where unknown.

@@ -29,6 +29,7 @@ pub mod placeholder;
 pub mod pod;
 pub mod poison;
 pub mod policy;
+pub mod priority;
 pub mod prolog;
 pub mod quantity;
 pub mod reason;

@@ -26,7 +26,7 @@ use crate::config::{self, Settings};
 use crate::extender::leads;
 use crate::mandate::Mandate;
 use crate::nursery::Nursery;
-use crate::queue::Queue;
+use crate::queue::{Queue, Said};
 use ledger::{Ledger, Listing, Oldest};
 use prometheus::Prometheus;
 use trial::Trials;
@@ -314,6 +314,13 @@ impl v1::desk_server::Desk for Desk {
         let (nodes, partitions) = self.0.ledger.hosts().await.map_err(|error| refused(&error))?;
         let slurms = (nodes.as_slice(), partitions.as_slice());
         let mut explained = desk::explain(row, (&meant.rows, meant.job()), slurms, now());
+        if let Some(job) = meant.job().filter(|_| row.waits()) {
+            explained.priority = match self.0.queue.priority(job, now()).await {
+                Some(Said::Factors(factors)) => factors.told(),
+                Some(Said::Nothing(why)) => why.to_owned(),
+                None => String::new(),
+            };
+        }
         let gang = row.workload.as_ref().map(|own| own.gang.as_str());
         if let Some(told) = gang.and_then(|gang| self.0.anteroom.told(gang)) {
             explained.why.push_str(&format!("; its pods are told: {told}"));

@@ -179,5 +179,6 @@ fn placeholder(board: &Board, stamp: &Stamp, job: &Job) -> v1::Placeholder {
         expected_start: job.start_time,
         preemptions: board.preemptions(&stamp.cluster, &stamp.gang),
         outlook: outlook.words,
+        factors: outlook.factors.1,
     }
 }

@@ -4,6 +4,7 @@
 //! `core::place`; everything it remembers can be read again from Slurm (rule 8).
 
 mod board;
+mod factors;
 mod follow;
 mod outlook;
 mod reach;
@@ -34,6 +35,8 @@ pub(crate) use board::{Board, Health};
 pub(crate) use outlook::fact;
 
 use crate::atlas::Atlas;
+use factors::Priorities;
+pub(crate) use factors::Said;
 use reach::Reaches;
 use seal::Seals;
 use shun::Shunning;
@@ -83,6 +86,7 @@ pub(crate) struct Queue {
     reaches: Reaches,
     seals: Seals,
     shunning: Shunning,
+    priorities: Priorities,
     /// For the immediate path.
     turns: Semaphore,
     /// For reading again what gangs that run have been given.
@@ -289,6 +293,7 @@ impl Queue {
             heterogeneous: settings.slurm.heterogeneous,
             reaches: Reaches::new(),
             seals: Seals::default(),
+            priorities: Priorities::default(),
             shunning: Shunning::new(settings.slurm.shun_failed_nodes),
             turns: Semaphore::new(TURNS),
             rereads: Semaphore::new(REREADS),
@@ -314,6 +319,11 @@ impl Queue {
     /// What is granted to whom, to be changed as SlurmPolicies are.
     pub(crate) fn policy(&self) -> &watch::Sender<Arc<Policy>> {
         &self.policy
+    }
+
+    /// What a job's priority is made of; `None` where this Slurm does not say.
+    pub(crate) async fn priority(&self, job: &Job, now: i64) -> Option<Said> {
+        self.priorities.of(&self.slurm, job, now).await
     }
 
     /// What is known of Slurm's jobs.

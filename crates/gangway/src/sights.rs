@@ -116,6 +116,7 @@ fn sight(seen: v1::Placeholder) -> Sight {
         expected_start: seen.expected_start,
         preemptions: seen.preemptions,
         outlook: seen.outlook,
+        factors: seen.factors,
     }
 }
 

@@ -7,6 +7,7 @@ mod accounts;
 mod controller;
 mod jobs;
 mod nodes;
+mod priority;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};

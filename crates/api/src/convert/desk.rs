@@ -42,9 +42,9 @@ mirror!(Efficiency, v1::Efficiency { users, gpu_use, watts, efa_bytes_per_second
 impl v1::WhyResponse {
     /// What was explained `now`, of Slurm's word of `as_of`.
     pub fn of(explained: Explanation, as_of: i64, now: i64) -> Self {
-        let Explanation { row, why, ahead, ahead_count, help } = explained;
+        let Explanation { row, why, ahead, ahead_count, help, priority } = explained;
         let ahead = ahead.into_iter().map(Into::into).collect();
-        Self { row: Some(row.into()), why, ahead, ahead_count, help, now, as_of }
+        Self { row: Some(row.into()), why, ahead, ahead_count, help, now, as_of, priority }
     }
 
     /// The same for whoever asked.
@@ -55,6 +55,7 @@ impl v1::WhyResponse {
             ahead: self.ahead.into_iter().map(Into::into).collect(),
             ahead_count: self.ahead_count,
             help: self.help,
+            priority: self.priority,
         }
     }
 }

@@ -462,6 +462,9 @@ pub struct Placeholder {
     /// What it needs, and what of that there is.
     #[prost(string, tag = "24")]
     pub outlook: ::prost::alloc::string::String,
+    /// What its priority is made of while it waits, in words; empty where Slurm does not tell.
+    #[prost(string, tag = "25")]
+    pub factors: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod extender_client {
@@ -1104,6 +1107,9 @@ pub struct WhyResponse {
     /// When Slurm listed its jobs so, by the same clock.
     #[prost(int64, tag = "7")]
     pub as_of: i64,
+    /// What its priority is made of, or why that says nothing; empty where Slurm does not tell.
+    #[prost(string, tag = "8")]
+    pub priority: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodesRequest {}

@@ -27,6 +27,8 @@ pub struct Explanation {
     pub ahead_count: u32,
     /// What would help, and what it waits for, a sentence each.
     pub help: Vec<String>,
+    /// What its priority is made of, or why that says nothing; empty where Slurm does not tell.
+    pub priority: String,
 }
 
 /// The job that a word means: a job id, `namespace/name` of a workload or of one of its pods, or the name alone where
@@ -96,6 +98,7 @@ pub fn explain(
         ahead_count: u32::try_from(ahead.len()).unwrap_or(u32::MAX),
         ahead: ahead.into_iter().take(NAMED).cloned().collect(),
         help,
+        priority: String::new(),
     }
 }
 

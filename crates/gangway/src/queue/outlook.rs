@@ -78,7 +78,7 @@ impl Queue {
             let mut told = 0;
             for job in &waiting {
                 let place = places.get(&job.id).copied().unwrap_or(0);
-                told += usize::from(self.foresee(job.id, place, nodes.words(job)));
+                told += usize::from(self.foresee(job, place, nodes.words(job)).await);
                 if told >= AT_ONCE {
                     break;
                 }
@@ -87,12 +87,19 @@ impl Queue {
     }
 
     /// Whether that was news.
-    fn foresee(&self, job: JobId, place: u32, words: String) -> bool {
-        let known = self.board.outlook(job);
+    async fn foresee(&self, job: &Job, place: u32, words: String) -> bool {
+        let known = self.board.outlook(job.id);
+        let priority = job.priority.unwrap_or(0);
+        let factors = if known.factors.0 == priority {
+            known.factors
+        } else {
+            let said = self.priority(job, crate::wall::now().as_second()).await;
+            (priority, said.map(|said| said.factors()).unwrap_or_default())
+        };
         let far = known.position > FAR && place > FAR;
         let same = far && known.position.abs_diff(place) < known.position / FAR;
         let position = if same { known.position } else { place };
-        self.board.foresee(job, Outlook { position, words })
+        self.board.foresee(job.id, Outlook { position, words, factors })
     }
 
     async fn look_at_nodes(&self, nodes: &mut Nodes) {

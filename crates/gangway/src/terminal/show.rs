@@ -98,6 +98,10 @@ pub(super) fn explanation(explained: &Explanation, now: i64) -> Drawn {
             .line(vec![text(format!("{label}{}", help.strip_prefix("needs ").unwrap_or(help)))]);
     }
     if row.waits() {
+        if !explained.priority.is_empty() {
+            let priority = format!("priority:  {}: {}", row.priority, explained.priority);
+            drawn = drawn.line(vec![text(priority)]);
+        }
         drawn = drawn.line(vec![text(format!("estimate:  {}", estimate(row, now)))]);
         drawn = drawn.line(vec![text(format!("ahead:     {}", ahead_of(explained)))]);
     }

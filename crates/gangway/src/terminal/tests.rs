@@ -131,6 +131,7 @@ fn who_waits_is_told_everything_in_a_few_lines() {
             "needs 4 nodes with 8 GPUs each in gangway: 2 could take it now".to_owned(),
             "fewer nodes would start sooner".to_owned(),
         ],
+        priority: "70 for its age, 20 for fairshare".to_owned(),
     };
     assert_eq!(
         show::explanation(&explained, NOW).paint(false),
@@ -140,6 +141,7 @@ ml/train (Slurm job 40000001) PENDING
 why:       Resources: waiting for enough free nodes; it is next in line
 needs:     4 nodes with 8 GPUs each in gangway: 2 could take it now
            fewer nodes would start sooner
+priority:  90: 70 for its age, 20 for fairshare
 estimate:  starts in 2h05m (2027-01-15T10:05:00Z)
 ahead:     nobody; it is next in its partition
 "

@@ -135,6 +135,8 @@ pub struct Partition {
     pub max_nodes: Option<u32>,
     /// Jobs of a higher tier go first, and may preempt.
     pub priority_tier: u32,
+    /// `PriorityJobFactor`: what the partition adds to a priority, beside that of others.
+    pub priority_factor: u32,
     /// Seconds between the warning and the end of a preempted job.
     pub grace_seconds: u32,
 }

@@ -52,6 +52,8 @@ pub(crate) struct WireJob {
     #[serde(deserialize_with = "or_default")]
     eligible_time: Number,
     #[serde(deserialize_with = "or_default")]
+    accrue_time: Number,
+    #[serde(deserialize_with = "or_default")]
     restart_cnt: Number,
     #[serde(deserialize_with = "or_default")]
     start_time: Number,
@@ -171,6 +173,7 @@ impl WireJob {
             account: self.account,
             submit_time: self.submit_time.seconds(),
             eligible_time: self.eligible_time.seconds(),
+            accrue_time: self.accrue_time.seconds(),
             restarts: self.restart_cnt.count().unwrap_or(0),
             start_time: self.start_time.seconds(),
             end_time: self.end_time.seconds(),

@@ -180,6 +180,8 @@ struct WireMaximums {
 struct WirePriority {
     #[serde(deserialize_with = "or_default")]
     tier: Number,
+    #[serde(deserialize_with = "or_default")]
+    job_factor: Number,
 }
 
 impl WirePartition {
@@ -197,6 +199,7 @@ impl WirePartition {
             max_time_minutes: self.maximums.time.count(),
             max_nodes: self.maximums.nodes.count(),
             priority_tier: self.priority.tier.count().unwrap_or(0),
+            priority_factor: self.priority.job_factor.count().unwrap_or(0),
             grace_seconds: self.grace_time.count().unwrap_or(0),
         })
     }

@@ -15,6 +15,8 @@ pub(crate) struct Outlook {
     pub(crate) position: u32,
     /// What it needs, and what of that there is.
     pub(crate) words: String,
+    /// What its priority is made of, and which that was.
+    pub(crate) factors: (u32, String),
 }
 
 impl Board {
