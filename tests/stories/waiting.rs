@@ -1,7 +1,9 @@
 //! Why a gang waits, asked from a terminal where Slurm's queue does not say it: the gang is refused, is not whole, or
 //! Slurm does not answer; and what would help one whose roles need nodes of several kinds.
 
-use gangway_tests::{Bridge, Mood, Proxy, SOON, Story, World, manifest, wait};
+use std::time::Duration;
+
+use gangway_tests::{Bridge, Mood, Proxy, SOON, Story, World, audited, manifest, stays, wait};
 use serde_json::Value;
 
 use crate::terminal::types;
@@ -163,5 +165,53 @@ async fn what_a_priority_is_made_of_is_told_as_sprio_tells_it() {
     })
     .await;
     story.note(&why);
+    story.end().await;
+}
+
+/// What its pods tell already a new bridge does not write again.
+#[tokio::test]
+async fn a_bridge_that_starts_anew_tells_pods_nothing_that_they_tell_already() {
+    let Some(mut story) = Story::begin("told-already").await else { return };
+    let room = story.room().await;
+    // Without a limit Slurm would expect another start with every look.
+    let template = manifest::template(8, &[("gangway.dev/time-limit", "60")]);
+    story.kube.create(&manifest::indexed_job("full", room, &template)).await;
+    story.bound("full-", room as usize).await;
+    story.kube.create(&manifest::indexed_job("train", 6, &template)).await;
+    let first = async |story: &Story, words: &[&str]| {
+        let pods = story.pods("train-0-").await;
+        let said = pods.first().map(gangway_tests::Pod::why).unwrap_or_default();
+        if words.iter().all(|word| said.contains(word)) { Ok(()) } else { Err(said) }
+    };
+    // Those between the first and the last ones are told in other words after half a minute only.
+    let own = ["train-0-", "train-4-", "train-5-"];
+    let writes = |story: &Story| {
+        let told = audited(story.world, &story.kube.namespace, |asked| {
+            let own = own.iter().any(|name| asked.name.starts_with(name));
+            asked.writes() && asked.what == "pods/status" && own
+        });
+        told.len()
+    };
+    wait("they tell all there is", SOON, async || {
+        first(&story, &["such nodes", "in the queue", "Slurm expects it to start"]).await?;
+        match writes(&story) {
+            all @ 3.. => Ok(all),
+            some => Err(format!("{some} writes")),
+        }
+    })
+    .await;
+    let before = writes(&story);
+    story.bridge.kill();
+    story.bridge.start().await;
+    stays("no pod is written", Duration::from_secs(7), async || {
+        let now = writes(&story);
+        if now == before { Ok(()) } else { Err(format!("{} more", now - before)) }
+    })
+    .await;
+    // And it is there: what is news is told.
+    let live = story.slurm.live().await;
+    let waits = live.iter().find(|(_, job)| job.name.ends_with("/train")).expect("it waits");
+    story.world.run_as("root", "scontrol", &["hold", &waits.1.id.to_string()]);
+    wait("news is told", SOON, async || first(&story, &["JobHeldAdmin"]).await).await;
     story.end().await;
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::eligible::selector::Affinity;
 use crate::eligible::taint::Toleration;
 use crate::eligible::volume::Volume;
+use crate::placeholder::fingerprint;
 use crate::quantity::{self, BadQuantity};
 
 /// Resource name (`cpu`, `nvidia.com/gpu` …) to quantity text, as in the API.
@@ -163,6 +164,18 @@ pub struct Conditions {
     pub scheduled: u64,
     /// Its containers serve, as its kubelet says. For people: nothing is decided by it.
     pub ready: bool,
+    /// [`told`] of what it says while it has no node; 0: nothing.
+    pub told: u64,
+}
+
+/// A number for what a pod's condition `PodScheduled=False` says, by which it is known again. The seconds of an estimate
+/// at its end tremble and do not count.
+pub fn told(reason: &str, message: &str) -> u64 {
+    let steady = match message.len().checked_sub(":00Z".len()) {
+        Some(end) if message.ends_with('Z') => message.get(..end).unwrap_or(message),
+        _ => message,
+    };
+    fingerprint([format!("{reason}: {steady}").as_str()])
 }
 
 /// A moment as the API server writes it (`2026-11-27T05:43:09Z`) as a number that is larger the later
@@ -180,14 +193,28 @@ fn conditions<'de, D: Deserializer<'de>>(from: D) -> Result<Conditions, D::Error
         r#type: String,
         status: String,
         last_transition_time: Option<String>,
+        reason: String,
+        message: String,
     }
     let all = Option::<Vec<Condition>>::deserialize(from)?.unwrap_or_default();
     let find = |kind: &str| all.iter().find(|c| c.r#type == kind && c.status == "True");
     let at = find("PodScheduled").and_then(|c| c.last_transition_time.as_deref());
-    Ok(Conditions { scheduled: at.map_or(0, moment), ready: find("Ready").is_some() })
+    // A gate is the API server's word, and no answer.
+    let answers = |c: &&Condition| c.status == "False" && c.reason != "SchedulingGated";
+    let waits = all.iter().filter(answers).find(|c| c.r#type == "PodScheduled");
+    Ok(Conditions {
+        scheduled: at.map_or(0, moment),
+        ready: find("Ready").is_some(),
+        told: waits.map_or(0, |c| told(&c.reason, &c.message)),
+    })
 }
 
 impl Pod {
+    /// Its condition says why it has no node.
+    pub fn tells_why_it_waits(&self) -> bool {
+        self.status.conditions.told != 0
+    }
+
     /// Ended by itself: its containers have stopped for good.
     pub fn finished(&self) -> bool {
         matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))

@@ -12,7 +12,7 @@ use gangway_core::gangview::{Sight, beside, known};
 use gangway_core::job::JobId;
 use gangway_core::names;
 use gangway_core::offer::sentence;
-use gangway_core::pod::Pod;
+use gangway_core::pod::{Pod, told};
 use gangway_core::workload::Workload;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -32,6 +32,9 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// A gang that is still being made is left alone until it has not grown for so long: writing to its
 /// pods then would cost a write each, just when the API server is busiest.
 const GROWN: Duration = Duration::from_secs(1);
+/// What a pod tells of an earlier bridge stands for so long: until then this one has heard what it would say of the
+/// same, its place and what would help among it.
+const HEARD: Duration = Duration::from_secs(4);
 /// Pause before what could not be written is written again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often an event is tried that meets a conflict.
@@ -40,6 +43,7 @@ const EVENT_ATTEMPTS: u32 = 3;
 /// Writes the reports of one gang.
 pub(crate) struct Reporter {
     cluster: Cluster,
+    began: Instant,
     /// The report that is due, and since when.
     pending: Option<(Report, Instant)>,
     /// What each pod tells, by its uid, and what may still be written on it.
@@ -57,11 +61,19 @@ struct Told {
     pace: Pace,
 }
 
+impl Told {
+    fn new(report: Report, place: usize) -> Self {
+        let line = if place == 0 { Line::First } else { Line::Other };
+        Self { report, pace: Pace::new(line) }
+    }
+}
+
 impl Reporter {
     pub(crate) fn new(cluster: Cluster) -> Self {
         let (pending, told, last) = (None, BTreeMap::new(), None);
         let events = Pace::new(Line::Event);
-        Self { cluster, pending, told, last, noted: BTreeSet::new(), events }
+        let (began, noted) = (Instant::now(), BTreeSet::new());
+        Self { cluster, began, pending, told, last, noted, events }
     }
 
     /// Takes the gang's present report and writes it where it is due. Returns when to come back.
@@ -91,6 +103,7 @@ impl Reporter {
         self.pending = Some((report.clone(), since));
         let settled = since + if report.reason == INCOMPLETE { GROWN } else { SETTLE };
         let now = Instant::now();
+        self.recognise(unbound().map(|m| m.uid.as_str()), &texts);
         let mut ready = Vec::new();
         let mut later: Option<Instant> = None;
         for (place, member) in unbound().enumerate() {
@@ -112,9 +125,31 @@ impl Reporter {
         later
     }
 
+    /// Pods that tell this already, as an earlier bridge has written it, need not be told again.
+    fn recognise<'a>(&mut self, unbound: impl Iterator<Item = &'a str>, texts: &Texts) {
+        if self.cluster.terms.is_some() {
+            return;
+        }
+        let index = self.cluster.world.index();
+        for (place, uid) in unbound.enumerate() {
+            if self.told.contains_key(uid) {
+                continue;
+            }
+            let text = texts.at(place);
+            let says = index.pod(uid).map_or(0, |pod| pod.status.conditions.told);
+            if says == told(condition_reason(text), &text.message) {
+                self.told.insert(uid.to_owned(), Told::new(text.clone(), place));
+            }
+        }
+    }
+
     /// From when on a pod may be told this; `None` where it tells it.
     fn due(&self, uid: &str, text: &Report, now: Instant) -> Option<Instant> {
-        let Some(told) = self.told.get(uid) else { return Some(now) };
+        let Some(told) = self.told.get(uid) else {
+            let speaks = self.cluster.world.index().pod(uid).is_some_and(Pod::tells_why_it_waits);
+            let speaks = speaks && self.cluster.terms.is_none();
+            return Some(if speaks { now.max(self.began + HEARD) } else { now });
+        };
         let weight = if same_news(&told.report, text) { Weight::Moved } else { Weight::News };
         if told.report == *text {
             return None;
@@ -164,10 +199,7 @@ impl Reporter {
                     told.pace.wrote(now);
                 }
                 // What it is told first is not counted.
-                None => {
-                    let pace = Pace::new(if place == 0 { Line::First } else { Line::Other });
-                    self.told.insert(uid, Told { report, pace });
-                }
+                None => drop(self.told.insert(uid, Told::new(report, place))),
             }
         }
         self.last = Some(report.clone());
@@ -207,8 +239,7 @@ impl Reporter {
             "status": {"conditions": [{
                 "type": "PodScheduled",
                 "status": "False",
-                // What kube-scheduler and autoscalers know as "no room yet".
-                "reason": if report.reason == "Refused" { "Refused" } else { "Unschedulable" },
+                "reason": condition_reason(report),
                 "message": report.message,
                 "lastProbeTime": null,
                 "lastTransitionTime": crate::wall::now().to_string(),
@@ -234,6 +265,11 @@ impl Reporter {
         }
         written
     }
+}
+
+fn condition_reason(report: &Report) -> &'static str {
+    // What kube-scheduler and autoscalers know as "no room yet".
+    if report.reason == "Refused" { "Refused" } else { "Unschedulable" }
 }
 
 const INCOMPLETE: &str = "GangIncomplete";

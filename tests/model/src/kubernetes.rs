@@ -261,7 +261,7 @@ fn facts(pod: &Pod, workload: &Workload) -> Facts {
             phase: pod.finished.then(|| "Succeeded".to_owned()),
             conditions: Conditions {
                 scheduled: if pod.bound.is_some() { u64::from(pod.at) } else { 0 },
-                ready: false,
+                ..Conditions::default()
             },
         },
         ..Facts::default()

@@ -112,3 +112,27 @@ fn a_bad_quantity_is_named() {
     let spec = spec(serde_json::json!({"containers": [asks(&serde_json::json!({"cpu": "many"}))]}));
     assert_eq!(demand(&spec), Err(BadQuantity("many".into())));
 }
+
+#[test]
+fn what_a_pod_says_is_known_again_and_a_gate_is_no_answer() {
+    let says = |reason: &str, message: &str| {
+        let condition = serde_json::json!({
+            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+        });
+        let status = serde_json::json!({"conditions": [condition]});
+        let status: PodStatus = serde_json::from_value(status).expect("a status");
+        status.conditions.told
+    };
+    let why = "Slurm job 7: Priority; Slurm expects it to start at 2026-11-28T12:10:07Z";
+    assert_eq!(says("Unschedulable", why), told("Unschedulable", why));
+    assert_eq!(says("Unschedulable", why), told("Unschedulable", &why.replace(":07Z", ":09Z")));
+    for (reason, other) in [
+        ("Refused", why.to_owned()),
+        ("Unschedulable", why.replace(":10:07Z", ":11:07Z")),
+        ("Unschedulable", why.replace("Priority", "Resources")),
+    ] {
+        assert_ne!(says("Unschedulable", why), told(reason, &other), "{reason} {other}");
+    }
+    assert_eq!(says("SchedulingGated", "waits"), 0);
+    assert_eq!(PodStatus::default().conditions.told, 0);
+}

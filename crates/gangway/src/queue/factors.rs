@@ -20,9 +20,11 @@ const FRESH: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(crate) struct Priorities {
     rules: tokio::sync::Mutex<Option<(Instant, Option<Arc<Scheme>>)>>,
-    /// By user and account.
-    shares: Mutex<HashMap<(String, String), (Instant, Option<f64>)>>,
+    /// Fairshare of a user in an account, and when it was asked for.
+    shares: Mutex<HashMap<(String, String), Share>>,
 }
+
+type Share = (Instant, Option<f64>);
 
 /// The rules, and each partition's factor, 0 to 1.
 #[derive(Debug)]
