@@ -3,6 +3,7 @@
 
 mod collector;
 mod exporter;
+mod scrape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
