@@ -10,20 +10,25 @@ use tokio::time::timeout;
 
 /// Status and body of a GET on loopback; `None` where nobody answers.
 pub async fn get(port: u16, path: &str) -> Option<(u16, String)> {
-    ask(port, "GET", path, "").await
+    ask(port, "GET", path, "", "").await
+}
+
+/// The same of a GET by somebody who reads this kind of content.
+pub async fn get_as(port: u16, path: &str, kind: &str) -> Option<(u16, String)> {
+    ask(port, "GET", path, &format!("Accept: {kind}\r\n"), "").await
 }
 
 /// The same of a PUT.
 pub async fn put(port: u16, path: &str, body: &str) -> Option<(u16, String)> {
-    ask(port, "PUT", path, body).await
+    ask(port, "PUT", path, "", body).await
 }
 
-async fn ask(port: u16, verb: &str, path: &str, body: &str) -> Option<(u16, String)> {
+async fn ask(port: u16, verb: &str, path: &str, more: &str, body: &str) -> Option<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         let length = body.len();
         let question = format!(
-            "{verb} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            "{verb} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         );
         stream.write_all(question.as_bytes()).await.ok()?;
         let mut answer = String::new();

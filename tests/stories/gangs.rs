@@ -1,6 +1,9 @@
 //! What people see of gangs: `kubectl get gangs` from the queue to the end, why pods wait and what would help, how
 //! soon that is told, and that nothing is written while nothing changes.
 
+mod anew;
+mod purse;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -167,12 +170,11 @@ async fn told_soon(story: &Story) {
     let waiting =
         |job: &gangway_core::job::Job| job.state.base == BaseState::Pending && job.node_count == 2;
     let job = &live.iter().find(|(_, job)| waiting(job)).expect("it waits").1;
-    // More with `cargo xtask bench sights`; each turn takes coins of the gang's purse, so there cannot be many.
-    let turns = std::env::var("GANGWAY_TOLD_TURNS").unwrap_or_else(|_| "2".to_owned());
-    let turns: usize = turns.parse().expect("GANGWAY_TOLD_TURNS is a number");
-    let changes = [("hold", "JobHeldAdmin"), ("release", "")];
+    // An odd number, so that one of them is the median. Each takes a coin of every pod's purse, and a pod that is not the
+    // first has six, of which two may be gone by now (`core::gangview::pace`): a fourth turn might wait for its coin.
+    let changes = [("hold", "JobHeldAdmin"), ("uhold", "JobHeldUser"), ("release", "")];
     let mut took = Vec::new();
-    for (verb, reason) in changes.into_iter().cycle().take(turns) {
+    for (verb, reason) in changes {
         let changed = Instant::now();
         story.world.run_as("root", "scontrol", &[verb, &job.id.to_string()]);
         let tells = |why: &str| {
@@ -191,14 +193,14 @@ async fn told_soon(story: &Story) {
     }
     let mut ms: Vec<u128> = took.iter().map(Duration::as_millis).collect();
     ms.sort_unstable();
+    let median = ms[ms.len() / 2];
     story.note(&format!(
-        "{{\"sight\":\"reason\",\"turns\":{},\"told_ms_p50\":{},\"told_ms_max\":{}}}",
+        "{{\"sight\":\"reason\",\"turns\":{},\"told_ms_p50\":{median},\"told_ms_max\":{}}}",
         ms.len(),
-        ms[(ms.len() - 1) / 2],
         ms[ms.len() - 1]
     ));
-    // Of several, for other stories may have the machine at any one moment.
-    assert!(took.iter().any(|took| *took <= TOLD_WITHIN), "{took:?}");
+    // One of three may be late, for other stories may have the machine at any one moment.
+    assert!(median <= TOLD_WITHIN.as_millis(), "{took:?}");
 }
 
 /// What waits and does not change costs no write.

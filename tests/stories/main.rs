@@ -33,6 +33,7 @@ mod kube_scheduler;
 mod kubelet;
 mod leaderworkerset;
 mod leaving;
+mod logs;
 mod loss;
 mod monitoring;
 mod nemesis;

@@ -3,6 +3,7 @@
 
 mod collector;
 mod exporter;
+mod scrape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -105,6 +106,28 @@ fn promtool_takes_rules_alerts_and_panels_and_they_tell_what_they_should() {
     rules.write("panels.yaml", &panels.to_string());
     rules.promtool(&programs, &["check", "rules", "rules.yaml", "alerts.yaml", "panels.yaml"]);
     rules.promtool(&programs, &["test", "rules", "tests.yaml"]);
+}
+
+/// promtool takes a name of no alert for one that does not fire, and says nothing of alerts that are not tried.
+#[test]
+fn each_alert_is_seen_to_fire_and_not_to_fire() {
+    let read = |name: &str| -> Value {
+        let text = std::fs::read_to_string(manifests("monitoring").join(name)).expect(name);
+        serde_saphyr::from_str(&text).expect("YAML")
+    };
+    let (rules, tests) = (read("alerts.yaml"), read("tests.yaml"));
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let rules = list(&rules["spec"]["groups"]).into_iter().flat_map(|group| list(&group["rules"]));
+    let wanted: BTreeSet<(String, bool)> = rules
+        .flat_map(|rule| [false, true].map(|fires| (rule["alert"].to_string(), fires)))
+        .collect();
+    let cases = list(&tests["tests"]).into_iter().flat_map(|test| list(&test["alert_rule_test"]));
+    let seen: BTreeSet<(String, bool)> = cases
+        .map(|case| (case["alertname"].to_string(), !list(&case["exp_alerts"]).is_empty()))
+        .collect();
+    assert!(wanted.len() > 30, "{wanted:?}");
+    let both = [&wanted - &seen, &seen - &wanted];
+    assert_eq!(both, [BTreeSet::new(), BTreeSet::new()], "not tried, and not there");
 }
 
 /// A Prometheus of the story's own. It ends with it.

@@ -1,6 +1,8 @@
 //! People at a terminal: the queue of pods and sbatch jobs, why one waits, who has which GPU, what if, what was used;
 //! and cancel, for those who may.
 
+mod screen;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -23,10 +23,6 @@ const FLOORS: [(&str, &str, f64); 9] = [
     ("pace", "writes_per_hour", 120.0),
 ];
 
-/// Changes of a reason, one after the other, each there and back: a pod that is not the first has six coins in its purse,
-/// and two are gone by then.
-const TURNS: &str = "4";
-
 /// Runs it; false when a floor is missed.
 pub(crate) fn run() -> Result<bool> {
     build("building gangway in release", &["--release"])?;
@@ -45,8 +41,7 @@ pub(crate) fn run() -> Result<bool> {
     }
     well &= unit("gangway-core", &["--", "--nocapture", "all_lines_of_a_gang"], &mut lines)?;
     in_a_world(None, |env| {
-        let words = [("GANGWAY_BIN", binary.clone()), ("GANGWAY_TOLD_TURNS", TURNS.to_owned())];
-        well &= story(env, "gangs::", &words, &mut lines)?;
+        well &= story(env, "gangs::kubectl", &[("GANGWAY_BIN", binary.clone())], &mut lines)?;
         Ok(())
     })?;
     let missed = missed(&lines)?;
