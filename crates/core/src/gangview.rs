@@ -127,6 +127,9 @@ pub struct Status {
     /// The estimate in seconds, to compare.
     #[serde(skip)]
     start: i64,
+    /// It says what would help.
+    #[serde(skip)]
+    helps: bool,
 }
 
 /// Everything a status is made from.
@@ -205,6 +208,7 @@ pub fn status(seen: &Seen<'_>, before: Option<&Status>, now: i64) -> Status {
         preemptions: (preemptions > 0).then_some(preemptions),
         phase,
         start,
+        helps: waits.is_some_and(|sight| !sight.outlook.is_empty()),
     }
 }
 
@@ -218,8 +222,8 @@ pub fn worth(written: &Status, now: &Status) -> Option<Weight> {
             (s.phase.clone(), s.job_id, s.job_state.clone(), s.generation, s.preemptions),
             (s.partition.clone(), s.account.clone(), s.user.clone(), s.nodes.clone()),
             (s.members.wanted, s.members.bound, all_ready(s), s.reason.clone(), words),
-            // That a place or an estimate is known at all is what one waits for.
-            (s.position.is_some(), s.estimated_start.is_some()),
+            // That a place, an estimate or what would help is known at all is what one waits for.
+            (s.position.is_some(), s.estimated_start.is_some(), s.helps),
         )
     };
     if news(written) != news(now) {

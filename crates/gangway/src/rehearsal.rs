@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::anteroom::Anteroom;
 use crate::config::Settings;
 use crate::http::Readiness;
 use crate::mandate::Mandate;
@@ -37,7 +38,9 @@ pub async fn bridge(
         Queue::new(slurm, &settings, nursery.clone(), (placeholders, traces.clone()), stop.clone());
     start_queue(&nursery, &queue, &readiness, &stop);
     nursery.start("mandate", mandate.clone().without_election(stop.clone()));
-    let shared = Shared { nursery, settings, queue, mandate, metrics, traces, readiness, stop };
+    let anteroom = Anteroom::default();
+    let shared =
+        Shared { nursery, settings, queue, anteroom, mandate, metrics, traces, readiness, stop };
     start_source(&shared, kubernetes);
     parent.run(shared.stop.clone().cancelled_owned()).await
 }

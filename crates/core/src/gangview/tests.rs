@@ -196,6 +196,10 @@ fn news_weighs_more_than_another_place_in_the_queue() {
     let mut unknown = Scene::queued("Priority");
     unknown.sight().expected_start = 0;
     assert_eq!(worth(&unknown.status(None, NOON), &first), Some(Weight::News));
+    let mut alone = Scene::queued("Priority");
+    alone.sight().outlook.clear();
+    let alone = alone.status(None, NOON);
+    assert_eq!(worth(&alone, &first), Some(Weight::News), "what would help is told at once");
     // All are ready: that is what one waits for. One of them: not worth the hurry.
     let mut scene = Scene::new(2);
     let first = scene.status(None, NOON);
