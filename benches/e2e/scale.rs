@@ -83,6 +83,8 @@ pub(crate) async fn pending(session: &Session<'_>) -> Result<Value> {
         line["pods"] = PENDING.pods().into();
         line["gangs"] = PENDING.gangs.into();
         line["filled_s"] = filled_s.into();
+        // The first pods of each gang are told more half a minute after their first word.
+        line["cpu_percent_then"] = look(session).await?["cpu_percent"].clone();
         line["rss_mb_before"] = empty["rss_mb"].clone();
         line["cpu_percent_before"] = empty["cpu_percent"].clone();
         Ok(line)
