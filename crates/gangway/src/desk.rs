@@ -315,7 +315,7 @@ impl v1::desk_server::Desk for Desk {
         let slurms = (nodes.as_slice(), partitions.as_slice());
         let mut explained = desk::explain(row, (&meant.rows, meant.job()), slurms, now());
         if let Some(job) = meant.job().filter(|_| row.waits()) {
-            explained.priority = match self.0.queue.priority(job, now()).await {
+            explained.priority = match self.0.queue.priority(&self.0.slurm, job, now()).await {
                 Some(Said::Factors(factors)) => factors.told(),
                 Some(Said::Nothing(why)) => why.to_owned(),
                 None => String::new(),

@@ -321,9 +321,9 @@ impl Queue {
         &self.policy
     }
 
-    /// What a job's priority is made of; `None` where this Slurm does not say.
-    pub(crate) async fn priority(&self, job: &Job, now: i64) -> Option<Said> {
-        self.priorities.of(&self.slurm, job, now).await
+    /// What a job's priority is made of, asked by whoever wants to know; `None` where this Slurm does not say.
+    pub(crate) async fn priority(&self, slurm: &Client, job: &Job, now: i64) -> Option<Said> {
+        self.priorities.of(slurm, job, now).await
     }
 
     /// What is known of Slurm's jobs.

@@ -137,7 +137,7 @@ impl Reporter {
             }
             let text = texts.at(place);
             let says = index.pod(uid).map_or(0, |pod| pod.status.conditions.told);
-            if says == told(condition_reason(text), &text.message) {
+            if says != 0 && says == told(condition_reason(text), &text.message) {
                 self.told.insert(uid.to_owned(), Told::new(text.clone(), place));
             }
         }

@@ -93,7 +93,7 @@ impl Queue {
         let factors = if known.factors.0 == priority {
             known.factors
         } else {
-            let said = self.priority(job, crate::wall::now().as_second()).await;
+            let said = self.priority(&self.slurm, job, crate::wall::now().as_second()).await;
             (priority, said.map(|said| said.factors()).unwrap_or_default())
         };
         let far = known.position > FAR && place > FAR;
