@@ -109,8 +109,7 @@ impl Ask {
         for part in &job.parts {
             let (tres, excluded) = (&part.tres_per_node, &part.excluded_nodes);
             let own = want(part.node_count, part.cpus, part.memory_mib, tres, excluded);
-            match wants.iter_mut().find(|want| Want { nodes: own.nodes, ..(*want).clone() } == own)
-            {
+            match wants.iter_mut().find(|want| want.is_like(&own)) {
                 Some(same) => same.nodes += own.nodes,
                 None => wants.push(own),
             }
@@ -144,6 +143,14 @@ pub fn outlook(ask: &Ask, nodes: &[Node]) -> String {
 }
 
 impl Want {
+    /// Whether its nodes have to give the same.
+    fn is_like(&self, other: &Self) -> bool {
+        let each = |want: &Self| (want.cpus, want.memory_mib);
+        self.tres_per_node == other.tres_per_node
+            && self.excluded == other.excluded
+            && each(self) == each(other)
+    }
+
     fn outlook(&self, partition: &str, nodes: &[Node]) -> String {
         let devices = read_tres(&self.tres_per_node);
         let needs = self.needs(&devices);
@@ -234,7 +241,8 @@ fn memory(mib: u64) -> String {
     if mib.is_multiple_of(1024) { format!("{} GiB", mib / 1024) } else { format!("{mib} MiB") }
 }
 
-fn counted(count: usize, what: &str) -> String {
+/// `1 node`, `2 nodes`
+pub(crate) fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
@@ -323,7 +331,7 @@ impl Device {
             let same = self.kind.as_ref().is_none_or(|kind| kind == kinds);
             if same { number.parse::<u32>().ok() } else { None }
         };
-        gres.split(',').filter_map(one).sum()
+        gres.split(',').filter_map(one).fold(0, u32::saturating_add)
     }
 
     /// How many of these jobs have.
@@ -331,7 +339,7 @@ impl Device {
         let same = |used: &&GresAllocation| {
             used.name == self.name && self.kind.as_ref().is_none_or(|kind| used.kind == *kind)
         };
-        used.iter().filter(same).map(|used| used.count).sum()
+        used.iter().filter(same).map(|used| used.count).fold(0, u32::saturating_add)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What pods are told that Slurm's queue does not say: their gang is refused, or not whole, or waits for a seat.
 //!
 //! Kept for whoever asks at the desk, as each follower says it. Decides nothing, and knows only the gangs that this
-//! process follows: those of `gangway kube-scheduler` say it in Kubernetes alone.
+//! process follows: those of `gangway extender` say it in Kubernetes alone.
 
 use std::sync::Arc;
 
@@ -52,11 +52,14 @@ impl Anteroom {
         self.0.remove(gang);
     }
 
-    /// Gangs that Slurm has no job for, by their names.
-    pub(crate) fn rows(&self) -> Vec<Row> {
+    /// Gangs that Slurm has no job for, by their names; with their pods where they are wanted.
+    pub(crate) fn rows(&self, pods: bool) -> Vec<Row> {
         let without = self.0.iter().filter(|waits| !waits.job);
         let mut rows: Vec<Row> = without
-            .map(|waits| outside(&waits.view.borrow().assembled.gang, waits.phase, &waits.report))
+            .map(|waits| {
+                let gang = &waits.view.borrow().assembled.gang;
+                outside(gang, waits.phase, &waits.report, pods)
+            })
             .collect();
         rows.sort_by_cached_key(Row::path);
         rows
@@ -99,7 +102,7 @@ pub(crate) mod tests {
             anteroom.hear(&view, (phase, verdict), report)
         };
         assert!(hears(Phase::Assembling, None, Some(&report)));
-        let rows = anteroom.rows();
+        let rows = anteroom.rows(true);
         let seen: Vec<_> =
             rows.iter().map(|row| (row.path(), row.job, row.state.as_str())).collect();
         assert_eq!(seen, [("ml/p".to_owned(), 0, "ASSEMBLING")]);
@@ -108,7 +111,7 @@ pub(crate) mod tests {
         let (job, reason, message) = (Some(JobId(7)), "Priority".to_owned(), String::new());
         let queued = Verdict::Queued { job, reason, message, expected_start: 0 };
         assert!(!hears(Phase::Queued, Some(&queued), Some(&report)));
-        assert_eq!((anteroom.rows().len(), anteroom.told("uid-of-p")), (0, None));
+        assert_eq!((anteroom.rows(true).len(), anteroom.told("uid-of-p")), (0, None));
         assert!(hears(Phase::Refused, None, Some(&report)));
         assert!(!hears(Phase::Refused, None, None), "it is all right now");
         assert_eq!(anteroom.told("uid-of-p"), None);

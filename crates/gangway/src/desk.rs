@@ -26,7 +26,7 @@ use crate::config::{self, Settings};
 use crate::extender::leads;
 use crate::mandate::Mandate;
 use crate::nursery::Nursery;
-use crate::queue::{Queue, Said};
+use crate::queue::Queue;
 use ledger::{Ledger, Listing, Oldest};
 use prometheus::Prometheus;
 use trial::Trials;
@@ -112,7 +112,7 @@ impl Inner {
     fn rows(&self, listing: &Listing, pods: bool) -> Vec<Row> {
         let mut rows =
             desk::rows(&listing.jobs, &listing.partitions, |job| self.workload(job, pods));
-        rows.extend(self.anteroom.rows());
+        rows.extend(self.anteroom.rows(pods));
         rows
     }
 
@@ -122,7 +122,7 @@ impl Inner {
             Ok(listing) => listing,
             // Why a gang has no job may be said without Slurm, most of all that Slurm does not answer.
             Err(away) => {
-                let rows = self.anteroom.rows();
+                let rows = self.anteroom.rows(true);
                 let row = desk::find(&rows, word, namespace).map_err(|_| away)?.clone();
                 return Ok(Meant { row, rows, listing: None });
             }
@@ -315,14 +315,10 @@ impl v1::desk_server::Desk for Desk {
         let slurms = (nodes.as_slice(), partitions.as_slice());
         let mut explained = desk::explain(row, (&meant.rows, meant.job()), slurms, now());
         if let Some(job) = meant.job().filter(|_| row.waits()) {
-            explained.priority = match self.0.queue.priority(&self.0.slurm, job, now()).await {
-                Some(Said::Factors(factors)) => factors.told(),
-                Some(Said::Nothing(why)) => why.to_owned(),
-                None => String::new(),
-            };
+            let said = self.0.queue.priority(&self.0.slurm, job, now()).await;
+            explained.priority = said.map(|said| said.told()).unwrap_or_default();
         }
-        let gang = row.workload.as_ref().map(|own| own.gang.as_str());
-        if let Some(told) = gang.and_then(|gang| self.0.anteroom.told(gang)) {
+        if let Some(told) = row.gang().and_then(|gang| self.0.anteroom.told(gang)) {
             explained.why.push_str(&format!("; its pods are told: {told}"));
         }
         Ok(Response::new(v1::WhyResponse::of(explained, as_of, now())))
@@ -376,7 +372,7 @@ impl v1::desk_server::Desk for Desk {
             return Err(Status::aborted("the job has just become another; look again"));
         }
         tracing::info!(
-            gang = row.workload.as_ref().map(|workload| &*workload.gang),
+            gang = row.gang(),
             job = row.job,
             client = guest.name(),
             owner = row.user,

@@ -49,7 +49,7 @@ pub(crate) struct Follower {
     verdicts: Option<Verdicts>,
     reporter: Reporter,
     shown: Shown,
-    /// The desk has been told what its pods are.
+    /// The desk knows what its pods are told.
     told: bool,
     /// What is seen of its placeholder, for people.
     sight: watch::Receiver<Option<Sight>>,

@@ -35,8 +35,7 @@ pub(crate) use board::{Board, Health};
 pub(crate) use outlook::fact;
 
 use crate::atlas::Atlas;
-use factors::Priorities;
-pub(crate) use factors::Said;
+use factors::{Priorities, Said};
 use reach::Reaches;
 use seal::Seals;
 use shun::Shunning;

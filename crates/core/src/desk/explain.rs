@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Partition, Row, lasting, share};
 use crate::job::Job;
-use crate::outlook::{Ask, Node, outlook};
+use crate::outlook::{Ask, Node, counted, outlook};
 use crate::reason;
 
 /// So many of those ahead are named.
@@ -51,8 +51,8 @@ pub fn find<'a>(rows: &'a [Row], word: &str, namespace: &str) -> Result<&'a Row,
     };
     let mut found: Vec<&Row> = rows.iter().filter(meant).collect();
     // A generation that waits beside one that is ending is the one that is meant.
-    let gang = |row: &Row| row.workload.as_ref().map(|own| own.gang.clone());
-    if found.len() > 1 && found.iter().all(|row| gang(row) == gang(found[0])) {
+    let same = |row: &&Row| row.gang() == found[0].gang();
+    if found.len() > 1 && found.iter().all(same) {
         found.sort_by_key(|row| (!row.waits(), row.job));
         found.truncate(1);
     }
@@ -126,17 +126,13 @@ fn running(row: &Row, now: i64) -> String {
     said
 }
 
-fn counted(n: u32, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
-}
-
 /// Which jobs of the partition end next, at the latest.
 fn next_ends(row: &Row, rows: &[Row], now: i64) -> Option<String> {
     let holds = |other: &&Row| !other.waits() && share(&other.partition, &row.partition);
     let mut ends: Vec<&Row> = rows.iter().filter(holds).filter(|other| other.end > now).collect();
     ends.sort_by_key(|other| (other.end, other.job));
     let told = ends.iter().take(FEW).map(|other| {
-        let nodes = counted(other.nodes, "node");
+        let nodes = counted(other.nodes as usize, "node");
         format!(
             "job {} of {} ({nodes}) in {}",
             other.job,

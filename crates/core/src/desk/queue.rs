@@ -65,6 +65,11 @@ impl Row {
         self.state == BaseState::Pending.name()
     }
 
+    /// Uid of the gang it stands for.
+    pub fn gang(&self) -> Option<&str> {
+        self.workload.as_ref().map(|own| own.gang.as_str())
+    }
+
     /// `namespace/name` of its workload, or its job name.
     pub fn path(&self) -> String {
         self.workload.as_ref().map_or_else(|| self.name.clone(), Workload::path)
@@ -94,11 +99,12 @@ pub fn rows<J: Borrow<Job>>(
     rows
 }
 
-/// A gang that Slurm has no job for: where it is in its life, and what its pods are told.
-pub fn outside(gang: &Gang, phase: Phase, report: &Report) -> Row {
+/// A gang that Slurm has no job for: where it is in its life, and what its pods are told; with its pods where they are
+/// wanted.
+pub fn outside(gang: &Gang, phase: Phase, report: &Report, pods: bool) -> Row {
     let reason = if report.topic.is_empty() { report.reason } else { &report.topic };
     Row {
-        workload: Some(Workload::of(gang, true)),
+        workload: Some(Workload::of(gang, pods)),
         name: gang.name.clone(),
         partition: gang.ask.partition.clone().unwrap_or_default(),
         state: phase.name().to_uppercase(),

@@ -43,6 +43,14 @@ pub(crate) enum Said {
 }
 
 impl Said {
+    /// In words.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Factors(factors) => factors.told(),
+            Self::Nothing(why) => (*why).to_owned(),
+        }
+    }
+
     /// In words, where there are parts.
     pub(crate) fn factors(&self) -> String {
         match self {
